@@ -1,0 +1,34 @@
+"""cellfuse: one space for perturbation screens read out by microscopy and by expression."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cellfuse import data, datasets, pl, pp, tl
+    from cellfuse.model import PETRI
+
+try:
+    __version__ = version("cellfuse")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0.0.0"
+
+_SUBMODULES = ("data", "datasets", "pl", "pp", "tl")
+_MODELS = ("PETRI",)
+
+__all__ = [*_SUBMODULES, *_MODELS, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: a model needs torch and scvi-tools, which take seconds to import.
+    if name in _SUBMODULES:
+        return import_module(f"cellfuse.{name}")
+    if name in _MODELS:
+        return getattr(import_module("cellfuse.model"), name)
+    raise AttributeError(f"module 'cellfuse' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

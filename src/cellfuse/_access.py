@@ -1,0 +1,284 @@
+"""One way into AnnData and MuData: modalities, columns, representations, controls, provenance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+
+from cellfuse._errors import listing, missing_key
+
+__all__ = [
+    "Data",
+    "check_finite",
+    "context_labels",
+    "control_mask",
+    "forget",
+    "is_mudata",
+    "label_text",
+    "modalities",
+    "obs_column",
+    "per_modality",
+    "profiles_only",
+    "record",
+    "recorded",
+    "refuse_twice",
+    "refuse_view",
+    "representation",
+]
+
+Data: TypeAlias = AnnData | MuData
+T = TypeVar("T")
+
+#: The slot of `.uns` in which the library notes what it did to which key.
+PROVENANCE = "cellfuse"
+#: Rows whose sums identify an array that a verb has written.
+N_WITNESSES = 32
+
+
+def is_mudata(data: object) -> bool:
+    """Tell MuData from AnnData, and refuse anything else."""
+    if isinstance(data, MuData):
+        return True
+    if isinstance(data, AnnData):
+        return False
+    raise TypeError(f"expected an AnnData or a MuData, found {type(data).__name__}.")
+
+
+def modalities(data: Data) -> dict[str, AnnData]:
+    """All modalities by name; a lone AnnData is one modality named ``""``."""
+    if not is_mudata(data):
+        return {"": data}
+    mods = {str(name): mod for name, mod in data.mod.items()}
+    if not mods:
+        raise ValueError("the MuData holds no modality.")
+    return mods
+
+
+def per_modality(value: T | Mapping[str, T], modality: str, *, name: str) -> T:
+    """Resolve an argument that may be a dict with one entry per modality."""
+    if not isinstance(value, Mapping):
+        return value
+    if modality not in value:
+        raise missing_key(
+            modality,
+            list(value),
+            what=f"the dict given as `{name}`",
+            fix=f"Give `{name}` one entry for each modality.",
+        )
+    return value[modality]
+
+
+def profiles_only(data: object) -> AnnData:
+    """Refuse anything but an AnnData of profiles."""
+    if is_mudata(data):
+        raise TypeError(
+            "expected an AnnData with one row per profile, found a MuData; "
+            "`cellfuse.tl.aggregate(mdata, by=...)` makes one."
+        )
+    assert isinstance(data, AnnData)
+    return data
+
+
+def refuse_view(adata: AnnData, *, modality: str = "") -> None:
+    """Refuse to write into a view: the write would land in a hidden copy, or in the parent."""
+    if adata.is_view:
+        name = f"modality {modality!r}" if modality else "the AnnData"
+        raise ValueError(
+            f"{name} is a view of a larger object, into which nothing is written; "
+            "make it its own object first: `data = data.copy()`."
+        )
+
+
+def where(modality: str) -> str:
+    """Name a modality in an error text."""
+    return f" of modality {modality!r}" if modality else ""
+
+
+def obs_column(adata: AnnData, key: str, *, modality: str = "", missing: bool = False) -> pd.Series:
+    """Return ``adata.obs[key]``, refusing an absent column and (by default) missing values."""
+    if key not in adata.obs.columns:
+        raise missing_key(key, list(adata.obs.columns), what=f"obs{where(modality)}")
+    column = adata.obs[key]
+    n_missing = int(column.isna().sum())
+    if n_missing and not missing:
+        raise ValueError(
+            f"obs[{key!r}]{where(modality)} is missing (NaN) for {n_missing} of {len(column)} "
+            f"cells. Drop them (`adata[adata.obs[{key!r}].notna()].copy()`) or fill them in."
+        )
+    return column
+
+
+def label_text(values: pd.Index) -> pd.Index:
+    """Write labels as text; a dose of 1 is the same whether it was stored as 1 or as 1.0."""
+    text = values.astype(str)
+    return text.str.removesuffix(".0") if pd.api.types.is_float_dtype(values.dtype) else text
+
+
+def _as_text(column: pd.Series) -> pd.Series:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        values = column.cat.categories
+        return pd.Series(label_text(values).to_numpy()[column.cat.codes], index=column.index)
+    return pd.Series(label_text(pd.Index(column)).to_numpy(), index=column.index)
+
+
+def context_labels(adata: AnnData, keys: str | list[str], *, modality: str = "") -> pd.Series:
+    """Joint label of one or several obs columns, as strings (``"a | b"`` for several)."""
+    names = [keys] if isinstance(keys, str) else list(keys)
+    if not names:
+        raise ValueError("no obs column was named to group by.")
+    columns = [_as_text(obs_column(adata, name, modality=modality)) for name in names]
+    joint = columns[0].astype(object)
+    for column in columns[1:]:
+        joint = joint + " | " + column.astype(object)
+    return joint
+
+
+def representation(adata: AnnData, use_rep: str | None, *, modality: str = "") -> Any:
+    """Return ``obsm[use_rep]`` (``X`` for None) as it is stored, two-dimensional, not empty."""
+    if use_rep is None or use_rep == "X":
+        array, name = adata.X, "X"
+        if array is None:
+            raise ValueError(f"X{where(modality)} is empty; give `use_rep`, an obsm key.")
+    else:
+        if use_rep not in adata.obsm:
+            raise missing_key(use_rep, list(adata.obsm), what=f"obsm{where(modality)}")
+        array, name = adata.obsm[use_rep], f"obsm[{use_rep!r}]"
+    if isinstance(array, pd.DataFrame):
+        array = array.to_numpy()
+    if array.ndim != 2:
+        raise ValueError(
+            f"{name}{where(modality)} has shape {tuple(array.shape)}; expected (cells, features)."
+        )
+    if array.shape[0] == 0 or array.shape[1] == 0:
+        raise ValueError(f"{name}{where(modality)} is empty: shape {tuple(array.shape)}.")
+    return array
+
+
+def check_finite(array: Any, name: str) -> None:
+    """Refuse NaN and inf, with their number and the first row concerned."""
+    values = array.data if hasattr(array, "tocsr") else array
+    # A sum is finite exactly when no element is NaN or inf (or it overflows: then look closely).
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(np.sum(values, dtype=np.float64)):
+            return
+    bad = ~np.isfinite(values)
+    if not bad.any():
+        return
+    if hasattr(array, "tocsr"):
+        first = int(np.nonzero(~np.isfinite(array.tocsr().sum(axis=1)))[0][0])
+    else:
+        first = int(np.nonzero(bad.any(axis=tuple(range(1, bad.ndim))))[0][0])
+    raise ValueError(
+        f"{name} holds {int(bad.sum())} NaN or infinite values (first in row {first}). "
+        "Remove those cells or features, or fill the values in, before this step."
+    )
+
+
+def control_mask(
+    adata: AnnData, control_key: str, control: str | list[str], *, modality: str = ""
+) -> np.ndarray:
+    """Boolean mask of the control cells; an absent label is an error that shows the likely one."""
+    column = obs_column(adata, control_key, modality=modality, missing=True).astype(str)
+    labels = [control] if isinstance(control, str) else list(control)
+    present = pd.unique(column)
+    for label in labels:
+        if str(label) not in set(present):
+            raise missing_key(
+                label,
+                sorted(present),
+                what=f"obs[{control_key!r}]{where(modality)}",
+                fix="Give `control` the label of the control cells, or None to use all cells.",
+            )
+    return column.isin([str(label) for label in labels]).to_numpy()
+
+
+# -- provenance: what was done to which key -------------------------------------------------------
+
+
+def _stored(adata: AnnData, key: str | None) -> Any:
+    return adata.X if key in (None, "X") else adata.obsm.get(key)
+
+
+def _row_sums(array: Any, rows: np.ndarray) -> np.ndarray:
+    if isinstance(array, pd.DataFrame):
+        array = array.to_numpy()
+    part = array[rows]
+    return np.asarray(part.sum(axis=tuple(range(1, part.ndim)), dtype=np.float64)).ravel()
+
+
+def _witness(adata: AnnData, array: Any) -> dict[str, float]:
+    # A name that occurs twice names no row.
+    unique = np.flatnonzero(~adata.obs_names.duplicated(keep=False))
+    if not len(unique):
+        return {}
+    chosen = np.unique(np.linspace(0, len(unique) - 1, min(N_WITNESSES, len(unique))).astype(int))
+    rows = unique[chosen]
+    sums = _row_sums(array, rows)
+    return {str(adata.obs_names[r]): float(s) for r, s in zip(rows, sums, strict=True)}
+
+
+def _slot(key: str | None) -> str:
+    return (key or "X").replace("/", "|")
+
+
+def record(
+    adata: AnnData,
+    key: str | None,
+    verb: str,
+    params: Mapping[str, Any],
+    *,
+    past: Mapping[str, Any] | None = None,
+) -> None:
+    """Note in ``.uns["cellfuse"]`` that `verb` wrote ``obsm[key]``, with its parameters.
+
+    The sums of a few rows are kept as witnesses, so that an array put there later by somebody
+    else does not inherit the note. `past` is what :func:`recorded` gave for the input before it
+    was overwritten; without it, the verbs noted for the array as it is now are kept.
+    """
+    array = _stored(adata, key)
+    verbs = dict(recorded(adata, key) if past is None else past)
+    verbs.pop(verb, None)  # the dict keeps the order in which the verbs were last run
+    verbs[verb] = dict(params)
+    notes = adata.uns.setdefault(PROVENANCE, {}).setdefault("written", {})
+    notes[_slot(key)] = json.dumps({"verbs": verbs, "rows": _witness(adata, array)}, default=str)
+
+
+def recorded(adata: AnnData, key: str | None) -> dict[str, Any]:
+    """Verbs noted for ``obsm[key]`` as ``{verb: params}``; empty when the array is another one."""
+    notes = adata.uns.get(PROVENANCE, {}).get("written", {})
+    name, array = _slot(key), _stored(adata, key)
+    if name not in notes or array is None:
+        return {}
+    note = json.loads(notes[name])
+    # First row of each name: a witness is known by a name that occurred once.
+    first = pd.Series(np.arange(adata.n_obs), index=adata.obs_names.astype(str))
+    first = first[~first.index.duplicated(keep=False)]
+    known = [row for row in note["rows"] if row in first.index]
+    if known:
+        sums = _row_sums(array, first.loc[known].to_numpy())
+        if not np.allclose(sums, [note["rows"][row] for row in known], rtol=1e-6, atol=1e-9):
+            return {}
+    return dict(note["verbs"])
+
+
+def forget(adata: AnnData, key: str | None) -> None:
+    """Drop the notes on ``obsm[key]``."""
+    adata.uns.get(PROVENANCE, {}).get("written", {}).pop(_slot(key), None)
+
+
+def refuse_twice(adata: AnnData, key: str | None, verb: str, *, overwrite: bool) -> None:
+    """Refuse to run `verb` on its own output unless `overwrite` is set."""
+    past = recorded(adata, key)
+    if verb in past and not overwrite:
+        name = "X" if key in (None, "X") else f"obsm[{key!r}]"
+        raise ValueError(
+            f"{verb!r} has already been run on {name} (with {past[verb]}; done so far: "
+            f"{listing(past)}). Write to another key with `key_added`, start again from the raw "
+            "embedding, or pass `overwrite=True` to run it a second time."
+        )

@@ -1,0 +1,50 @@
+"""Error texts: what was looked for, what was found, and the likely fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+__all__ = ["MissingKeyError", "listing", "missing_key"]
+
+
+class MissingKeyError(KeyError):
+    """A `KeyError` whose text is printed as written (a plain one shows its `repr`)."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+def listing(values: Iterable[object], limit: int = 8) -> str:
+    """Join `values` for a message, cut after `limit` with the number left out."""
+    shown = [repr(str(value)) for value in values]
+    if not shown:
+        return "none"
+    rest = len(shown) - limit
+    return ", ".join(shown[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def missing_key(
+    key: object, available: Sequence[object], *, what: str, fix: str = ""
+) -> MissingKeyError:
+    """Build the error for a key that is not there.
+
+    Parameters
+    ----------
+    key
+        What the user asked for.
+    available
+        What there is.
+    what
+        What was searched, in the user's words, such as ``"obs of modality 'image'"``.
+    fix
+        One sentence with the likely mend; a close spelling is added by itself.
+    """
+    names = [str(name) for name in available]
+    text = f"{str(key)!r} is not in {what}; found: {listing(names)}."
+    close = get_close_matches(str(key), names, n=1, cutoff=0.6)
+    if close:
+        text += f" Did you mean {close[0]!r}?"
+    if fix:
+        text += f" {fix}"
+    return MissingKeyError(text)

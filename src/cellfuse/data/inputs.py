@@ -1,0 +1,239 @@
+"""Which array of a modality a model reads, what a cell of it is, and whether it may be read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from cellfuse._access import where
+from cellfuse._errors import listing, missing_key
+from cellfuse.data.readers import ColumnReader, Reader, make_reader
+
+__all__ = ["CellInput", "check_values", "statistics"]
+
+#: Cells looked at for the mean and standard deviation of a modality.
+MAX_STATISTICS_CELLS = 50_000
+#: Bytes read at a time when a whole array is gone through.
+SWEEP_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class CellInput:
+    """One modality as a model reads it; plain values, so that it is saved as JSON.
+
+    Parameters
+    ----------
+    role
+        Name of the modality in the model.
+    modality
+        Name of the modality in the MuData.
+    place, key
+        ``"obsm"`` with its key, ``"layers"`` with its key, or ``"X"``.
+    kind
+        ``"pixels"``, ``"tokens"``, ``"values"`` or ``"counts"``.
+    shape
+        Shape of one cell.
+    names
+        Genes (X and layers) or channels (pixels, where ``.uns["channels"]`` names them).
+    """
+
+    role: str
+    modality: str
+    place: str
+    key: str | None
+    kind: str
+    shape: tuple[int, ...]
+    names: tuple[str, ...] | None = None
+
+    @classmethod
+    def resolve(
+        cls,
+        adata: AnnData,
+        *,
+        role: str,
+        modality: str,
+        rep: str | None,
+        layer: str | None = None,
+        counts: bool = False,
+    ) -> CellInput:
+        """Find what `rep` (an obsm key; None: X or `layer`) holds for each cell."""
+        if adata.n_obs == 0:
+            raise ValueError(f"modality {modality!r} has no cells.")
+        if rep is not None:
+            if rep not in adata.obsm:
+                raise missing_key(rep, list(adata.obsm), what=f"obsm{where(modality)}")
+            place, key, array = "obsm", rep, adata.obsm[rep]
+        elif layer is not None:
+            if layer not in adata.layers:
+                raise missing_key(layer, list(adata.layers), what=f"layers{where(modality)}")
+            place, key, array = "layers", layer, adata.layers[layer]
+        else:
+            place, key, array = "X", None, adata.X
+            if array is None or adata.n_vars == 0:
+                raise ValueError(
+                    f"X{where(modality)} is empty; name the obsm key to read "
+                    f"(there are {listing(adata.obsm)})."
+                )
+        shape = tuple(int(side) for side in array.shape[1:])
+        kinds = {1: "counts" if counts and place != "obsm" else "values", 2: "tokens", 3: "pixels"}
+        if len(shape) not in kinds:
+            raise ValueError(
+                f"{place} {key!r}{where(modality)} has shape {tuple(array.shape)}; expected "
+                "(cells, features), (cells, tokens, width) or (cells, channels, height, width)."
+            )
+        kind = kinds[len(shape)]
+        names: tuple[str, ...] | None = None
+        if place != "obsm":
+            _check_unique_genes(adata, modality)
+            names = tuple(map(str, adata.var_names))
+        elif kind == "pixels" and len(adata.uns.get("channels", ())) == shape[0]:
+            names = tuple(map(str, adata.uns["channels"]))
+        return cls(role, modality, place, key, kind, shape, names)
+
+    @property
+    def label(self) -> str:
+        """How an error text names the array."""
+        inside = self.place if self.key is None else f"{self.place}[{self.key!r}]"
+        return f"{inside}{where(self.modality)}"
+
+    def reader(self, adata: AnnData) -> Reader:
+        """Reader of this input in `adata`, which may be other data than was trained on.
+
+        Raises
+        ------
+        KeyError
+            The key or some genes are missing.
+        ValueError
+            Another number of channels, features or pixels, or other channels.
+        """
+        if self.place == "obsm":
+            if self.key not in adata.obsm:
+                raise missing_key(self.key, list(adata.obsm), what=f"obsm{where(self.modality)}")
+            reader = make_reader(adata.obsm[self.key])
+            self._check_shape(reader.shape[1:], adata)
+            return reader
+        if self.place == "layers" and self.key not in adata.layers:
+            raise missing_key(self.key, list(adata.layers), what=f"layers{where(self.modality)}")
+        reader = make_reader(adata.X if self.place == "X" else adata.layers[self.key])
+        names = list(self.names or ())
+        if list(map(str, adata.var_names)) == names:
+            return reader
+        _check_unique_genes(adata, self.modality)
+        columns = adata.var_names.get_indexer(names)
+        missing = [name for name, column in zip(names, columns, strict=True) if column < 0]
+        if missing:
+            raise missing_key(
+                missing[0],
+                list(adata.var_names),
+                what=f"var_names{where(self.modality)}",
+                fix=f"{len(missing)} of the {len(names)} genes the model was trained on are "
+                f"missing: {listing(missing)}.",
+            )
+        return ColumnReader(reader, columns.astype(np.int64))
+
+    def _check_shape(self, shape: tuple[int, ...], adata: AnnData) -> None:
+        if self.kind == "pixels" and len(shape) == 3 and shape[0] != self.shape[0]:
+            raise ValueError(
+                f"{self.label} has {shape[0]} channels; the model was trained on "
+                f"{self.shape[0]}{f' ({listing(self.names)})' if self.names else ''}."
+            )
+        if tuple(shape) != self.shape:
+            raise ValueError(
+                f"{self.label} has cells of shape {tuple(shape)}; the model was trained on "
+                f"{self.shape}."
+            )
+        found = tuple(map(str, adata.uns.get("channels", ())))
+        if self.kind == "pixels" and self.names and found and found != self.names:
+            raise ValueError(
+                f"{self.label} has channels {listing(found)}; the model was trained on "
+                f"{listing(self.names)}, in that order."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> CellInput:
+        """Read what :meth:`to_json` gave."""
+        names = fields["names"]
+        return cls(
+            **{**fields, "shape": tuple(fields["shape"]), "names": tuple(names) if names else None}
+        )
+
+
+def _check_unique_genes(adata: AnnData, modality: str) -> None:
+    if not adata.var_names.is_unique:
+        double = adata.var_names[adata.var_names.duplicated()].unique()
+        raise ValueError(
+            f"var_names{where(modality)} repeat: {listing(double)}; "
+            "`adata.var_names_make_unique()` mends it."
+        )
+
+
+def _sweep(reader: Reader, rows: NDArray[np.int64] | None = None) -> Any:
+    """Go through (some) rows in pieces of a bounded number of bytes."""
+    rows = np.arange(reader.shape[0]) if rows is None else rows
+    row_bytes = max(1, int(np.prod(reader.shape[1:], dtype=np.int64)) * reader.dtype.itemsize)
+    step = max(reader.block_size, SWEEP_BYTES // row_bytes)
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step], reader.read(rows[start : start + step])
+
+
+def check_values(reader: Reader, kind: str, label: str) -> None:
+    """Refuse NaN and infinite values, and what is no count where counts are needed."""
+    if kind != "counts" and reader.dtype.kind in "bui":
+        return
+    for rows, values in _sweep(reader):
+        flat = values.data if sp.issparse(values) else values
+        with np.errstate(over="ignore", invalid="ignore"):
+            clean = np.isfinite(np.sum(flat, dtype=np.float64))
+        # A sum is finite when every element is; one that is not may also have run over.
+        bad = 0 if clean else int((~np.isfinite(flat)).sum())
+        if bad:
+            raise ValueError(
+                f"{label} holds {bad} NaN or infinite values between rows {rows[0]} and "
+                f"{rows[-1]}. Remove those cells or fill the values in."
+            )
+        if kind == "counts" and (np.any(flat < 0) or np.any(flat != np.floor(flat))):
+            example = flat[(flat < 0) | (flat != np.floor(flat))].ravel()[0]
+            raise ValueError(
+                f"{label} must hold counts, whole numbers from 0; found {example:g}. Name the "
+                "layer of raw counts with `rna_layer`, or use rna_likelihood='mse' for normalised "
+                "values."
+            )
+
+
+def statistics(
+    reader: Reader, kind: str, rows: NDArray[np.int64], *, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation per channel (pixels), token dimension or feature.
+
+    At most 50,000 of `rows`, drawn with `seed`, are read.
+    """
+    if len(rows) > MAX_STATISTICS_CELLS:
+        chosen = np.random.default_rng(seed).choice(rows, MAX_STATISTICS_CELLS, replace=False)
+        rows = np.sort(chosen)
+    axes = {"pixels": (0, 2, 3), "tokens": (0, 1)}.get(kind, (0,))
+    total: Any = 0.0
+    squares: Any = 0.0
+    n = 0
+    for _, values in _sweep(reader, rows):
+        block = values.toarray() if sp.issparse(values) else np.asarray(values)
+        if n == 0:
+            # Shifted by the first block's mean: no cancellation when the mean is far from 0.
+            shift = block.mean(axis=axes, dtype=np.float64, keepdims=True)
+        centred = block - shift
+        total = total + centred.sum(axis=axes)
+        squares = squares + np.square(centred).sum(axis=axes)
+        n += block.size // total.size
+    variance = np.maximum(squares / n - (total / n) ** 2, 0)
+    mean = shift.reshape(total.shape) + total / n
+    # What is constant but for rounding has no scale.
+    sd = np.where(variance > 1e-24 * mean**2, np.sqrt(variance), 0.0)
+    return mean, sd

@@ -1,0 +1,256 @@
+"""From plans and readers to batches, and the Lightning data module that serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cellfuse.data.readers import BlockReader, ColumnReader, Reader, SparseRows, gather
+from cellfuse.data.streams import DocumentPlan, Indices
+
+__all__ = ["Batch", "DocumentDataModule", "DocumentLoader", "Source"]
+
+
+@dataclass
+class Batch:
+    """The documents of one training step; `G` documents, `S` cells of each draw."""
+
+    key: Tensor  # (G,) number of the document in the whole training: masks and noise hang on it
+    context: Tensor  # (G,)
+    rows: dict[str, Tensor]  # (G, S)
+    present: dict[str, Tensor]  # (G,) bool
+    x: dict[str, Tensor]  # (G, S, ...)
+    obs: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # (G, S) each
+
+    def to(self, *args: Any, **kwargs: Any) -> Batch:
+        """Move to a device, as a tensor does; sparse counts become dense there."""
+
+        def move(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: move(item) for name, item in value.items()}
+            moved = value.to(*args, **kwargs)
+            return moved.dense() if isinstance(moved, SparseRows) else moved
+
+        return Batch(
+            move(self.key),
+            move(self.context),
+            move(self.rows),
+            move(self.present),
+            move(self.x),
+            move(self.obs),
+        )
+
+
+@dataclass
+class Source:
+    """Where the values of each modality are read.
+
+    Parameters
+    ----------
+    readers
+        Reader of each modality.
+    fields
+        For each modality, per-cell numbers that go with it (dose, batch, size factor), ``(n,)``.
+    """
+
+    readers: dict[str, Reader]
+    fields: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether an array must stay in this process: dask's scheduler does not survive a fork."""
+        plain = [r.reader if isinstance(r, ColumnReader) else r for r in self.readers.values()]
+        return any(isinstance(r, BlockReader) and hasattr(r.array, "compute") for r in plain)
+
+    def read(self, indices: Indices, modality_of: Mapping[str, str] | None = None) -> Batch:
+        """Read the cells of a batch; counts stay sparse until :meth:`Batch.to`."""
+        of = modality_of or {}
+        x, obs = {}, {}
+        for name, rows in indices.rows.items():
+            modality = of.get(name, name)
+            x[name] = gather(self.readers[modality], rows)
+            obs[name] = {
+                column: torch.from_numpy(np.ascontiguousarray(values[rows]))
+                for column, values in self.fields.get(modality, {}).items()
+            }
+        return Batch(
+            torch.from_numpy(indices.key),
+            torch.from_numpy(indices.context),
+            {name: torch.from_numpy(rows) for name, rows in indices.rows.items()},
+            {name: torch.from_numpy(mask) for name, mask in indices.present.items()},
+            x,  # type: ignore[arg-type]  # sparse until it is on its device
+            obs,
+        )
+
+
+class _Steps(Dataset):
+    """Batches by (epoch, step): what a loader's worker is asked for."""
+
+    def __init__(self, plan: DocumentPlan, source: Source, rank: int, world_size: int) -> None:
+        self.plan, self.source = plan, source
+        self.rank, self.world_size = rank, world_size
+        self.modality_of = {draw.name: draw.modality for draw in plan.stream.draws}
+
+    def __getitem__(self, at: tuple[int, int]) -> Batch:
+        indices = self.plan.indices(*at).slice(self.rank, self.world_size)
+        return self.source.read(indices, self.modality_of)
+
+
+class DocumentLoader:
+    """Batches of an epoch in order; can begin in the middle of one.
+
+    Parameters
+    ----------
+    plan, source
+        What to draw and where to read it.
+    epoch
+        Called when an epoch begins: its number.
+    num_workers
+        Processes that read ahead; 0 reads in the training process.
+    rank, world_size
+        Which slice of each batch is this device's.
+    """
+
+    def __init__(
+        self,
+        plan: DocumentPlan,
+        source: Source,
+        *,
+        epoch: Callable[[], int],
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if plan.batch_size % world_size:
+            raise ValueError(
+                f"a batch of {plan.batch_size} documents cannot be dealt to {world_size} devices "
+                "evenly; choose a batch_size that is a multiple of their number."
+            )
+        self.plan, self.source = plan, source
+        self._epoch = epoch
+        self._num_workers = 0 if source.in_process else num_workers
+        self._steps = _Steps(plan, source, rank, world_size)
+        self._begun = (0, 0)  # epoch and the steps of it that were handed out
+        self._resume: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return self.plan.n_steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, first = self._epoch(), 0
+        if self._resume is not None and self._resume[0] == epoch:
+            first = self._resume[1]
+        self._resume = None
+        asked = [(epoch, step) for step in range(first, len(self))]
+        batches: Iterator[Batch] | DataLoader
+        if self._num_workers:
+            batches = DataLoader(
+                self._steps,
+                sampler=asked,
+                batch_size=None,
+                num_workers=self._num_workers,
+                generator=torch.Generator(),  # the loader would move the caller's random state
+            )
+        else:
+            batches = (self._steps[at] for at in asked)
+        self._begun = (epoch, first)
+        for batch in batches:
+            self._begun = (epoch, self._begun[1] + 1)
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the place in the epoch, for a checkpoint."""
+        return {"epoch": self._begun[0], "step": self._begun[1]}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a checkpoint's place."""
+        self._resume = (state["epoch"], state["step"])
+
+
+class DocumentDataModule(L.LightningDataModule):
+    """The one data module of the library.
+
+    Parameters
+    ----------
+    train, validation
+        Plans; several training plans by name are drawn side by side (Lightning's
+        `CombinedLoader`), the shorter ones again and again.
+    source
+        Where to read.
+    num_workers
+        Processes that read ahead.
+    """
+
+    def __init__(
+        self,
+        train: DocumentPlan | dict[str, DocumentPlan],
+        source: Source,
+        *,
+        validation: DocumentPlan | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.train, self.source, self.validation = train, source, validation
+        self.num_workers = num_workers
+        self._train_loaders: list[DocumentLoader] = []
+        self._resume: list[dict[str, int]] = []
+
+    def _loader(self, plan: DocumentPlan, epoch: Callable[[], int]) -> DocumentLoader:
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return DocumentLoader(
+            plan,
+            self.source,
+            epoch=epoch,
+            num_workers=self.num_workers,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def _current_epoch(self) -> int:
+        return self.trainer.current_epoch if self.trainer else 0
+
+    def train_dataloader(self) -> Any:
+        """One loader, or a `CombinedLoader` of several."""
+        plans = {"": self.train} if isinstance(self.train, DocumentPlan) else self.train
+        loaders = {name: self._loader(p, self._current_epoch) for name, p in plans.items()}
+        self._train_loaders = list(loaders.values())
+        for loader, state in zip(self._train_loaders, self._resume, strict=False):
+            loader.load_state_dict(state)
+        if isinstance(self.train, DocumentPlan):
+            return loaders[""]
+        from lightning.pytorch.utilities import CombinedLoader
+
+        return CombinedLoader(loaders, mode="max_size_cycle")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the epoch, for a checkpoint.
+
+        Lightning asks the loaders themselves too, but hands that to no loader which exists before
+        the checkpoint is read, as one does where the optimiser asks for the number of steps.
+        """
+        return {"train": [loader.state_dict() for loader in self._train_loaders]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint's place."""
+        self._resume = state_dict["train"]
+
+    def val_dataloader(self) -> Any:
+        """The same documents at every epoch."""
+        if self.validation is None:
+            return []
+        return self._loader(self.validation, lambda: 0)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
+        """Keep bytes bytes on the way; counts become dense on the device."""
+        if isinstance(batch, dict):
+            return {name: part.to(device) for name, part in batch.items()}
+        return batch.to(device)

@@ -1,0 +1,273 @@
+"""Readers: rows of an array, wherever it lies, as tensors."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cellfuse.data.contexts import Ints
+
+__all__ = [
+    "BlockReader",
+    "CSRReader",
+    "ColumnReader",
+    "DenseReader",
+    "Reader",
+    "SparseRows",
+    "gather",
+    "make_reader",
+]
+
+#: Decoded blocks kept by a reader of an array on disk.
+CACHE_BYTES = 1 << 30
+
+
+@dataclass
+class SparseRows:
+    """Rows of a CSR matrix on their way to the device, where they become dense."""
+
+    row: Tensor  # (nnz,)
+    column: Tensor  # (nnz,)
+    value: Tensor  # (nnz,) float32
+    shape: tuple[int, ...]  # (..., n_columns)
+
+    def to(self, *args: Any, **kwargs: Any) -> SparseRows:
+        """Move to a device, as a tensor does."""
+        return SparseRows(
+            self.row.to(*args, **kwargs),
+            self.column.to(*args, **kwargs),
+            self.value.to(*args, **kwargs),
+            self.shape,
+        )
+
+    def dense(self) -> Tensor:
+        """Dense float32 tensor of `shape`."""
+        n_columns = self.shape[-1]
+        out = self.value.new_zeros(int(np.prod(self.shape[:-1])) * n_columns)
+        out[self.row * n_columns + self.column] = self.value
+        return out.view(self.shape)
+
+
+class Reader(Protocol):
+    """Rows of one array.
+
+    `block_size` is the number of neighbouring rows that cost as much to read as one of them;
+    `read` takes sorted, distinct rows.
+    """
+
+    block_size: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole array."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of its elements."""
+        ...
+
+    def read(self, rows: Ints) -> NDArray[Any] | sp.csr_matrix:
+        """Return the rows asked for."""
+        ...
+
+
+class DenseReader:
+    """A numpy array or memmap."""
+
+    block_size = 1
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole array."""
+        return tuple(self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of its elements."""
+        return self.array.dtype
+
+    def read(self, rows: Ints) -> NDArray[Any]:
+        """Return the rows asked for."""
+        return np.asarray(self.array[rows])
+
+
+class CSRReader:
+    """A scipy CSR matrix, or anndata's CSR dataset in a file."""
+
+    def __init__(self, matrix: Any) -> None:
+        self.matrix = matrix
+        self.block_size = 1 if sp.issparse(matrix) else 64
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole matrix."""
+        return tuple(self.matrix.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of its elements."""
+        return np.dtype(self.matrix.dtype)
+
+    def read(self, rows: Ints) -> sp.csr_matrix:
+        """Return the rows asked for, as CSR."""
+        found = self.matrix[rows]
+        found.sum_duplicates()  # scipy allows several entries at one place, which add up
+        return found
+
+
+class BlockReader:
+    """An array on disk (zarr, h5py) or computed in blocks (dask).
+
+    Whole blocks are read, since a single row costs as much, and the last ones used are kept.
+
+    Parameters
+    ----------
+    array
+        `zarr.Array`, `h5py.Dataset` or dask array.
+    cache_bytes
+        Size of the decoded blocks that are kept, 1 GiB by default.
+    """
+
+    def __init__(self, array: Any, *, cache_bytes: int = CACHE_BYTES) -> None:
+        self.array = array
+        chunks = getattr(array, "chunksize", None) or getattr(array, "chunks", None)
+        self.block_size = int(chunks[0]) if chunks else 64
+        row_bytes = int(np.prod(array.shape[1:], dtype=np.int64)) * np.dtype(array.dtype).itemsize
+        self._capacity = max(1, cache_bytes // max(1, row_bytes * self.block_size))
+        self._blocks: OrderedDict[int, NDArray[Any]] = OrderedDict()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole array."""
+        return tuple(self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of its elements."""
+        return np.dtype(self.array.dtype)
+
+    def read(self, rows: Ints) -> NDArray[Any]:
+        """Return the rows asked for."""
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        blocks = rows // self.block_size
+        numbers, first = np.unique(blocks, return_index=True)
+        edges = np.append(first, len(rows))
+        for number, start, stop in zip(numbers, edges[:-1], edges[1:], strict=True):
+            block = self._block(int(number))
+            out[start:stop] = block[rows[start:stop] - number * self.block_size]
+        return out
+
+    def _block(self, number: int) -> NDArray[Any]:
+        if number in self._blocks:
+            self._blocks.move_to_end(number)
+            return self._blocks[number]
+        start = number * self.block_size
+        block = self.array[start : start + self.block_size]
+        if hasattr(block, "compute"):
+            block = block.compute()
+        block = np.asarray(block)
+        self._blocks[number] = block
+        if len(self._blocks) > self._capacity:
+            self._blocks.popitem(last=False)
+        return block
+
+
+def make_reader(array: Any, *, cache_bytes: int = CACHE_BYTES) -> Reader:
+    """Choose the reader for an array.
+
+    Parameters
+    ----------
+    array
+        numpy array or memmap, scipy sparse matrix, anndata CSR dataset, `h5py.Dataset`,
+        `zarr.Array` or dask array.
+    cache_bytes
+        Decoded blocks kept of an array that is not in memory.
+
+    Raises
+    ------
+    TypeError
+        Another kind of array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cellfuse.data import make_reader
+    >>> make_reader(np.zeros((3, 2))).shape
+    (3, 2)
+    """
+    if isinstance(array, np.ndarray):
+        return DenseReader(array)
+    if sp.issparse(array):
+        # Rows are read at every step: column-major storage would be searched through each time.
+        return CSRReader(array if array.format == "csr" else array.tocsr())
+    kind = f"{type(array).__module__}.{type(array).__name__}"
+    if kind.startswith("anndata") and "CSR" in type(array).__name__:
+        return CSRReader(array)
+    if kind.startswith(("zarr.", "h5py.", "dask.")):
+        return BlockReader(array, cache_bytes=cache_bytes)
+    if hasattr(array, "to_numpy"):
+        return DenseReader(array.to_numpy())
+    raise TypeError(
+        f"cannot read rows of a {kind}; expected a numpy, scipy.sparse (CSR), h5py, zarr or dask "
+        "array."
+    )
+
+
+def gather(reader: Reader, rows: Ints) -> Tensor | SparseRows:
+    """Read rows in any order, with repeats; the result has the shape of `rows` in front.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cellfuse.data import gather, make_reader
+    >>> gather(make_reader(np.arange(4)[:, None]), np.array([[3, 0], [3, 1]]))[..., 0].tolist()
+    [[3, 0], [3, 1]]
+    """
+    distinct, inverse = np.unique(rows.ravel(), return_inverse=True)
+    found = reader.read(distinct)
+    if sp.issparse(found):
+        asked = sp.csr_matrix(found)[inverse]
+        coo_row = np.repeat(np.arange(asked.shape[0]), np.diff(asked.indptr))
+        return SparseRows(
+            torch.from_numpy(coo_row),
+            torch.from_numpy(asked.indices.astype(np.int64)),
+            torch.from_numpy(np.asarray(asked.data, dtype=np.float32)),
+            (*rows.shape, asked.shape[1]),
+        )
+    values = found[inverse].reshape(*rows.shape, *found.shape[1:])
+    if values.dtype == np.uint16:
+        values = values.astype(np.int32)  # torch computes little in uint16
+    return torch.from_numpy(np.ascontiguousarray(values))
+
+
+class ColumnReader:
+    """A reader whose columns are put into another order: genes are matched by name."""
+
+    def __init__(self, reader: Reader, columns: Ints) -> None:
+        self.reader, self.columns = reader, columns
+        self.block_size = reader.block_size
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array as it is handed out."""
+        return (self.reader.shape[0], len(self.columns))
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of its elements."""
+        return self.reader.dtype
+
+    def read(self, rows: Ints) -> NDArray[Any] | sp.csr_matrix:
+        """Return the rows asked for, columns reordered."""
+        return self.reader.read(rows)[:, self.columns]

@@ -1,0 +1,322 @@
+"""Streams and draws: which cells of which modality make up the documents of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cellfuse.data.contexts import Contexts, Ints, Members
+
+__all__ = ["Draw", "DocumentPlan", "Indices", "Stream", "draw_rows", "enumerate_documents"]
+
+Replace = Literal["if_needed", True]
+Context = str | Callable[[pd.DataFrame], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A set of cells of one modality for one context.
+
+    Parameters
+    ----------
+    modality
+        Where the cells come from.
+    size
+        Cells per document, `S`.
+    context
+        ``"own"``: cells of the document's context; ``"control"``: its controls; or a function from
+        the context table to the position of another context.
+    missing
+        What happens to contexts without such cells: ``"keep"`` makes documents in which this draw
+        is absent, ``"drop"`` makes none.
+    name
+        Key of this draw in the batch; the modality unless a stream draws from it twice.
+    """
+
+    modality: str
+    size: int
+    context: Context = "own"
+    missing: Literal["keep", "drop"] = "keep"
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"a draw needs at least one cell, found size={self.size}.")
+        if self.missing not in ("keep", "drop"):
+            raise ValueError(f"missing={self.missing!r}: expected 'keep' or 'drop'.")
+        if not self.name:
+            object.__setattr__(self, "name", self.modality)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What one training batch draws.
+
+    Parameters
+    ----------
+    draws
+        The sets of a document.
+    batch_size
+        Documents per batch, over all devices.
+    over
+        ``"contexts"``: every context gives the same number of documents per epoch.
+        ``"cells"``: every cell of the first draw's modality stands in one document per epoch.
+    """
+
+    draws: tuple[Draw, ...]
+    batch_size: int
+    over: Literal["contexts", "cells"] = "contexts"
+
+    def __post_init__(self) -> None:
+        names = [draw.name for draw in self.draws]
+        if not names:
+            raise ValueError("a stream needs at least one draw.")
+        if len(set(names)) < len(names):
+            raise ValueError(f"two draws share a name: {names}; give one of them `name=`.")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, found {self.batch_size}.")
+        if self.over not in ("contexts", "cells"):
+            raise ValueError(f"over={self.over!r}: expected 'contexts' or 'cells'.")
+        if self.over == "cells" and self.draws[0].size != 1:
+            raise ValueError("with over='cells' the first draw is one cell; set its size to 1.")
+
+
+@dataclass(frozen=True)
+class Indices:
+    """The documents of one batch, before any cell is read."""
+
+    key: Ints  # (G,) number of the document in the whole training
+    context: Ints  # (G,)
+    rows: dict[str, Ints]  # (G, S); zeros where the draw is absent
+    present: dict[str, NDArray[np.bool_]]  # (G,)
+
+    def slice(self, rank: int, world_size: int) -> Indices:
+        """Every `world_size`-th document, beginning with number `rank`."""
+        part = slice(rank, None, world_size)
+        return Indices(
+            self.key[part],
+            self.context[part],
+            {name: rows[part] for name, rows in self.rows.items()},
+            {name: mask[part] for name, mask in self.present.items()},
+        )
+
+
+def _rng(*numbers: int) -> np.random.Generator:
+    """Build a generator that is a pure function of a few numbers (counter based, no warm-up)."""
+    seed, *rest = numbers
+    counter = np.zeros(4, np.uint64)
+    counter[1 : 1 + len(rest)] = rest
+    return np.random.Generator(np.random.Philox(key=seed, counter=counter))
+
+
+def draw_rows(
+    members: Members, groups: Ints, size: int, *, rng: np.random.Generator, replace: Replace
+) -> Ints:
+    """Draw `size` rows from each of `groups`, which must not be empty.
+
+    With ``replace="if_needed"`` a row stands once in a set where the group has enough of them, and
+    otherwise as evenly often as possible. With ``True`` rows are drawn independently.
+
+    Returns
+    -------
+    Rows, ``(len(groups), size)``: every set is equally likely, its order means nothing.
+    """
+    counts = members.counts[groups]
+    uniform = rng.random((len(groups), size))
+    if replace is True:
+        picks = (uniform * counts[:, None]).astype(np.int64)
+        return members.rows[members.indptr[groups][:, None] + picks]
+    picks = np.empty((len(groups), size), np.int64)
+    few = counts < size
+    enough = ~few
+    picks[enough] = _distinct(counts[enough], uniform[enough])
+    if few.any():
+        # A random order of the few rows, gone through again and again.
+        keys = np.where(np.arange(size) < counts[few, None], uniform[few], np.inf)
+        order = np.argsort(keys, axis=1, kind="stable")
+        cycle = np.arange(size) % counts[few, None]
+        picks[few] = np.take_along_axis(order, cycle, axis=1)
+    return members.rows[members.indptr[groups][:, None] + picks]
+
+
+def _distinct(counts: Ints, uniform: NDArray[np.float64]) -> Ints:
+    """Choose distinct numbers below `counts`, a row each: Floyd's algorithm, all rows at once."""
+    size = uniform.shape[1]
+    picks = np.empty(uniform.shape, np.int64)
+    for i in range(size):
+        last = counts - size + i
+        pick = (uniform[:, i] * (last + 1)).astype(np.int64)
+        seen = (picks[:, :i] == pick[:, None]).any(axis=1)
+        picks[:, i] = np.where(seen, last, pick)
+    return picks
+
+
+@dataclass
+class DocumentPlan:
+    """Documents of every epoch and step, as a pure function of (seed, epoch, step).
+
+    Parameters
+    ----------
+    contexts, stream
+        What there is, and what is drawn from it.
+    documents_per_context
+        Documents each context gives per epoch, 30 by default (PETRI, A.4).
+    replace
+        ``"if_needed"`` or ``True`` (the paper's).
+    seed
+        Seed of all draws.
+    control_key, control
+        For draws with ``context="control"``.
+    drop_last
+        Leave out the documents that do not fill a batch; False for validation.
+    """
+
+    contexts: Contexts
+    stream: Stream
+    documents_per_context: int = 30
+    replace: Replace = "if_needed"
+    seed: int = 0
+    control_key: str | None = None
+    control: str | None = None
+    drop_last: bool = True
+    _order: tuple[int, Ints] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.replace not in ("if_needed", True):
+            raise ValueError(f"replace={self.replace!r}: expected 'if_needed' or True.")
+        if self.documents_per_context < 1:
+            raise ValueError("documents_per_context must be at least 1.")
+        self._groups = [
+            self.contexts.related(
+                draw.modality, draw.context, control_key=self.control_key, control=self.control
+            )
+            for draw in self.stream.draws
+        ]
+        has = [
+            (groups >= 0) & (members.counts[np.maximum(groups, 0)] > 0)
+            for members, groups in self._groups
+        ]
+        keep = np.logical_or.reduce(has)
+        for draw, present in zip(self.stream.draws, has, strict=True):
+            if draw.missing == "drop":
+                keep &= present
+        self._has = has
+        if self.stream.over == "cells":
+            self._items = self._rows_with_context(keep)
+        else:
+            self._items = np.flatnonzero(keep)
+        if not len(self._items):
+            raise ValueError(
+                "no document can be drawn: no context has cells in "
+                f"{[draw.modality for draw in self.stream.draws]}."
+            )
+
+    def _rows_with_context(self, keep: NDArray[np.bool_]) -> Ints:
+        self._row_context = self.contexts.of_row(self.stream.draws[0].modality)
+        inside = self._row_context >= 0
+        return np.flatnonzero(inside & keep[np.maximum(self._row_context, 0)])
+
+    @property
+    def n_documents(self) -> int:
+        """Documents of one epoch."""
+        repeats = self.documents_per_context if self.stream.over == "contexts" else 1
+        return len(self._items) * repeats
+
+    @property
+    def batch_size(self) -> int:
+        """Documents of one batch: as asked for, or all there are."""
+        return min(self.stream.batch_size, self.n_documents)
+
+    @property
+    def n_steps(self) -> int:
+        """Batches of one epoch."""
+        full, rest = divmod(self.n_documents, self.batch_size)
+        return full if self.drop_last or not rest else full + 1
+
+    def n_scarce(self) -> dict[str, int]:
+        """Contexts of each draw with fewer cells than the set size: cells stand there twice."""
+        scarce = {}
+        for draw, (members, groups), has in zip(
+            self.stream.draws, self._groups, self._has, strict=True
+        ):
+            counts = members.counts[np.maximum(groups, 0)]
+            scarce[draw.name] = int((has & (counts < draw.size)).sum())
+        return scarce
+
+    def order(self, epoch: int) -> Ints:
+        """Contexts (or rows) of the epoch's documents, shuffled; the last epoch's is kept."""
+        if self._order is None or self._order[0] != epoch:
+            repeats = self.n_documents // len(self._items)
+            shuffled = _rng(self.seed, epoch, 0, 1).permutation(np.repeat(self._items, repeats))
+            self._order = (epoch, shuffled)
+        return self._order[1]
+
+    def indices(self, epoch: int, step: int) -> Indices:
+        """Documents of one batch.
+
+        Examples
+        --------
+        >>> import cellfuse as cf
+        >>> from cellfuse.data import Contexts, DocumentPlan, Draw, Stream
+        >>> mdata = cf.datasets.simulated_screen(n_targets=4, cells_per_guide=4, seed=0)
+        >>> contexts = Contexts.from_modalities(mdata.mod, "guide")
+        >>> plan = DocumentPlan(contexts, Stream((Draw("image", 4), Draw("rna", 4)), batch_size=2))
+        >>> plan.indices(epoch=0, step=0).rows["image"].shape
+        (2, 4)
+        """
+        first = step * self.batch_size
+        items = self.order(epoch)[first : first + self.batch_size]
+        key = epoch * self.n_documents + np.arange(first, first + len(items), dtype=np.int64)
+        context = self._row_context[items] if self.stream.over == "cells" else items
+        rows, present = {}, {}
+        for number, draw in enumerate(self.stream.draws):
+            here = self._has[number][context]
+            if self.stream.over == "cells" and number == 0:
+                drawn = items[:, None]
+            else:
+                members, groups = self._groups[number]
+                drawn = np.zeros((len(items), draw.size), np.int64)
+                # The salt keeps draws and epochs apart; +2 leaves 1 to the order of documents.
+                rng = _rng(self.seed, epoch, step, number + 2)
+                drawn[here] = draw_rows(
+                    members, groups[context[here]], draw.size, rng=rng, replace=self.replace
+                )
+            rows[draw.name], present[draw.name] = drawn, here
+        return Indices(key, context, rows, present)
+
+
+def enumerate_documents(
+    contexts: Contexts, modalities: Sequence[str], *, set_size: int, seed: int = 0
+) -> Indices:
+    """Documents in which every cell stands at least once (PETRI, A.6).
+
+    The cells of a context are shuffled, wrapped around to a multiple of the set size and cut into
+    sets; a modality with fewer sets is repeated in cycles.
+
+    Returns
+    -------
+    Documents of all contexts, ordered by context.
+    """
+    n_sets = {m: -(-contexts.members[m].counts // set_size) for m in modalities}
+    n_documents = np.max(list(n_sets.values()), axis=0)
+    context = np.repeat(np.arange(len(contexts)), n_documents)
+    starts = np.cumsum(n_documents) - n_documents
+    number = np.arange(len(context)) - starts[context]  # of the document within its context
+    rows, present = {}, {}
+    for position, modality in enumerate(modalities):
+        members = contexts.members[modality]
+        shuffle = np.random.default_rng([seed, position]).random(len(members.rows))
+        shuffled = members.rows[np.lexsort((shuffle, members.codes))]
+        counts = members.counts[context]
+        here = counts > 0
+        which = number % np.maximum(n_sets[modality][context], 1)
+        place = (which[:, None] * set_size + np.arange(set_size)) % np.maximum(counts, 1)[:, None]
+        drawn = np.zeros((len(context), set_size), np.int64)
+        drawn[here] = shuffled[members.indptr[context[here]][:, None] + place[here]]
+        rows[modality], present[modality] = drawn, here
+    return Indices(np.arange(len(context), dtype=np.int64), context, rows, present)

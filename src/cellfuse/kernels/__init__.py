@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: no AnnData, no torch at import."""

@@ -1,0 +1,54 @@
+"""Cosine similarity through unit vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+__all__ = ["mean_pairwise_cosine", "set_similarity", "unit_rows"]
+
+
+def unit_rows(values: NDArray, *, dtype: type = np.float64) -> NDArray:
+    """Scale rows to length 1; a row of zeros has no direction and is an error."""
+    wide = np.asarray(values, dtype=np.float64)
+    # By the largest entry first: squares of tiny or huge values would leave the number range.
+    size = np.abs(wide).max(axis=1, keepdims=True)
+    if not np.all(size > 0):
+        raise ValueError(f"row {int(np.argmin(size))} is all zeros: it has no direction.")
+    wide = wide / size
+    return (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(dtype, copy=False)
+
+
+def set_similarity(squared_length: NDArray, size: NDArray | int) -> NDArray:
+    """Mean pairwise cosine of `size` unit vectors from the squared length of their sum.
+
+    ``(|sum u|^2 - k) / (k (k - 1))``: the k(k - 1)/2 pairs are never formed.
+    """
+    k = np.asarray(size, dtype=np.float64)
+    return (squared_length - k) / (k * (k - 1.0))
+
+
+def mean_pairwise_cosine(units: NDArray, codes: NDArray, n_groups: int) -> NDArray:
+    """Mean cosine over the pairs within each group.
+
+    Parameters
+    ----------
+    units
+        Rows of length 1, shape (n, d).
+    codes
+        Group of each row, shape (n,).
+
+    Returns
+    -------
+    Shape (groups,), float64; NaN for a group of fewer than two rows.
+    """
+    n = len(units)
+    indicator = sparse.csr_array((np.ones(n), (codes, np.arange(n))), shape=(n_groups, n))
+    total = indicator @ units
+    size = np.bincount(codes, minlength=n_groups)
+    similarity = np.full(n_groups, np.nan)
+    many = size > 1
+    squared = np.einsum("ij,ij->i", total[many], total[many])
+    similarity[many] = set_similarity(squared, size[many])
+    return similarity

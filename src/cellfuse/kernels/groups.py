@@ -1,0 +1,74 @@
+"""Means and medians of groups of rows, by blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from cellfuse.kernels.chunks import in_threads, row_blocks
+
+__all__ = ["group_means", "group_medians", "group_rows"]
+
+
+def group_rows(codes: NDArray, n_groups: int) -> list[NDArray]:
+    """Row numbers of each group, ascending; rows with a negative code are in none."""
+    order = np.argsort(codes, kind="stable")
+    ends = np.searchsorted(codes[order], np.arange(n_groups + 1))
+    return [order[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+
+
+def group_means(values: Any, codes: NDArray, n_groups: int) -> NDArray:
+    """Mean row of each group.
+
+    Parameters
+    ----------
+    values
+        Shape (n, d), dense or sparse; read by blocks, never copied as a whole.
+    codes
+        Group of each row, shape (n,); rows with a negative code are left out.
+    n_groups
+        Number of groups; one without rows gets NaN.
+
+    Returns
+    -------
+    Shape (groups, d), float64.
+    """
+    n, d = values.shape
+    total = np.zeros((n_groups, d))
+    for block in row_blocks(n, d, block_bytes=8 << 20):
+        code = codes[block]
+        inside = np.flatnonzero(code >= 0)
+        if not len(inside):
+            continue
+        # Only the groups of this block, so that many groups cost no dense zeros per block.
+        here, local = np.unique(code[inside], return_inverse=True)
+        indicator = sparse.csr_array(
+            (np.ones(len(inside)), (local, inside)), shape=(len(here), len(code))
+        )
+        part = values[block]
+        product = indicator @ (part if sparse.issparse(part) else np.asarray(part))
+        total[here] += product.toarray() if sparse.issparse(product) else product
+    count = np.bincount(codes[codes >= 0], minlength=n_groups)
+    with np.errstate(invalid="ignore"):
+        return total / count[:, None]
+
+
+def group_medians(values: Any, codes: NDArray, n_groups: int) -> NDArray:
+    """Median of each column in each group; arguments and result as in :func:`group_means`."""
+    out = np.full((n_groups, values.shape[1]), np.nan)
+
+    def one(job: tuple[int, NDArray]) -> None:
+        group, rows = job
+        if len(rows):
+            part = values[rows]
+            part = part.toarray() if sparse.issparse(part) else np.asarray(part)
+            ordered = np.array(part.T, dtype=np.float64, order="C")
+            ordered.sort(axis=1)
+            middle = (len(rows) - 1) // 2
+            out[group] = 0.5 * (ordered[:, middle] + ordered[:, len(rows) // 2])
+
+    in_threads(one, enumerate(group_rows(codes, n_groups)))
+    return out

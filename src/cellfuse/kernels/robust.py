@@ -1,0 +1,109 @@
+"""Robust location and scale of columns, and their application to rows in place."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellfuse.kernels.chunks import in_threads, row_blocks
+
+__all__ = ["MAD_TO_SD", "Scale", "center_scale", "grouped_location_scale", "location_scale"]
+
+Scale = Literal["iqr", "mad"]
+
+#: Makes the median absolute deviation of a normal variable equal its standard deviation.
+MAD_TO_SD = 1.4826
+
+
+def _quantile_of_sorted(ordered: NDArray, q: float) -> NDArray:
+    """Quantile along the last axis of sorted rows, linear between order statistics (float64)."""
+    position = (ordered.shape[1] - 1) * q
+    low = int(position)
+    high = min(low + 1, ordered.shape[1] - 1)
+    a = ordered[:, low].astype(np.float64)
+    b = ordered[:, high].astype(np.float64)
+    return a + (b - a) * (position - low)
+
+
+def location_scale(values: NDArray, *, scale: Scale = "iqr") -> tuple[NDArray, NDArray]:
+    """Median and spread of each column.
+
+    Parameters
+    ----------
+    values
+        Shape (n, d), finite, n >= 1.
+    scale
+        ``"iqr"``: distance between the quartiles (linear interpolation, as numpy's default).
+        ``"mad"``: 1.4826 times the median absolute deviation from the median.
+
+    Returns
+    -------
+    Location and spread, shape (d,), float64. A spread that is no larger than the rounding of the
+    values themselves is returned as 0.
+    """
+    if scale not in get_args(Scale):
+        raise ValueError(f"scale={scale!r} is unknown; choose one of {list(get_args(Scale))}.")
+    # Whole sorts of contiguous rows run vectorised and are several times faster than partitions.
+    ordered = np.array(values.T, order="C", copy=True)
+    ordered.sort(axis=1)
+    median = _quantile_of_sorted(ordered, 0.5)
+    if scale == "iqr":
+        spread = _quantile_of_sorted(ordered, 0.75) - _quantile_of_sorted(ordered, 0.25)
+    else:
+        deviation = np.abs(ordered - median[:, None].astype(ordered.dtype))
+        deviation.sort(axis=1)
+        spread = MAD_TO_SD * _quantile_of_sorted(deviation, 0.5)
+    kind = np.finfo(values.dtype if values.dtype.kind == "f" else np.float64)
+    rounding = np.maximum(kind.eps * np.abs(median), float(kind.tiny))
+    spread[spread <= rounding] = 0.0
+    return median, spread
+
+
+def grouped_location_scale(
+    values: NDArray, rows: list[NDArray], *, scale: Scale = "iqr"
+) -> tuple[NDArray, NDArray]:
+    """Median and spread of each column within each group of rows.
+
+    Parameters
+    ----------
+    values
+        Shape (n, d).
+    rows
+        One array of row numbers per group, none empty.
+
+    Returns
+    -------
+    Two arrays of shape (groups, d), float64.
+    """
+
+    def one(chosen: NDArray) -> tuple[NDArray, NDArray]:
+        return location_scale(values[chosen], scale=scale)
+
+    fitted = in_threads(one, rows)
+    return np.stack([f[0] for f in fitted]), np.stack([f[1] for f in fitted])
+
+
+def center_scale(
+    values: NDArray, codes: NDArray, location: NDArray, spread: NDArray, *, out: NDArray
+) -> NDArray:
+    """Write ``(values - location[codes]) / spread[codes]`` into `out`, which may be `values`.
+
+    Columns with spread 0 in a group are centred and left unscaled there.
+    """
+    centre = location.astype(out.dtype)
+    factor = (1.0 / np.where(spread > 0, spread, 1.0)).astype(out.dtype)
+
+    def one(block: slice) -> None:
+        group = codes[block]
+        target = out[block]
+        if group[0] == group[-1] and np.all(group == group[0]):
+            np.subtract(values[block], centre[group[0]], out=target)
+            target *= factor[group[0]]
+        else:
+            np.subtract(values[block], centre[group], out=target)
+            target *= factor[group]
+
+    in_threads(one, row_blocks(*values.shape))
+    return out

@@ -1,0 +1,158 @@
+"""Whitening by the d x d covariance: no n x n matrix, float64 sums, row blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellfuse.kernels.chunks import in_threads, row_blocks
+
+__all__ = [
+    "Method",
+    "Whitening",
+    "apply_whitening",
+    "fit_whitening",
+    "mean_and_covariance",
+    "pooled_covariance",
+]
+
+Method = Literal["zca", "pca"]
+
+#: Rows of one block: large enough for the matrix product to run at full speed.
+BLOCK_BYTES = 8 << 20
+#: Smallest over largest eigenvalue down to which float32 products keep five digits of each.
+WELL_CONDITIONED = 1e-3
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """A fitted rotation and scaling, ``(x - mean) @ matrix``.
+
+    Attributes
+    ----------
+    matrix
+        Shape (d, d), float64.
+    eigenvalues
+        Of the covariance, largest first, shape (d,).
+    n_dropped
+        Directions without variance, whose output is 0.
+    """
+
+    matrix: NDArray
+    eigenvalues: NDArray
+    n_dropped: int
+
+
+def mean_and_covariance(
+    values: NDArray, rows: NDArray | None = None, *, dtype: type = np.float64
+) -> tuple[NDArray, NDArray]:
+    """Mean (d,) and covariance (d, d; n - 1 in the denominator), summed over blocks in float64.
+
+    Two passes: the mean first, so that a large offset costs no digits of the covariance. `dtype`
+    is the precision of the products within a block.
+    """
+    n, d = (values.shape[0] if rows is None else len(rows)), values.shape[1]
+    if n < 2:
+        raise ValueError(f"a covariance needs at least 2 rows, found {n}.")
+
+    def block_of(block: slice) -> NDArray:
+        return values[block] if rows is None else values[rows[block]]
+
+    def total_of(block: slice) -> NDArray:
+        return block_of(block).sum(axis=0, dtype=np.float64)
+
+    blocks = list(row_blocks(n, d, block_bytes=BLOCK_BYTES))
+    mean = np.sum(in_threads(total_of, blocks), axis=0) / n
+    centre = mean.astype(dtype)
+    scatter = np.zeros((d, d))
+    for block in blocks:
+        centred = np.subtract(block_of(block), centre, dtype=dtype)
+        scatter += centred.T @ centred
+    return mean, scatter / (n - 1)
+
+
+def pooled_covariance(
+    matrices: Sequence[tuple[NDArray, NDArray | None]],
+) -> tuple[list[NDArray], NDArray]:
+    """Means of several matrices, and the equally weighted average of their covariances.
+
+    Parameters
+    ----------
+    matrices
+        Pairs of values (n, d) and the rows to use (None: all), one per modality.
+
+    Returns
+    -------
+    The mean of each matrix, and the average covariance (d, d).
+    """
+    single = all(values.dtype == np.float32 for values, _ in matrices)
+    for dtype in (np.float32, np.float64) if single else (np.float64,):
+        fits = [mean_and_covariance(values, rows, dtype=dtype) for values, rows in matrices]
+        covariance = np.mean([c for _, c in fits], axis=0)
+        if dtype is np.float32:
+            # Products in float32 take half the time, and carry small eigenvalues only so far.
+            ends = np.linalg.eigvalsh(covariance)[[0, -1]]
+            if ends[0] > WELL_CONDITIONED * ends[1]:
+                break
+    return [mean for mean, _ in fits], covariance
+
+
+def fit_whitening(
+    covariance: NDArray,
+    *,
+    method: Method = "zca",
+    eps: float = 0.0,
+    tolerance: float = 1e-9,
+) -> Whitening:
+    """Find the matrix W with ``W.T @ covariance @ W`` the identity.
+
+    Parameters
+    ----------
+    covariance
+        Shape (d, d).
+    method
+        ``"zca"``: the symmetric W, which changes the data least. ``"pca"``: principal axes,
+        largest variance first, each signed so that its largest loading is positive.
+    eps
+        Added to every eigenvalue, as a share of their mean (0: full whitening).
+    tolerance
+        Eigenvalues below this share of the largest are rounding noise (of float32 data) and are
+        dropped.
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"method={method!r} is unknown; choose one of {list(get_args(Method))}.")
+    eigenvalues, axes = np.linalg.eigh(covariance)
+    eigenvalues, axes = eigenvalues[::-1].copy(), axes[:, ::-1]
+    kept = eigenvalues > max(tolerance * eigenvalues[0], 0.0)
+    floor = eps * float(eigenvalues[kept].sum()) / len(eigenvalues)
+    gain = np.zeros_like(eigenvalues)
+    gain[kept] = 1.0 / np.sqrt(eigenvalues[kept] + floor)
+    largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
+    axes = axes * np.where(largest < 0, -1.0, 1.0)
+    matrix = axes * gain
+    if method == "zca":
+        matrix = matrix @ axes.T
+    return Whitening(matrix, eigenvalues, int((~kept).sum()))
+
+
+def apply_whitening(
+    values: NDArray,
+    mean: NDArray,
+    matrix: NDArray,
+    *,
+    out: NDArray,
+    rows: NDArray | None = None,
+) -> NDArray:
+    """Write ``(values - mean) @ matrix`` into `out`, which may be `values`; for `rows` only."""
+    n, d = (values.shape[0] if rows is None else len(rows)), values.shape[1]
+    centre, weights = mean.astype(out.dtype), matrix.astype(out.dtype)
+    for block in row_blocks(n, d, block_bytes=BLOCK_BYTES):
+        if rows is None:
+            np.matmul(values[block] - centre, weights, out=out[block])
+        else:
+            out[rows[block]] = (values[rows[block]] - centre) @ weights
+    return out

@@ -1,0 +1,181 @@
+"""Training: one Lightning module for every method, its history, its trainer."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from cellfuse.data import Batch, DocumentDataModule
+
+__all__ = ["History", "Training", "fit"]
+
+Losses = Callable[[Batch, bool], dict[str, Tensor]]
+
+
+class Training(L.LightningModule):
+    """AdamW with linear warm-up and cosine decay over the losses of a network.
+
+    Parameters
+    ----------
+    network
+        What is trained.
+    losses
+        From a batch and "is this training" to named losses; ``"loss"`` is the one to descend.
+    lr, betas, weight_decay, warmup
+        Optimiser and schedule; `warmup` is a share of all steps.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        losses: Losses,
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.05,
+        warmup: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.network, self._losses = network, losses
+        self.lr, self.betas, self.weight_decay, self.warmup = lr, betas, weight_decay, warmup
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses of a batch without augmentation."""
+        return self._losses(batch, False)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """Losses of a training batch."""
+        losses = self._losses(batch, True)
+        self._log("train", "_epoch", losses, len(batch.key))
+        return losses["loss"]
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Losses of a validation batch, the same documents and masks at every epoch."""
+        self._log("validation", "", self._losses(batch, False), len(batch.key))
+
+    def _log(self, stage: str, suffix: str, losses: dict[str, Tensor], n: int) -> None:
+        for name, value in losses.items():
+            self.log(
+                f"{stage}_{name}{suffix}",
+                value.detach(),
+                on_step=False,
+                on_epoch=True,
+                prog_bar=name == "loss",
+                batch_size=n,
+                sync_dist=True,
+            )
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; biases, norms, latents and embeddings are not decayed."""
+        decayed = [p for p in self.network.parameters() if p.requires_grad and p.ndim >= 2]
+        free = [p for p in self.network.parameters() if p.requires_grad and p.ndim < 2]
+        groups = [
+            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": free, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
+        n_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        n_warmup = max(1, round(self.warmup * n_steps))
+
+        def factor(step: int) -> float:
+            if step < n_warmup:
+                return (step + 1) / n_warmup
+            done = (step - n_warmup) / max(1, n_steps - n_warmup)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+class History(L.Callback):
+    """Keeps every logged number by epoch, as scvi-tools' `history` has it."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[int, float]] = {}
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Take down the epoch's means (validation runs before this)."""
+        for name, value in trainer.callback_metrics.items():
+            self.rows.setdefault(name, {})[trainer.current_epoch] = float(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self.rows = state["rows"]
+
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """One data frame per number, indexed by epoch."""
+        return {
+            name: pd.DataFrame({name: values}).rename_axis("epoch")
+            for name, values in self.rows.items()
+        }
+
+
+def default_precision(accelerator: str, precision: str | None) -> str:
+    """bf16 on a GPU, float32 elsewhere, unless said otherwise."""
+    if precision is not None:
+        return precision
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if on_gpu else "32-true"
+
+
+def fit(
+    training: Training,
+    datamodule: DocumentDataModule,
+    *,
+    max_epochs: int,
+    accelerator: str = "auto",
+    devices: Any = "auto",
+    precision: str | None = None,
+    gradient_clip: float = 1.0,
+    ckpt_path: str | None = None,
+    callbacks: list[L.Callback] | None = None,
+    **trainer_kwargs: Any,
+) -> dict[str, pd.DataFrame]:
+    """Run Lightning's trainer; everything it takes passes through.
+
+    Returns
+    -------
+    The history, one data frame per logged number.
+    """
+    history = History()
+    settings: dict[str, Any] = {"logger": False, "enable_model_summary": False}
+    given = callbacks or []
+    keeps = any(isinstance(callback, L.pytorch.callbacks.Checkpoint) for callback in given)
+    settings["enable_checkpointing"] = keeps
+    if datamodule.validation is None:
+        settings["limit_val_batches"] = 0
+    settings.update(trainer_kwargs)
+    trainer = L.Trainer(
+        max_epochs=max_epochs,
+        accelerator=accelerator,
+        devices=devices,
+        precision=default_precision(accelerator, precision),  # type: ignore[arg-type]
+        gradient_clip_val=gradient_clip,
+        callbacks=[history, *given],
+        **settings,
+    )
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        # A checkpoint is read as plain tensors and numbers: nothing in it is executed.
+        trainer.fit(training, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        # On Ctrl-C Lightning ends the process, and switches Ctrl-C off for what may be left of it.
+        signal.signal(signal.SIGINT, on_interrupt)
+        raise KeyboardInterrupt("training was interrupted; resume it with `ckpt_path`.") from None
+    return history.frames()

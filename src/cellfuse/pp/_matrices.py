@@ -1,0 +1,152 @@
+"""The matrix that a verb reads and the place where it writes, in one or all modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from cellfuse._access import (
+    Data,
+    check_finite,
+    context_labels,
+    modalities,
+    per_modality,
+    record,
+    recorded,
+    refuse_twice,
+    refuse_view,
+    representation,
+    where,
+)
+
+__all__ = ["Matrix", "codes_of", "open_matrices"]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One modality's matrix, checked, with where its successor goes."""
+
+    adata: AnnData
+    modality: str
+    key_in: str | None
+    key_out: str | None
+    values: NDArray
+    writable: bool
+    past: dict[str, Any]
+
+    def target(self) -> NDArray:
+        """Return the array to write into: the matrix itself where allowed, else an empty one."""
+        if self.writable:
+            return self.values
+        dtype = self.values.dtype if self.values.dtype in (np.float32, np.float64) else np.float32
+        return np.empty(self.values.shape, dtype=dtype)
+
+    def store(self, array: NDArray, verb: str, params: Mapping[str, Any]) -> None:
+        """Put `array` in its place and note what was done."""
+        if self.key_out is None:
+            self.adata.X = array
+        elif self.adata.obsm.get(self.key_out) is not array:
+            self.adata.obsm[self.key_out] = array
+        record(self.adata, self.key_out, verb, params, past=self.past)
+
+
+def open_matrices(
+    data: Data,
+    *,
+    use_rep: str | None | Mapping[str, str | None],
+    key_added: str | None,
+    verb: str,
+    overwrite: bool,
+) -> list[Matrix]:
+    """Check every modality's matrix before anything is computed or written."""
+    mods = modalities(data)
+    return [
+        _open(
+            adata,
+            modality,
+            per_modality(use_rep, modality, name="use_rep"),
+            key_added,
+            verb,
+            overwrite,
+            list(_slots(mods)),
+        )
+        for modality, adata in mods.items()
+    ]
+
+
+def _open(
+    adata: AnnData,
+    modality: str,
+    use_rep: str | None,
+    key_added: str | None,
+    verb: str,
+    overwrite: bool,
+    slots: list[NDArray],
+) -> Matrix:
+    key_in = None if use_rep == "X" else use_rep
+    key_out = key_in if key_added is None else key_added
+    refuse_view(adata, modality=modality)
+    values = representation(adata, key_in, modality=modality)
+    name = f"{'X' if key_in is None else f'obsm[{key_in!r}]'}{where(modality)}"
+    if not isinstance(values, np.ndarray):
+        raise TypeError(
+            f"{name} is a {type(values).__name__}; {verb} centres its input, which leaves nothing "
+            "sparse or lazy. Give a dense representation (an embedding in obsm)."
+        )
+    if values.dtype.kind not in "fiub":
+        raise TypeError(f"{name} has dtype {values.dtype}; expected numbers.")
+    check_finite(values, name)
+    refuse_twice(adata, key_in, verb, overwrite=overwrite)
+    if key_out != key_in and key_out in adata.obsm and not overwrite:
+        if verb not in recorded(adata, key_out):
+            raise ValueError(
+                f"obsm[{key_out!r}]{where(modality)} exists and was not written by {verb}; "
+                "choose another `key_added`, or pass `overwrite=True`."
+            )
+    stored = adata.X if key_in is None else adata.obsm[key_in]
+    writable = (
+        key_out == key_in
+        and stored is values
+        and values.dtype in (np.float32, np.float64)
+        and values.flags.writeable
+        and not _is_mapped(values)
+        # The same memory in another slot (a raw copy that is none) must not change with it.
+        and sum(np.may_share_memory(values, other) for other in slots) == 1
+    )
+    return Matrix(adata, modality, key_in, key_out, values, writable, recorded(adata, key_in))
+
+
+def _is_mapped(array: Any) -> bool:
+    while array is not None:
+        if isinstance(array, np.memmap):
+            return True
+        array = getattr(array, "base", None)
+    return False
+
+
+def _slots(mods: Mapping[str, AnnData]) -> Iterator[NDArray]:
+    for adata in mods.values():
+        yield from (
+            array
+            for array in [adata.X, *adata.obsm.values(), *adata.layers.values()]
+            if isinstance(array, np.ndarray)
+        )
+
+
+def codes_of(
+    adata: AnnData, keys: list[str | list[str] | None], *, modality: str
+) -> tuple[NDArray, list[str]]:
+    """Group number of each cell by the joint value of the keys that are given, and the labels."""
+    flat: list[str] = []
+    for key in keys:
+        flat += [] if key is None else [key] if isinstance(key, str) else list(key)
+    if not flat:
+        return np.zeros(adata.n_obs, dtype=np.intp), ["all cells"]
+    codes, labels = pd.factorize(context_labels(adata, flat, modality=modality), sort=True)
+    return codes, [str(label) for label in labels]

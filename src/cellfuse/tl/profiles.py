@@ -1,0 +1,314 @@
+"""Profiles: one row per perturbation, from its cells in one or all modalities."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+from cellfuse._access import (
+    Data,
+    check_finite,
+    context_labels,
+    obs_column,
+    per_modality,
+    representation,
+    where,
+)
+from cellfuse._access import modalities as modalities_of
+from cellfuse._errors import listing
+from cellfuse.kernels.groups import group_means, group_medians
+
+__all__ = ["aggregate"]
+
+logger = logging.getLogger("cellfuse")
+
+Statistic = Literal["mean", "median"]
+
+
+@dataclass(frozen=True)
+class _Profiles:
+    """One modality's profiles: a row per label, with the cells they come from."""
+
+    labels: pd.Index
+    values: NDArray
+    n_cells: NDArray
+    obs: pd.DataFrame  # columns that are constant within every group
+    constant: dict[str, bool]
+    var_names: pd.Index | None
+
+
+def aggregate(
+    data: Data,
+    *,
+    by: str | list[str],
+    use_rep: str | None | Mapping[str, str | None],
+    within: str | list[str] | None = None,
+    statistic: Statistic = "mean",
+    min_cells: int | Mapping[str, int] = 1,
+    modalities: Literal["all", "any"] = "all",
+) -> AnnData:
+    """Aggregate cells to one profile per perturbation.
+
+    The profile of a group is the mean (or median) of its cells; with `within`, of the means of
+    its subgroups, such as a gene's guides, so that each guide counts the same however many cells
+    it has. For a MuData the modalities are aggregated separately and their profiles averaged
+    (PETRI, 3.5).
+
+    Parameters
+    ----------
+    data
+        AnnData, or MuData (then every modality). Arguments marked (per modality) also take a dict.
+    by
+        obs column or columns whose joint value is the group, such as ``"guide"``, or
+        ``["background", "gene"]`` for one profile per gene in each background.
+    use_rep
+        obsm key of the representation, shape (cells, d); None is ``X``. (per modality)
+    within
+        obs column or columns of subgroups that are averaged first.
+    statistic
+        ``"mean"`` or ``"median"`` over the cells of a group; with `within` over the subgroups'
+        means.
+    min_cells
+        Groups with fewer cells in a modality are absent from it. (per modality)
+    modalities
+        ``"all"``: groups found in every modality, the others are counted in a warning.
+        ``"any"``: all groups; the profile is the mean over the modalities that have the group.
+
+    Returns
+    -------
+    AnnData with one row per group, sorted by label. ``X``: profiles, float32, (groups, d).
+    ``obs``: the columns of `by`, every other column that is constant within all groups (and the
+    same in all modalities), ``n_cells``, and for a MuData ``n_cells_<modality>``. For a MuData
+    ``obsm["profile_<modality>"]`` keeps each modality's own profile (NaN where it has none).
+    ``uns["aggregate"]`` holds the arguments.
+
+    Raises
+    ------
+    KeyError
+        A column or representation is absent.
+    ValueError
+        Missing labels, NaN or infinite values, modalities of different width or with group
+        columns of different types, or no group left.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> import anndata as ad, numpy as np, pandas as pd
+    >>> obs = pd.DataFrame(
+    ...     {"guide": ["g1", "g1", "g2"], "gene": ["A", "A", "B"]}, index=list("xyz")
+    ... )
+    >>> cells = ad.AnnData(np.array([[1.0], [3.0], [5.0]]), obs=obs)
+    >>> guides = cf.tl.aggregate(cells, by="guide", use_rep=None)
+    >>> guides.X.ravel().tolist(), guides.obs["gene"].tolist(), guides.obs["n_cells"].tolist()
+    ([2.0, 5.0], ['A', 'B'], [2, 1])
+    """
+    if statistic not in get_args(Statistic):
+        raise ValueError(f"statistic={statistic!r} is unknown; choose one of ['mean', 'median'].")
+    if modalities not in ("all", "any"):
+        raise ValueError(f"modalities={modalities!r} is unknown; choose one of ['all', 'any'].")
+    mods = modalities_of(data)
+    columns = [by] if isinstance(by, str) else list(by)
+    values = {
+        m: _values(adata, per_modality(use_rep, m, name="use_rep"), m) for m, adata in mods.items()
+    }
+    _check_alike(mods, values, columns)
+    parts = {
+        m: _profiles(
+            adata,
+            values[m],
+            modality=m,
+            by=columns,
+            within=within,
+            statistic=statistic,
+            min_cells=int(per_modality(min_cells, m, name="min_cells")),
+            use_rep=per_modality(use_rep, m, name="use_rep"),
+        )
+        for m, adata in mods.items()
+    }
+    profiles, n_partial = _combine(parts, columns, modalities)
+    params = {
+        "by": columns,
+        "use_rep": use_rep,
+        "within": within,
+        "statistic": statistic,
+        "min_cells": min_cells,
+        "modalities": modalities,
+    }
+    profiles.uns["aggregate"] = {"params": json.dumps(params)}
+    logger.info("aggregate: %d profiles by %s.", profiles.n_obs, " and ".join(columns))
+    if n_partial and modalities == "all":
+        warnings.warn(
+            f"{n_partial} of {n_partial + profiles.n_obs} groups are not in every modality (with "
+            f"min_cells={min_cells!r}) and were left out; `modalities='any'` keeps them, with the "
+            "profile of the modalities that have them.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return profiles
+
+
+def _values(adata: AnnData, use_rep: str | None, modality: str) -> Any:
+    values = representation(adata, use_rep, modality=modality)
+    name = "X" if use_rep in (None, "X") else f"obsm[{use_rep!r}]"
+    check_finite(values, f"{name}{where(modality)}")
+    return values
+
+
+def _check_alike(
+    mods: Mapping[str, AnnData], values: Mapping[str, Any], columns: list[str]
+) -> None:
+    """Refuse modalities whose profiles cannot be averaged or whose labels cannot meet."""
+    widths = {m: int(v.shape[1]) for m, v in values.items()}
+    if len(set(widths.values())) > 1:
+        raise ValueError(
+            f"the representations have different widths: {widths}. Their profiles are averaged, "
+            "which needs one shared space; give such a `use_rep`, or aggregate one modality at a "
+            "time (`aggregate(mdata['image'], ...)`) and concatenate."
+        )
+    for column in columns:
+        kinds = {m: _kind(obs_column(a, column, modality=m)) for m, a in mods.items()}
+        if len(set(kinds.values())) > 1:
+            raise ValueError(
+                f"obs[{column!r}] has different types in the modalities: {kinds}. The same label "
+                f"would not match; convert both (`adata.obs[{column!r}].astype(str)`)."
+            )
+
+
+def _kind(column: pd.Series) -> str:
+    dtype = column.cat.categories.dtype if hasattr(column, "cat") else column.dtype
+    if is_bool_dtype(dtype):
+        return "bool"
+    if is_numeric_dtype(dtype):
+        return "integer" if getattr(dtype, "kind", "i") in "iu" else "float"
+    return "text"
+
+
+def _profiles(
+    adata: AnnData,
+    values: Any,
+    *,
+    modality: str,
+    by: list[str],
+    within: str | list[str] | None,
+    statistic: Statistic,
+    min_cells: int,
+    use_rep: str | None,
+) -> _Profiles:
+    codes, found = pd.factorize(context_labels(adata, by, modality=modality), sort=True)
+    labels = pd.Index(found, dtype=object)
+    n_cells = np.bincount(codes, minlength=len(labels))
+    kept = n_cells >= min_cells
+    if not kept.any():
+        raise ValueError(
+            f"none of {len(labels)} groups{where(modality)} has min_cells={min_cells} cells; the "
+            f"largest has {int(n_cells.max())}."
+        )
+    new_code = np.where(kept, np.cumsum(kept) - 1, -1)
+    codes, labels, n_cells = new_code[codes], labels[kept], n_cells[kept]
+    over_groups = group_means if statistic == "mean" else group_medians
+    if within is None:
+        rows = over_groups(values, codes, len(labels))
+    else:
+        inner = [within] if isinstance(within, str) else list(within)
+        sub, found = pd.factorize(context_labels(adata, [*by, *inner], modality=modality))
+        sub = np.where(codes >= 0, sub, -1)
+        group_of = np.full(len(found), -1)
+        group_of[sub[sub >= 0]] = codes[sub >= 0]
+        rows = over_groups(group_means(values, sub, len(found)), group_of, len(labels))
+    obs, constant = _constant_columns(adata.obs, codes, len(labels))
+    for column in by:
+        if not constant[column]:
+            raise ValueError(
+                f"two groups by {by} share a joint label (one of their labels holds ' | '); "
+                "rename those labels."
+            )
+    var_names = adata.var_names if use_rep in (None, "X") else None
+    return _Profiles(labels, rows, n_cells, obs.set_axis(labels), constant, var_names)
+
+
+def _constant_columns(
+    obs: pd.DataFrame, codes: NDArray, n_groups: int
+) -> tuple[pd.DataFrame, dict[str, bool]]:
+    """Columns with one value (or none) in each group, as one row per group."""
+    inside = np.flatnonzero(codes >= 0)
+    group = codes[inside]
+    first = np.empty(n_groups, dtype=np.intp)
+    first[group[::-1]] = inside[::-1]
+    constant = {}
+    for name in obs.columns:
+        value = pd.factorize(obs[name])[0]
+        constant[str(name)] = bool(np.all(value[inside] == value[first][group]))
+    return obs.iloc[first][[name for name in obs.columns if constant[str(name)]]], constant
+
+
+def _combine(parts: Mapping[str, _Profiles], by: list[str], keep: str) -> tuple[AnnData, int]:
+    """Average the modalities' profiles; also the number of groups that some modality lacks."""
+    many = len(parts) > 1 or "" not in parts
+    every = pd.Index(sorted(set().union(*(p.labels for p in parts.values()))), dtype=object)
+    row = {m: p.labels.get_indexer(every) for m, p in parts.items()}
+    present = np.stack([r >= 0 for r in row.values()])
+    chosen = present.all(axis=0) if keep == "all" else present.any(axis=0)
+    n_partial = int((~present.all(axis=0)).sum())
+    if not chosen.any():
+        shown = "; ".join(f"{m}: {listing(p.labels, 3)}" for m, p in parts.items())
+        raise ValueError(f"no group by {by} is in every modality ({shown}).")
+    labels = every[chosen]
+    width = next(iter(parts.values())).values.shape[1]
+    total, count = np.zeros((len(labels), width)), np.zeros(len(labels))
+    n_cells, own = {}, {}
+    for m, part in parts.items():
+        at = row[m][chosen]
+        has = at >= 0
+        own[m] = np.full((len(labels), width), np.nan, dtype=np.float32)
+        own[m][has] = part.values[at[has]]
+        total[has] += part.values[at[has]]
+        count += has
+        n_cells[m] = np.where(has, part.n_cells[at], 0)
+    obs = _shared_columns(parts, labels)
+    obs["n_cells"] = np.sum(list(n_cells.values()), axis=0)
+    names = [p.var_names for p in parts.values()]
+    profiles = AnnData((total / count[:, None]).astype(np.float32), obs=obs)
+    if names[0] is not None and all(n is not None and n.equals(names[0]) for n in names):
+        profiles.var_names = names[0]
+    if many:
+        for m in parts:
+            profiles.obs[f"n_cells_{m}"] = n_cells[m]
+            profiles.obsm[f"profile_{m}"] = own[m]
+    return profiles, n_partial
+
+
+def _shared_columns(parts: Mapping[str, _Profiles], labels: pd.Index) -> pd.DataFrame:
+    """Constant columns of all modalities; one that two modalities disagree on is left out."""
+    out = pd.DataFrame(index=labels.astype(str))
+    varying = {name for p in parts.values() for name, same in p.constant.items() if not same}
+    for name in dict.fromkeys(str(c) for p in parts.values() for c in p.obs.columns):
+        if name in varying:
+            continue
+        columns = [p.obs[name].reindex(labels) for p in parts.values() if name in p.obs.columns]
+        merged = columns[0] if len(columns) == 1 else _merge(columns)
+        if merged is not None:
+            out[name] = merged.to_numpy() if not hasattr(merged, "cat") else merged.values
+    return out
+
+
+def _merge(columns: list[pd.Series]) -> pd.Series | None:
+    merged = columns[0].astype(object)
+    for other in columns[1:]:
+        other = other.astype(object)
+        both = merged.notna() & other.notna()
+        if not (merged[both] == other[both]).all():
+            return None
+        merged = merged.where(merged.notna(), other)
+    if any(hasattr(column, "cat") for column in columns):
+        return merged.astype("category")
+    return merged.infer_objects()
