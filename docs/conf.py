@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from importlib.metadata import version as installed_version
+from pathlib import Path
+
+# Sphinx reads nothing outside its own folder, and not every checkout keeps symbolic links.
+_here = Path(__file__).resolve().parent
+shutil.rmtree(_here / "tutorials", ignore_errors=True)
+shutil.copytree(_here.parent / "tutorials", _here / "tutorials", ignore=lambda *_: ["README.md"])
 
 project = "cellfuse"
 author = "cellfuse developers"

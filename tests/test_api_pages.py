@@ -12,7 +12,7 @@ import pytest
 import cellfuse
 
 API = Path(__file__).resolve().parents[1] / "docs" / "api"
-DOCUMENTED = ["cellfuse.data", "cellfuse.datasets", "cellfuse.pp", "cellfuse.tl", "cellfuse.pl"]
+DOCUMENTED = [f"cellfuse.{name}" for name in cellfuse._SUBMODULES]
 
 
 def api_entries() -> set[str]:

@@ -169,6 +169,16 @@ def test_the_validation_loss_is_that_of_the_same_documents_every_epoch(build, sh
     assert losses.iloc[0] == pytest.approx(losses.iloc[1], rel=1e-6)
 
 
+def test_a_modality_without_held_out_cells_has_no_validation_loss(screen, build, short):
+    mdata = screen()
+    few = md.MuData({"image": mdata["image"][:4].copy(), "rna": mdata["rna"]})  # one per guide
+    model = build(few, set_size=1)
+    model.train(1, validation_size=0.34, **short)
+    assert "validation_rna_loss" in model.history
+    assert "validation_image_loss" not in model.history
+    assert "train_image_loss_epoch" in model.history
+
+
 # -- interrupted and resumed ----------------------------------------------------------------------
 
 #: A resumed run that writes its checkpoints elsewhere is told so by Lightning.

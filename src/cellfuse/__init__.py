@@ -7,16 +7,16 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cellfuse import data, datasets, pl, pp, tl
-    from cellfuse.model import PETRI
+    from cellfuse import bench, data, datasets, io, pl, pp, tl
+    from cellfuse.model import CLIP, PETRI, CrossModalAE, PhenoSeq, SemiClipped
 
 try:
     __version__ = version("cellfuse")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0.0.0"
 
-_SUBMODULES = ("data", "datasets", "pl", "pp", "tl")
-_MODELS = ("PETRI",)
+_SUBMODULES = ("bench", "data", "datasets", "io", "pl", "pp", "tl")
+_MODELS = ("CLIP", "CrossModalAE", "PETRI", "PhenoSeq", "SemiClipped")
 
 __all__ = [*_SUBMODULES, *_MODELS, "__version__"]
 

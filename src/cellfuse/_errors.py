@@ -42,9 +42,10 @@ def missing_key(
     """
     names = [str(name) for name in available]
     text = f"{str(key)!r} is not in {what}; found: {listing(names)}."
-    close = get_close_matches(str(key), names, n=1, cutoff=0.6)
+    plain = {name.casefold(): name for name in names}  # "dmso" is meant for "DMSO"
+    close = get_close_matches(str(key).casefold(), list(plain), n=1, cutoff=0.6)
     if close:
-        text += f" Did you mean {close[0]!r}?"
+        text += f" Did you mean {plain[close[0]]!r}?"
     if fix:
         text += f" {fix}"
     return MissingKeyError(text)

@@ -1,5 +1,23 @@
-"""Screens to try things on: simulated ones, whose truth is known."""
+"""Screens and annotations: simulated ones, whose truth is known, and real ones by name."""
 
 from cellfuse.datasets._screen import simulated_screen
+from cellfuse.datasets.annotations import drug_targets
+from cellfuse.datasets.networks import humap, reactome, stringdb
+from cellfuse.datasets.screens import (
+    lincs_pilot1,
+    papalexi_eccite,
+    perturb_multi,
+    scgenescope,
+)
 
-__all__ = ["simulated_screen"]
+__all__ = [
+    "drug_targets",
+    "humap",
+    "lincs_pilot1",
+    "papalexi_eccite",
+    "perturb_multi",
+    "reactome",
+    "scgenescope",
+    "simulated_screen",
+    "stringdb",
+]

@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-__all__ = ["mean_pairwise_cosine", "set_similarity", "unit_rows"]
+from cellfuse.kernels.groups import group_rows
+
+__all__ = ["mean_pairwise_cosine", "mean_within", "set_similarity", "unit_rows"]
 
 
 def unit_rows(values: NDArray, *, dtype: type = np.float64) -> NDArray:
@@ -52,3 +54,16 @@ def mean_pairwise_cosine(units: NDArray, codes: NDArray, n_groups: int) -> NDArr
     squared = np.einsum("ij,ij->i", total[many], total[many])
     similarity[many] = set_similarity(squared, size[many])
     return similarity
+
+
+def mean_within(similarity: NDArray, codes: NDArray, n_groups: int) -> NDArray:
+    """Mean over the pairs within each group of a matrix (n, n) that is given.
+
+    As :func:`mean_pairwise_cosine`, shape (groups,), NaN for a group of fewer than two.
+    """
+    means = np.full(n_groups, np.nan)
+    for group, rows in enumerate(group_rows(codes, n_groups)):
+        if len(rows) > 1:
+            part = similarity[np.ix_(rows, rows)]
+            means[group] = part[np.triu_indices(len(rows), 1)].mean(dtype=np.float64)
+    return means

@@ -59,13 +59,14 @@ def null_similarity(
     *,
     n_sets: int,
     seed: np.random.SeedSequence,
+    given: bool = False,
 ) -> dict[int, NDArray]:
     """Mean pairwise cosine of random sets of unrelated vectors, for several set sizes at once.
 
     Parameters
     ----------
     units
-        Rows of length 1, shape (n, d).
+        Rows of length 1, shape (n, d), or with `given` the similarities of all pairs, (n, n).
     targets
         Target number of each row, shape (n,): a set holds no target twice.
     sizes
@@ -74,6 +75,8 @@ def null_similarity(
         Sets drawn.
     seed
         Same seed, same numbers, whatever the number of threads.
+    given
+        Whether similarities are given instead of vectors.
 
     Returns
     -------
@@ -82,7 +85,11 @@ def null_similarity(
     wanted = sorted(set(sizes))
     narrow = np.ascontiguousarray(units, dtype=np.float32)
     n = len(narrow)
-    gram = (narrow @ narrow.T).ravel() if 4 * n * n <= MAX_GRAM_BYTES else None
+    gram: NDArray | None = None
+    if given:
+        gram = narrow.ravel()
+    elif 4 * n * n <= MAX_GRAM_BYTES:
+        gram = (narrow @ narrow.T).ravel()
     null = {k: np.empty(n_sets, dtype=np.float32) for k in wanted}
     starts = range(0, n_sets, CHUNK)
     jobs = list(zip(starts, seed.spawn(len(starts)), strict=True))

@@ -1,5 +1,9 @@
 """The methods, as scvi-tools-style models on MuData."""
 
+from cellfuse.model.clip import CLIP
+from cellfuse.model.cross_modal import CrossModalAE
 from cellfuse.model.petri import PETRI, Reconstruction
+from cellfuse.model.phenoseq import PhenoSeq
+from cellfuse.model.semi_clipped import SemiClipped
 
-__all__ = ["PETRI", "Reconstruction"]
+__all__ = ["CLIP", "CrossModalAE", "PETRI", "PhenoSeq", "Reconstruction", "SemiClipped"]

@@ -35,14 +35,15 @@ PRESETS: dict[str, Sizes] = {
 BATCHES: dict[str, tuple[int, float]] = {"base": (96, 9e-4), "small": (8, 3e-3)}
 
 
-def sizes_of(preset: str, given: Mapping[str, Any]) -> Sizes:
+def sizes_of(preset: str, given: Mapping[str, Any], *, model: str = "PETRI") -> Sizes:
     if preset not in PRESETS:
         raise missing_key(preset, list(PRESETS), what="the presets")
     known = [field.name for field in fields(Sizes)]
     for name in given:
         if name not in known:
             raise TypeError(
-                f"PETRI has no argument {name!r}; sizes that can be given are {listing(known, 20)}."
+                f"{model} has no argument {name!r}; sizes that can be given are "
+                f"{listing(known, 20)}."
             )
     sizes = replace(PRESETS[preset], **given)
     if not 0 < sizes.mask_ratio < 1:

@@ -9,8 +9,9 @@ the manager belongs to the model, and a save is tensors and JSON.
 from __future__ import annotations
 
 import json
+import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -20,15 +21,16 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from mudata import MuData
+from numpy.typing import NDArray
 from scvi.data import AnnDataManager, AnnDataManagerValidationCheck
 from scvi.data.fields import BaseAnnDataField
 from scvi.model.base import BaseModelClass
-from torch import nn
+from torch import Tensor, nn
 
 from cellfuse._access import PROVENANCE, Data, is_mudata
 from cellfuse._errors import listing, missing_key
-from cellfuse.data import CellInput, Contexts, Reader, check_values
-from cellfuse.data.contexts import PAIRED
+from cellfuse.data import CellInput, Contexts, Reader, Source, check_values, gather, statistics
+from cellfuse.model._setup import check_mudata
 from cellfuse.model._storage import read_folder, write_folder
 
 __all__ = ["DocumentModel"]
@@ -97,6 +99,8 @@ class DocumentModel(BaseModelClass):
     #: Role of each modality, in order.
     inputs: dict[str, CellInput]
     context_keys: list[str]
+    #: The setup of a model that is being loaded, which may have no data to read it from.
+    _loading: dict[str, Any] | None = None
 
     # -- setup ------------------------------------------------------------------------------------
 
@@ -107,45 +111,6 @@ class DocumentModel(BaseModelClass):
             f"{cls.__name__} reads a MuData: `mdata = mudata.MuData({{'rna': adata}})`, then "
             f"`cf.{cls.__name__}.setup_mudata(mdata, ...)`."
         )
-
-    @classmethod
-    def _check_mudata(cls, mdata: MuData, roles: Mapping[str, str], keys: Sequence[str]) -> None:
-        """Refuse what would silently pair unrelated cells."""
-        if not is_mudata(mdata):
-            raise TypeError(
-                f"{cls.__name__} takes a MuData, found an AnnData; wrap it: "
-                "`mudata.MuData({'rna': adata})`."
-            )
-        for modality in roles.values():
-            if modality not in mdata.mod:
-                raise missing_key(
-                    modality,
-                    list(mdata.mod),
-                    what="the MuData's modalities",
-                    fix="Name them with `modalities={role: name}`.",
-                )
-        seen: dict[str, pd.Index] = {}
-        for modality in roles.values():
-            if mdata.mod[modality].n_obs == 0:
-                raise ValueError(f"modality {modality!r} has no cells.")
-            names = mdata.mod[modality].obs_names
-            if not names.is_unique:
-                double = names[names.duplicated()].unique()
-                raise ValueError(
-                    f"obs_names of modality {modality!r} repeat ({listing(double, 3)}); "
-                    f"`mdata[{modality!r}].obs_names_make_unique()` mends it."
-                )
-            for other, others in seen.items():
-                both = names.intersection(others)
-                if len(both) and list(keys) != [PAIRED]:
-                    raise ValueError(
-                        f"{len(both)} obs_names stand in both {other!r} and {modality!r} "
-                        f"({listing(both, 3)}), as if the same cells had been measured twice. If "
-                        f"they are different cells, prefix the names before the MuData is made: "
-                        f"`adata.obs_names = {modality!r} + '-' + adata.obs_names`. If they are "
-                        "the same cells, use context_keys='obs_names'."
-                    )
-            seen[modality] = names
 
     @classmethod
     def _keep_setup(cls, mdata: MuData, setup: dict[str, Any]) -> None:
@@ -166,8 +131,16 @@ class DocumentModel(BaseModelClass):
             )
         return json.loads(setups[cls.__name__])
 
-    def _begin(self, mdata: MuData | None, setup: dict[str, Any]) -> None:
+    def _begin(self, mdata: MuData | None) -> None:
         """Take the setup over and register with scvi-tools; without data, from the setup alone."""
+        setup = self._loading
+        if setup is None:
+            name = type(self).__name__
+            if mdata is None:
+                raise ValueError(
+                    f"{name} needs a MuData; call `cf.{name}.setup_mudata` on it first."
+                )
+            setup = self._read_setup(mdata)
         self._setup = setup
         self.inputs = {i["role"]: CellInput.from_json(i) for i in setup["inputs"]}
         self.context_keys = list(setup["context_keys"])
@@ -242,6 +215,48 @@ class DocumentModel(BaseModelClass):
             {role: self._modality(data, role) for role in roles},
             keys[0] if len(keys) == 1 else keys,
         )
+
+    def _statistics(
+        self, source: Source, rows: Mapping[str, NDArray[np.bool_]], *, seed: int
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mean and sd of each role of `source` over `rows`; nothing else is looked at."""
+        found = {}
+        for role in source.readers:
+            cell_input = self.inputs[role]
+            mean, sd = statistics(
+                source.readers[role], cell_input.kind, np.flatnonzero(rows[role]), seed=seed
+            )
+            constant = int((sd == 0).sum())
+            if constant and cell_input.kind != "counts":
+                warnings.warn(
+                    f"{constant} of {len(sd)} features of {cell_input.label} are constant; they "
+                    "are centred and not scaled.",
+                    stacklevel=3,
+                )
+            found[role] = (
+                torch.as_tensor(mean, dtype=torch.float32),
+                torch.as_tensor(sd, dtype=torch.float32),
+            )
+        return found
+
+    def _encode(
+        self,
+        data: Data | None,
+        role: str,
+        *,
+        encode: Callable[[Tensor], Tensor],
+        width: int,
+        batch_size: int,
+    ) -> NDArray[np.float32]:
+        """Run `encode` over all cells of a role: (cells, ...) to (cells, width)."""
+        reader = self._reader(data, role)
+        out = np.empty((reader.shape[0], width), np.float32)
+        for start in range(0, len(out), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(out)))
+            x = gather(reader, rows).to(self.device)
+            cells = x.dense() if hasattr(x, "dense") else x
+            out[rows] = encode(cells).float().cpu().numpy()
+        return out
 
     # -- state ------------------------------------------------------------------------------------
 
@@ -322,7 +337,7 @@ class DocumentModel(BaseModelClass):
         if adata is not None:
             inputs = [CellInput.from_json(stored) for stored in description["setup"]["inputs"]]
             roles = {cell_input.role: cell_input.modality for cell_input in inputs}
-            cls._check_mudata(adata, roles, description["setup"]["context_keys"])
+            check_mudata(cls.__name__, adata, roles, description["setup"]["context_keys"])
             for cell_input in inputs:
                 reader = cell_input.reader(adata.mod[cell_input.modality])
                 check_values(reader, cell_input.kind, cell_input.label)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -14,13 +16,34 @@ from torch import Tensor, nn
 
 from cellfuse.data import Batch, DocumentDataModule
 
-__all__ = ["History", "Training", "fit"]
+__all__ = ["Averaged", "History", "Training", "fit", "seeded"]
 
 Losses = Callable[[Batch, bool], dict[str, Tensor]]
 
 
+@contextmanager
+def seeded(*numbers: int, device: torch.device | None = None) -> Iterator[None]:
+    """Make torch's random numbers a function of `numbers`; the caller's state is put back.
+
+    Parameters
+    ----------
+    *numbers
+        One or several; a single one is the seed as it is.
+    device
+        GPU whose generator is seeded too; by default the CPU's alone.
+    """
+    mixed = hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest()
+    seed = int(numbers[0]) if len(numbers) == 1 else int.from_bytes(mixed, "little")
+    on_gpu = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            torch.cuda.manual_seed(seed)
+        yield
+
+
 class Training(L.LightningModule):
-    """AdamW with linear warm-up and cosine decay over the losses of a network.
+    """AdamW or SGD, with linear warm-up and cosine decay, over the losses of a network.
 
     Parameters
     ----------
@@ -30,6 +53,8 @@ class Training(L.LightningModule):
         From a batch and "is this training" to named losses; ``"loss"`` is the one to descend.
     lr, betas, weight_decay, warmup
         Optimiser and schedule; `warmup` is a share of all steps.
+    momentum
+        Of SGD, which then stands in for AdamW; None is AdamW.
     """
 
     def __init__(
@@ -41,9 +66,10 @@ class Training(L.LightningModule):
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.05,
         warmup: float = 0.05,
+        momentum: float | None = None,
     ) -> None:
         super().__init__()
-        self.network, self._losses = network, losses
+        self.network, self._losses, self.momentum = network, losses, momentum
         self.lr, self.betas, self.weight_decay, self.warmup = lr, betas, weight_decay, warmup
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -73,14 +99,18 @@ class Training(L.LightningModule):
             )
 
     def configure_optimizers(self) -> Any:
-        """AdamW; biases, norms, latents and embeddings are not decayed."""
+        """Optimiser and schedule; biases, norms and other vectors are not decayed."""
         decayed = [p for p in self.network.parameters() if p.requires_grad and p.ndim >= 2]
         free = [p for p in self.network.parameters() if p.requires_grad and p.ndim < 2]
         groups = [
             {"params": decayed, "weight_decay": self.weight_decay},
             {"params": free, "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
+        optimizer: torch.optim.Optimizer
+        if self.momentum is None:
+            optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
+        else:
+            optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
         n_steps = max(1, int(self.trainer.estimated_stepping_batches))
         n_warmup = max(1, round(self.warmup * n_steps))
 
@@ -122,6 +152,85 @@ class History(L.Callback):
             name: pd.DataFrame({name: values}).rename_axis("epoch")
             for name, values in self.rows.items()
         }
+
+
+class Averaged(L.Callback):
+    """Keeps an exponential moving average of the weights, for inference.
+
+    After n optimiser steps the average forgets with ``min(decay, (1 + n) / (10 + n))``: with .9999
+    all along, a training of a few thousand steps would hardly have left its first weights.
+
+    Parameters
+    ----------
+    network
+        Whose trained weights are averaged.
+    decay
+        Limit of the share that is kept at each step.
+    monitor
+        Logged number, the lowest of which says which epoch's average is given; None, or where it
+        was never logged: the last.
+    """
+
+    def __init__(
+        self, network: nn.Module, *, decay: float = 0.9999, monitor: str | None = None
+    ) -> None:
+        self._network, self.decay, self.monitor = network, decay, monitor
+        self.n_steps, self.lowest = 0, math.inf
+        self.average: dict[str, Tensor] = {}
+        self.best: dict[str, Tensor] = {}
+
+    def _trained(self) -> dict[str, Tensor]:
+        return {n: p.detach() for n, p in self._network.named_parameters() if p.requires_grad}
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Begin with the weights as they are, or go on from a checkpoint's average."""
+        found = self.average or self._trained()
+        place = self._trained()
+        self.average = {n: found[n].clone().to(place[n].device) for n in place}
+        self.n_steps = self.n_steps or trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Move towards the new weights, once per step of the optimiser."""
+        if trainer.global_step == self.n_steps:
+            return
+        self.n_steps = trainer.global_step
+        decay = min(self.decay, (1 + self.n_steps) / (10 + self.n_steps))
+        weights = self._trained()
+        torch._foreach_lerp_(list(self.average.values()), list(weights.values()), 1 - decay)
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Keep the average of the epoch with the lowest loss."""
+        value = trainer.callback_metrics.get(self.monitor or "")
+        if not trainer.sanity_checking and value is not None and float(value) < self.lowest:
+            self.lowest = float(value)
+            self.best = {n: x.clone() for n, x in self.average.items()}
+
+    def put(self) -> None:
+        """Give the network its averaged weights."""
+        chosen = self.best or self.average
+        for name, weight in self._trained().items():
+            weight.copy_(chosen[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "n_steps": self.n_steps,
+            "lowest": self.lowest,
+            "average": self.average,
+            "best": self.best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self.n_steps, self.lowest = state["n_steps"], state["lowest"]
+        self.average, self.best = state["average"], state["best"]
 
 
 def default_precision(accelerator: str, precision: str | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -17,33 +16,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellfuse._access import Data, is_mudata
-from cellfuse._errors import listing, missing_key
+from cellfuse._errors import listing
 from cellfuse.data import (
     Batch,
-    CellInput,
-    Contexts,
     DocumentDataModule,
-    DocumentPlan,
-    Draw,
     Source,
-    Stream,
-    check_values,
     enumerate_documents,
-    gather,
-    statistics,
-    training_rows,
 )
 from cellfuse.data.streams import Indices
 from cellfuse.model._petri_config import BATCHES, default_weights, input_spec, sizes_of
 from cellfuse.model._scvi import DocumentModel
-from cellfuse.model._training import Training, fit
+from cellfuse.model._sets import plan_sets
+from cellfuse.model._setup import check_seed, read_inputs, roles_of
+from cellfuse.model._training import Training, fit, seeded
 from cellfuse.nn import JointMaskedAutoencoder
 
 __all__ = ["PETRI", "Reconstruction"]
 
 logger = logging.getLogger("cellfuse")
-
-ROLES = ("image", "rna")
 
 
 @dataclass(frozen=True)
@@ -131,8 +121,6 @@ class PETRI(DocumentModel):
     96
     """
 
-    _loading: dict[str, Any] | None = None
-
     def __init__(
         self,
         adata: MuData | None = None,
@@ -146,15 +134,10 @@ class PETRI(DocumentModel):
         seed: int = 0,
         **sizes: Any,
     ) -> None:
-        setup = self._loading
-        if setup is None:
-            if adata is None:
-                raise ValueError("PETRI needs a MuData; call `cf.PETRI.setup_mudata` on it first.")
-            setup = self._read_setup(adata)
-        self._begin(adata, setup)
+        self._begin(adata)
         if set_size < 1:
             raise ValueError(f"set_size must be at least 1, found {set_size}.")
-        _check_seed(seed)
+        check_seed(seed)
         self.preset, self.set_size, self.seed = preset, set_size, seed
         self.permute_contexts = permute_contexts
         self.sizes = sizes_of(preset, sizes)
@@ -162,8 +145,7 @@ class PETRI(DocumentModel):
             role: input_spec(i, crop=crop, normalize=normalize, patch_size=self.sizes.patch_size)
             for role, i in self.inputs.items()
         }
-        with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours to move
-            torch.default_generator.manual_seed(int(seed))  # of the CPU alone
+        with seeded(seed):
             self.module: JointMaskedAutoencoder = JointMaskedAutoencoder(
                 specs, self.sizes, weights=default_weights(self.inputs, loss_weights), seed=seed
             )
@@ -219,32 +201,19 @@ class PETRI(DocumentModel):
         ValueError
             No counts where counts are needed, NaN, contexts that do not match, colliding names.
         """
-        roles = dict(modalities) if modalities is not None else {role: role for role in ROLES}
-        unknown = [role for role in roles if role not in ROLES]
-        if unknown or not roles:
-            raise missing_key(
-                unknown[0] if unknown else "", ROLES, what="the roles of `modalities`"
-            )
+        roles = roles_of(modalities)
         if rna_likelihood not in ("nb", "mse"):
             raise ValueError(f"rna_likelihood={rna_likelihood!r}: expected 'nb' or 'mse'.")
-        keys = [context_keys] if isinstance(context_keys, str) else list(context_keys)
-        cls._check_mudata(mdata, roles, keys)
-        Contexts.from_modalities({r: mdata.mod[m] for r, m in roles.items()}, context_keys)
-        inputs = []
-        for role in (role for role in ROLES if role in roles):
-            adata = mdata.mod[roles[role]]
-            is_rna = role == "rna"
-            cell_input = CellInput.resolve(
-                adata,
-                role=role,
-                modality=roles[role],
-                rep=rna_rep if is_rna else image_rep,
-                layer=rna_layer if is_rna else None,
-                counts=is_rna and rna_likelihood == "nb",
-            )
-            check_values(cell_input.reader(adata), cell_input.kind, cell_input.label)
-            inputs.append(cell_input.to_json())
-        cls._keep_setup(mdata, {"context_keys": keys, "inputs": inputs})
+        keys, inputs = read_inputs(
+            cls.__name__,
+            mdata,
+            roles,
+            context_keys=context_keys,
+            reps={"image": image_rep, "rna": rna_rep},
+            layers={"rna": rna_layer},
+            counts=("rna",) if rna_likelihood == "nb" else (),
+        )
+        cls._keep_setup(mdata, {"context_keys": keys, "inputs": [i.to_json() for i in inputs]})
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -312,39 +281,38 @@ class PETRI(DocumentModel):
         contexts = self._contexts(None, list(self.inputs))
         if self.permute_contexts:
             contexts = contexts.permuted(self.seed)
-        train_rows, held_out = training_rows(contexts, validation_size, self.seed)
-        draws = tuple(Draw(role, self.set_size, missing=missing) for role in self.inputs)
-        stream = Stream(draws, batch_size)
-        plan = DocumentPlan(
-            contexts.restricted(train_rows),
-            stream,
+        plans = plan_sets(
+            contexts,
+            list(self.inputs),
+            set_size=self.set_size,
+            batch_size=batch_size,
             documents_per_context=documents_per_context,
             replace=replace,
+            missing=missing,
+            validation_size=validation_size,
             seed=self.seed,
         )
-        validation = None
-        if any(mask.any() for mask in held_out.values()):
-            validation = DocumentPlan(
-                contexts.restricted(held_out),
-                stream,
-                documents_per_context=1,
-                seed=self.seed,
-                drop_last=False,
-            )
-        self._warn_scarce(plan)
+        # Documents without any held-out cell of a modality say nothing about it.
+        unseen = {f"{role}_loss" for role, held in plans.held_out.items() if not held.any()}
         source = Source({role: self._reader(None, role) for role in self.inputs})
         if not self.is_trained_:
-            self._fit_statistics(source, train_rows)
+            found = self._statistics(source, plans.train_rows, seed=self.seed)
+            for role, (mean, sd) in found.items():
+                self.module.cell(role).set_statistics(mean, sd)
         self.module.train()
         self.history_ = fit(
             Training(
                 self.module,
-                lambda batch, training: self._losses(batch, training and augment),
+                lambda batch, training: self._losses(
+                    batch, training and augment, leave_out=set() if training else unseen
+                ),
                 lr=lr,
                 weight_decay=weight_decay,
                 warmup=warmup,
             ),
-            DocumentDataModule(plan, source, validation=validation, num_workers=num_workers),
+            DocumentDataModule(
+                plans.train, source, validation=plans.validation, num_workers=num_workers
+            ),
             max_epochs=max_epochs,
             accelerator=accelerator,
             devices=devices,
@@ -356,37 +324,9 @@ class PETRI(DocumentModel):
         self.module.eval()
         self.is_trained_ = True
 
-    def _losses(self, batch: Batch, augment: bool) -> dict[str, Tensor]:
-        return self.module(batch.x, batch.key, batch.present, augment=augment)
-
-    def _fit_statistics(self, source: Source, rows: Mapping[str, NDArray[np.bool_]]) -> None:
-        """Mean and sd of the training cells; validation cells are not looked at."""
-        for role, cell_input in self.inputs.items():
-            mean, sd = statistics(
-                source.readers[role], cell_input.kind, np.flatnonzero(rows[role]), seed=self.seed
-            )
-            constant = int((sd == 0).sum())
-            if constant and cell_input.kind != "counts":
-                warnings.warn(
-                    f"{constant} of {len(sd)} features of {cell_input.label} are constant; they "
-                    "are centred and not scaled.",
-                    stacklevel=3,
-                )
-            self.module.cell(role).set_statistics(
-                torch.as_tensor(mean, dtype=torch.float32), torch.as_tensor(sd, dtype=torch.float32)
-            )
-
-    def _warn_scarce(self, plan: DocumentPlan) -> None:
-        scarce = {role: n for role, n in plan.n_scarce().items() if n}
-        if scarce:
-            found = ", ".join(f"{n} in {role!r}" for role, n in scarce.items())
-            warnings.warn(
-                f"of {len(plan.contexts)} contexts, some have fewer cells than the set size "
-                f"{self.set_size} ({found}): the same cell then stands in a document more than "
-                "once, differently masked. A smaller `set_size` or `cf.pp.filter_contexts` avoids "
-                "it.",
-                stacklevel=3,
-            )
+    def _losses(self, batch: Batch, augment: bool, leave_out: set[str]) -> dict[str, Tensor]:
+        losses = self.module(batch.x, batch.key, batch.present, augment=augment)
+        return {name: value for name, value in losses.items() if name not in leave_out}
 
     # -- what a trained model gives ---------------------------------------------------------------
 
@@ -424,14 +364,13 @@ class PETRI(DocumentModel):
         self.module.eval()
         if layer != "encoder":
             return self._layer_representation(data, role, layer, batch_size)
-        reader = self._reader(data, role)
-        out = np.empty((reader.shape[0], self.sizes.width), np.float32)
-        for start in range(0, len(out), batch_size):
-            rows = np.arange(start, min(start + batch_size, len(out)))
-            x = gather(reader, rows).to(self.device)
-            cells = x.dense() if hasattr(x, "dense") else x
-            out[rows] = self.module.embed(role, cells).float().cpu().numpy()
-        return out
+        return self._encode(
+            data,
+            role,
+            encode=lambda cells: self.module.embed(role, cells),
+            width=self.sizes.width,
+            batch_size=batch_size,
+        )
 
     def _layer_representation(
         self, data: Data | None, role: str, layer: int | str, batch_size: int
@@ -501,7 +440,7 @@ class PETRI(DocumentModel):
             )
         self.module.eval()
         seed = self.seed if seed is None else seed
-        _check_seed(seed)
+        check_seed(seed)
         # All modalities are laid out, whatever is used: the same cells then meet the same masks.
         whole = self.adata if data is None else data
         mods = whole.mod if whole is not None and is_mudata(whole) else {}
@@ -529,12 +468,6 @@ class PETRI(DocumentModel):
         rows, first = np.unique(rows, return_index=True)
         arrays = [torch.cat([p[i] for p in parts]).cpu().numpy()[first] for i in range(1, 5)]
         return Reconstruction(rows, *arrays)
-
-
-def _check_seed(seed: int) -> None:
-    # The keys of rebuilt documents hold the seed in the upper half of 64 signed bits.
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"seed must be from 0 to {2**31 - 1}, found {seed}.")
 
 
 def _select(documents: Indices, which: NDArray[np.int64], roles: Sequence[str]) -> Indices:

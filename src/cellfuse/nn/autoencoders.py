@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,7 @@ class CellAutoencoder(nn.Module):
     n_tokens: int
     mean: Tensor
     sd: Tensor
+    decoder: nn.Module | None
 
     def __init__(self, n_statistics: int) -> None:
         super().__init__()
@@ -83,6 +84,11 @@ class CellAutoencoder(nn.Module):
         """Take the training set's mean and standard deviation; a constant feature keeps scale 1."""
         self.mean.copy_(mean)
         self.sd.copy_(torch.where(sd > 0, sd, torch.ones_like(sd)))
+
+    def encoder_only(self) -> Self:
+        """Drop what only reconstruction needs."""
+        self.decoder = None
+        return self
 
     def prepare(self, x: Tensor, key: Tensor, *, seed: int, augment: bool) -> Tensor:
         """Cells of documents ``(G, S, ...)`` as the network's input, ``(G * S, ...)``."""
@@ -159,6 +165,7 @@ class TokenAutoencoder(CellAutoencoder):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Every token, ``(N, T, token_dim)``."""
+        assert self.decoder is not None
         return self.decoder(latents)
 
     def loss(self, prepared: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
@@ -196,12 +203,20 @@ class GeneAutoencoder(CellAutoencoder):
         if spec.kind == "counts":
             self.log_dispersion = nn.Parameter(torch.zeros(n_genes))
 
+    def encoder_only(self) -> Self:
+        """Drop the decoder, and the dispersions of what it would predict."""
+        if self.spec.kind == "counts":
+            del self.log_dispersion
+        return super().encoder_only()
+
     def set_statistics(self, mean: Tensor, sd: Tensor) -> None:
         """Standardise values; for counts, let the decoder begin at the genes' mean shares.
 
         Otherwise hundreds of steps go into learning what every cell has in common.
         """
         if self.spec.kind == "counts":
+            if not isinstance(self.decoder, GeneDecoder):
+                return
             share = mean / mean.sum().clamp_min(1e-12)
             self.decoder.set_bias(share.clamp_min(1e-8).log())
         else:
@@ -219,6 +234,7 @@ class GeneAutoencoder(CellAutoencoder):
 
     def decode(self, latents: Tensor) -> Tensor:
         """A number per gene: a logit (counts) or the value itself."""
+        assert self.decoder is not None
         return self.decoder(latents)
 
     def loss(self, prepared: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:

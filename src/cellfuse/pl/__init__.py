@@ -5,8 +5,17 @@ Every function returns the matplotlib axes, takes `ax` (axes to draw into), `sho
 """
 
 from cellfuse.pl._contexts import contexts
+from cellfuse.pl._fidelity import fidelity, real_vs_synthetic
 from cellfuse.pl._scores import guide_consistency, roc
 from cellfuse.pl._similarity import similarity
 from cellfuse.pl._training import training_curves
 
-__all__ = ["contexts", "guide_consistency", "roc", "similarity", "training_curves"]
+__all__ = [
+    "contexts",
+    "fidelity",
+    "guide_consistency",
+    "real_vs_synthetic",
+    "roc",
+    "similarity",
+    "training_curves",
+]

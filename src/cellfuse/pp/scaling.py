@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import get_args
 
-import numpy as np
 from numpy.typing import NDArray
 
-from cellfuse._access import Data, control_mask, per_modality, where
-from cellfuse._errors import listing
-from cellfuse.kernels.groups import group_rows
+from cellfuse._access import Data, per_modality, where
 from cellfuse.kernels.robust import Scale, center_scale, grouped_location_scale
-from cellfuse.pp._matrices import Matrix, codes_of, open_matrices
+from cellfuse.pp._matrices import Batches, Labels, Matrix, batches_of, open_matrices
 
-__all__ = ["robust_center_scale"]
+__all__ = ["robust_center_scale", "scale_by_controls"]
 
 logger = logging.getLogger("cellfuse")
-
-Labels = str | list[str]
 
 
 @dataclass(frozen=True)
 class _Fit:
     matrix: Matrix
-    codes: NDArray
-    labels: list[str]
+    batches: Batches
     location: NDArray
     spread: NDArray
-    n_controls: int
 
 
 def robust_center_scale(
@@ -104,70 +99,67 @@ def robust_center_scale(
     >>> cells.obsm["emb"].ravel().tolist()  # median 3, quartiles 2 and 4
     [-1.0, -0.5, 0.0, 0.5, 1.0, 3.0]
     """
-    matrices = open_matrices(
+    if scale not in get_args(Scale):
+        raise ValueError(f"scale={scale!r} is unknown; choose one of {list(get_args(Scale))}.")
+    scale_by_controls(
         data,
+        "robust_center_scale",
+        partial(grouped_location_scale, scale=scale),
         use_rep=use_rep,
+        control_key=control_key,
+        control=control,
+        batch_key=batch_key,
+        within=within,
         key_added=key_added,
-        verb="robust_center_scale",
         overwrite=overwrite,
+        noted={"scale": scale},
     )
-    fits = [
-        _fit(
+
+
+def scale_by_controls(
+    data: Data,
+    verb: str,
+    fit: Callable[[NDArray, list[NDArray]], tuple[NDArray, NDArray]],
+    *,
+    use_rep: str | None | Mapping[str, str | None],
+    control_key: str | None | Mapping[str, str | None],
+    control: Labels | None | Mapping[str, Labels | None],
+    batch_key: Labels | None | Mapping[str, Labels | None],
+    within: Labels | None,
+    key_added: str | None,
+    overwrite: bool,
+    noted: Mapping[str, object],
+) -> None:
+    """Do what every centring and scaling verb does; `fit` gives location and spread by batch."""
+    matrices = open_matrices(
+        data, use_rep=use_rep, key_added=key_added, verb=verb, overwrite=overwrite
+    )
+    fits = []
+    for matrix in matrices:
+        batches = batches_of(
             matrix,
             control_key=per_modality(control_key, matrix.modality, name="control_key"),
             control=per_modality(control, matrix.modality, name="control"),
             keys=[within, per_modality(batch_key, matrix.modality, name="batch_key")],
-            scale=scale,
         )
-        for matrix in matrices
-    ]
-    params = {"control": control, "batch_key": batch_key, "within": within, "scale": scale}
-    for fit in fits:
-        matrix = fit.matrix
+        fits.append(_Fit(matrix, batches, *fit(matrix.values, batches.controls)))
+    params = {"control": control, "batch_key": batch_key, "within": within, **noted}
+    for fitted in fits:
+        matrix, batches = fitted.matrix, fitted.batches
         out = matrix.target()
-        center_scale(matrix.values, fit.codes, fit.location, fit.spread, out=out)
-        matrix.store(out, "robust_center_scale", params)
+        center_scale(matrix.values, batches.codes, fitted.location, fitted.spread, out=out)
+        matrix.store(out, verb, params)
         logger.info(
-            "robust_center_scale%s: %d cells in %d batches, by %d control cells.",
+            "%s%s: %d cells in %d batches, by %d control cells.",
+            verb,
             where(matrix.modality),
-            len(fit.codes),
-            len(fit.labels),
-            fit.n_controls,
+            len(batches.codes),
+            len(batches.labels),
+            batches.n_controls,
         )
     flat = _report_flat(fits)
     if flat:
-        warnings.warn(flat, UserWarning, stacklevel=2)
-
-
-def _fit(
-    matrix: Matrix,
-    *,
-    control_key: str | None,
-    control: Labels | None,
-    keys: list[Labels | None],
-    scale: Scale,
-) -> _Fit:
-    adata, modality = matrix.adata, matrix.modality
-    codes, labels = codes_of(adata, keys, modality=modality)
-    if control is None:
-        chosen = np.ones(adata.n_obs, dtype=bool)
-    elif control_key is None:
-        raise ValueError(
-            f"control={control!r} needs `control_key`, the obs column that holds it; "
-            "`control=None` takes all cells as controls."
-        )
-    else:
-        chosen = control_mask(adata, control_key, control, modality=modality)
-    rows = group_rows(np.where(chosen, codes, -1), len(labels))
-    without = [label for label, members in zip(labels, rows, strict=True) if not len(members)]
-    if without:
-        raise ValueError(
-            f"{len(without)} of {len(labels)} batches{where(modality)} hold no control cells "
-            f"({control_key} = {control!r}): {listing(without)}. Drop those cells, take a coarser "
-            "`batch_key` (None: all controls together), or `control=None` to use all cells."
-        )
-    location, spread = grouped_location_scale(matrix.values, rows, scale=scale)
-    return _Fit(matrix, codes, labels, location, spread, int(chosen.sum()))
+        warnings.warn(flat, UserWarning, stacklevel=3)
 
 
 def _report_flat(fits: list[_Fit]) -> str:

@@ -12,16 +12,13 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import (
-    check_finite,
-    obs_column,
-    profiles_only,
-    representation,
-)
+from cellfuse._access import obs_column, profiles_only
 from cellfuse._errors import listing, missing_key
-from cellfuse.kernels.cosine import unit_rows
+from cellfuse.kernels.bootstrap import draw_nodes, interval
+from cellfuse.kernels.quantiles import count_at_least
 from cellfuse.kernels.roc import area_under, bootstrap_roc, roc_curve, thin_curve, tpr_at
 from cellfuse.tl._labels import control_rows
+from cellfuse.tl._similarity import Similarity, similarity_of, source_name
 
 __all__ = ["edge_classification"]
 
@@ -29,10 +26,6 @@ logger = logging.getLogger("cellfuse")
 
 #: Points of a curve that are kept.
 CURVE_POINTS = 2000
-#: Coverage of the bootstrap intervals, in percent.
-INTERVAL = (2.5, 97.5)
-#: Decimals of a cosine: below this, float64 rounding would break ties by the order of the input.
-DECIMALS = 12
 #: Rows of the similarity matrix that exist at a time.
 ROWS = 256
 
@@ -43,6 +36,15 @@ class _Network:
 
     genes: NDArray
     first: NDArray  # numbers into genes
+    second: NDArray
+    positive: NDArray
+
+
+@dataclass(frozen=True)
+class _Edges:
+    """Edges among the genes that are scored, as numbers into them."""
+
+    first: NDArray
     second: NDArray
     positive: NDArray
 
@@ -65,7 +67,9 @@ def edge_classification(
     fpr: float = 0.05,
     control: str | list[str] | None = None,
     use_rep: str | None = None,
+    use_sim: str | None = None,
     background_key: str | None = None,
+    per_pair: bool = False,
     n_boot: int = 0,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -94,9 +98,15 @@ def edge_classification(
         Label or labels among the genes to leave out.
     use_rep
         obsm key of the profiles; None is ``X``.
+    use_sim
+        obsp key of a matrix of similarities (see :func:`late_fusion`) to use instead of cosines.
     background_key
         obs column of the background: each is scored apart, and the results are averaged. The
         genes' names are then usually in a column: give `gene_key`.
+    per_pair
+        Return one row per positive pair, which :func:`compare` takes: ``source``, ``target``,
+        ``similarity`` and ``hit``, whether fewer than `fpr` of the negatives score as high (their
+        share is the TPR, but for its interpolation).
     n_boot
         Bootstrap replicates over genes (not pairs, which are not independent) for 95% percentile
         intervals; 0 for none.
@@ -135,8 +145,6 @@ def edge_classification(
     if not 0 < fpr < 1:
         raise ValueError(f"fpr={fpr}: expected a rate between 0 and 1.")
     network = _network(edges, score_threshold)
-    values = representation(genes, use_rep)
-    check_finite(values, "the profiles")
     names = genes.obs_names.to_numpy(str)
     if gene_key is not None:
         names = obs_column(genes, gene_key).astype(str).to_numpy(str)
@@ -148,12 +156,16 @@ def edge_classification(
     else:
         background = obs_column(genes, background_key).astype(str)
         groups = {b: np.flatnonzero(kept & (background == b)) for b in sorted(background.unique())}
-    scored = {
-        name: _score_pairs(
-            values[rows], names[rows], network, name if background_key else "", nodes=n_boot > 0
+    scored = {}
+    for name, rows in groups.items():
+        inside = f" in background {name!r}" if background_key else ""
+        rows, pairs = _usable(names, rows, network, inside)
+        similarity = similarity_of(
+            genes, use_rep=use_rep, use_sim=use_sim, rows=rows, names=names[rows]
         )
-        for name, rows in groups.items()
-    }
+        scored[name] = _scores(similarity, pairs, names[rows], with_nodes=n_boot > 0)
+    if per_pair:
+        return _pair_table(scored, fpr, background_key)
     resampled = _bootstrap(scored, fpr, n_boot, seed)  # first: the curves sort the negatives
     curves = {name: roc_curve(s.positives[0], s.negatives[0]) for name, s in scored.items()}
     summary = _summary(scored, curves, fpr, resampled, background_key)
@@ -162,7 +174,7 @@ def edge_classification(
         "score_threshold": score_threshold,
         "fpr": fpr,
         "control": json.dumps(control),
-        "use_rep": use_rep or "X",
+        "use_rep": source_name(use_rep, use_sim) if use_sim else use_rep or "X",
         "gene_key": gene_key or "obs_names",
         "n_boot": n_boot,
         "seed": seed,
@@ -216,60 +228,45 @@ def _network(edges: pd.DataFrame, score_threshold: float) -> _Network:
     return _Network(genes.to_numpy(str), low, high, highest > score_threshold)
 
 
-def _score_pairs(
-    values: Any, names: NDArray, network: _Network, background: str, *, nodes: bool
-) -> _Scores:
-    inside = f" in background {background!r}" if background else ""
-    label, count = np.unique(names, return_counts=True)
+def _usable(
+    names: NDArray, rows: NDArray, network: _Network, inside: str
+) -> tuple[NDArray, _Edges]:
+    """Rows of the genes that are in the network, sorted by name, and the edges among them."""
+    label, count = np.unique(names[rows], return_counts=True)
     if (count > 1).any():
         raise ValueError(
             f"{int((count > 1).sum())} genes have several profiles{inside}: "
             f"{listing(label[count > 1])}. Aggregate to one row per gene, or score backgrounds "
             "apart with `background_key`."
         )
+    n_profiles = len(rows)
     # Genes in the order of their names: no result depends on the order of the rows.
-    rows = np.argsort(names)
+    rows = rows[np.argsort(names[rows])]
     rows = rows[np.isin(names[rows], network.genes)]
-    genes = names[rows]
-    position = pd.Index(genes).get_indexer(pd.Index(network.genes))
+    position = pd.Index(names[rows]).get_indexer(pd.Index(network.genes))
     first, second = position[network.first], position[network.second]
     both = (first >= 0) & (second >= 0)
-    first, second, positive = first[both], second[both], network.positive[both]
-    n_negative = len(genes) * (len(genes) - 1) // 2 - len(first)
-    if not positive.any():
+    edges = _Edges(first[both], second[both], network.positive[both])
+    if not edges.positive.any():
         raise ValueError(
             f"no usable edge{inside}: none of the network's {int(network.positive.sum())} edges "
-            f"above the threshold joins two of the {len(names)} profiles. The network's genes are "
-            f"like {listing(network.genes, 3)}, the profiles' like {listing(np.sort(names), 3)}. "
+            f"above the threshold joins two of the {n_profiles} profiles. The network's genes are "
+            f"like {listing(network.genes, 3)}, the profiles' like {listing(label, 3)}. "
             "Are they named in the same way? `gene_key` names the obs column with the genes."
         )
-    if n_negative == 0:
-        raise ValueError(f"all pairs of the {len(genes)} genes{inside} have an edge: no negatives.")
-    dense = values[rows]
-    dense = dense.toarray() if hasattr(dense, "toarray") else np.asarray(dense)
-    empty = ~np.any(dense, axis=1)
-    if empty.any():
-        raise ValueError(
-            f"{int(empty.sum())} profiles{inside} are all zeros and have no direction: "
-            f"{listing(genes[empty])}. Drop them."
-        )
-    return _scores(unit_rows(dense), first, second, positive, genes, n_negative, nodes)
+    if len(rows) * (len(rows) - 1) // 2 == len(edges.first):
+        raise ValueError(f"all pairs of the {len(rows)} genes{inside} have an edge: no negatives.")
+    return rows, edges
 
 
-def _scores(
-    units: NDArray,
-    first: NDArray,
-    second: NDArray,
-    positive: NDArray,
-    genes: NDArray,
-    n_negative: int,
-    with_nodes: bool,
-) -> _Scores:
-    """Cosines of the positive and of all edgeless pairs, by blocks of rows."""
-    n = len(units)
-    low, high = np.minimum(first, second), np.maximum(first, second)
+def _scores(similarity: Similarity, edges: _Edges, genes: NDArray, *, with_nodes: bool) -> _Scores:
+    """Similarities of the positive and of all edgeless pairs, by blocks of rows."""
+    n = len(similarity)
+    n_negative = n * (n - 1) // 2 - len(edges.first)
+    low = np.minimum(edges.first, edges.second)
+    high = np.maximum(edges.first, edges.second)
     order = np.argsort(low, kind="stable")
-    low, high, positive = low[order], high[order], positive[order]
+    low, high, positive = low[order], high[order], edges.positive[order]
     hit = np.empty(len(low))
     score = np.empty(n_negative)
     # Only the bootstrap needs to know which pair a score belongs to.
@@ -277,7 +274,7 @@ def _scores(
     at = 0
     for start in range(0, n, ROWS):
         stop = min(start + ROWS, n)
-        block = np.round(units[start:stop] @ units[start:].T, DECIMALS)
+        block = similarity.block(start, stop)
         edge = slice(*np.searchsorted(low, [start, stop]))
         hit[edge] = block[low[edge] - start, high[edge] - start]
         free = np.arange(start, n)[None, :] > np.arange(start, stop)[:, None]
@@ -293,6 +290,28 @@ def _scores(
     return _Scores((hit[chosen], low[chosen], high[chosen]), (score, nodes[0], nodes[1]), genes)
 
 
+def _pair_table(scored: dict[str, _Scores], fpr: float, background_key: str | None) -> pd.DataFrame:
+    """One row per positive pair, with whether it stands above the negatives."""
+    parts = []
+    for name, scores in scored.items():
+        similarity, first, second = scores.positives
+        negatives = scores.negatives[0]
+        at = max(count_at_least(1.0 - fpr, len(negatives)) - 1, 0)
+        threshold = np.partition(negatives, at)[at]
+        part = pd.DataFrame(
+            {
+                "source": scores.genes[first].astype(object),
+                "target": scores.genes[second].astype(object),
+                "similarity": similarity,
+                "hit": similarity > threshold,
+            }
+        )
+        if background_key is not None:
+            part.insert(0, background_key, name)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
 def _bootstrap(
     scored: dict[str, _Scores], fpr: float, n_boot: int, seed: int
 ) -> dict[str, tuple[NDArray, NDArray]]:
@@ -300,8 +319,7 @@ def _bootstrap(
     if n_boot < 1:
         return {}
     every = np.unique(np.concatenate([s.genes for s in scored.values()]))
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(every), np.full(len(every), 1 / len(every)), size=n_boot).T
+    drawn = draw_nodes(len(every), n_boot, seed)
     return {
         name: bootstrap_roc(
             s.positives, s.negatives, drawn[np.searchsorted(every, s.genes)], level=fpr
@@ -335,7 +353,7 @@ def _summary(
             )
     for k, name in enumerate(("tpr", "auc")):
         if resampled:
-            ends = [np.nanpercentile(resampled[row][k], INTERVAL) for row in table.index]
+            ends = [interval(resampled[row][k]) for row in table.index]
             table[f"{name}_low"], table[f"{name}_high"] = np.transpose(ends)
     return table
 

@@ -12,18 +12,14 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
-from cellfuse._access import (
-    check_finite,
-    control_mask,
-    obs_column,
-    profiles_only,
-    representation,
-)
+from cellfuse._access import control_mask, obs_column, profiles_only
 from cellfuse._errors import listing
-from cellfuse.kernels.cosine import mean_pairwise_cosine, unit_rows
+from cellfuse.kernels.cosine import mean_pairwise_cosine, mean_within
 from cellfuse.kernels.nulls import empirical_pvalue, null_similarity
+from cellfuse.tl._similarity import Similarity, similarity_of, source_name
+from cellfuse.tl._summary import mean_with_interval
 
-__all__ = ["guide_consistency"]
+__all__ = ["guide_consistency", "agreement_test"]
 
 logger = logging.getLogger("cellfuse")
 
@@ -36,7 +32,9 @@ def guide_consistency(
     n_null: int = 10_000,
     alpha: float = 0.05,
     use_rep: str | None = None,
+    use_sim: str | None = None,
     background_key: str | None = None,
+    n_boot: int = 0,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Test each target's guides for agreement against sets of unrelated guides (PETRI, 3.5).
@@ -64,9 +62,14 @@ def guide_consistency(
         Level on q-values that makes a target significant.
     use_rep
         obsm key of the profiles; None is ``X``.
+    use_sim
+        obsp key of a matrix of similarities (see :func:`late_fusion`) to use instead of cosines.
     background_key
         obs column of the background: each is tested apart (its own null and correction), and the
         shares of significant targets are averaged.
+    n_boot
+        Bootstrap replicates over targets for 95% percentile intervals of the share and of the
+        mean similarity; 0 for none.
     seed
         Same seed, same table.
 
@@ -75,7 +78,9 @@ def guide_consistency(
     One row per target (and background, in a column of that name), index ``target``:
     ``similarity``, ``n_guides``, ``null_mean``, ``pvalue``, ``qvalue``, ``significant``. A target
     with one guide is not tested: NaN, and not significant. ``attrs["share_significant"]`` is the
-    paper's figure, the share of tested targets that are significant.
+    paper's figure, the share of tested targets that are significant, and
+    ``attrs["mean_similarity"]`` the mean over them; with `n_boot` each has a ``_low`` and a
+    ``_high``. :func:`compare` compares two such tables.
 
     The table is kept as ``guides.uns["guide_consistency"]["table"]``, beside ``"params"``.
 
@@ -103,8 +108,6 @@ def guide_consistency(
     guides = profiles_only(guides)
     if n_null < 1:
         raise ValueError(f"n_null={n_null}: at least one null set is needed.")
-    values = representation(guides, use_rep)
-    check_finite(values, "the profiles")
     targets = obs_column(guides, target_key, missing=control is not None).astype(str).to_numpy()
     kept = np.ones(guides.n_obs, dtype=bool)
     if control is not None:
@@ -117,27 +120,37 @@ def guide_consistency(
         background = obs_column(guides, background_key).astype(str)
         groups = {b: np.flatnonzero(kept & (background == b)) for b in sorted(background.unique())}
     streams = np.random.SeedSequence(seed).spawn(len(groups))
-    tables = {
-        name: _test(
-            values[rows], targets[rows], n_null, alpha, stream, name, guides.obs_names[rows]
+    tables = {}
+    for (name, rows), stream in zip(groups.items(), streams, strict=True):
+        similarity = similarity_of(guides, use_rep=use_rep, use_sim=use_sim, rows=rows)
+        tables[name] = agreement_test(
+            similarity,
+            targets[rows],
+            n_null=n_null,
+            alpha=alpha,
+            stream=stream,
+            inside=f" in background {name!r}" if name else "",
         )
-        for (name, rows), stream in zip(groups.items(), streams, strict=True)
-    }
-    table, shares = _join(tables, background_key)
+    table = _join(tables, background_key)
+    figures = _figures(tables, n_boot, seed)
+    table.attrs.update(figures)
     params: dict[str, Any] = {
         "target_key": target_key,
         "control": json.dumps(control),
         "n_null": n_null,
         "alpha": alpha,
-        "use_rep": use_rep or "X",
+        "use_rep": source_name(use_rep, use_sim) if use_sim else use_rep or "X",
+        "n_boot": n_boot,
         "seed": seed,
-        "share_significant": float(np.mean(list(shares.values()))),
+        **figures,
     }
     if background_key is not None:
         params["background_key"] = background_key
-        params["share_by_background"] = shares
+        params["share_by_background"] = {
+            name: float(part.loc[part["n_guides"] > 1, "significant"].mean())
+            for name, part in tables.items()
+        }
     guides.uns["guide_consistency"] = {"table": table.copy(), "params": params}
-    table.attrs["share_significant"] = params["share_significant"]
     single = int((table["n_guides"] < 2).sum())
     logger.info(
         "guide_consistency: %.1f%% of %d targets are significant (q < %g)%s.",
@@ -149,16 +162,28 @@ def guide_consistency(
     return table
 
 
-def _test(
-    values: Any,
+def agreement_test(
+    similarity: Similarity,
     targets: NDArray,
+    *,
     n_null: int,
     alpha: float,
     stream: np.random.SeedSequence,
-    background: str,
-    names: pd.Index,
+    inside: str = "",
 ) -> pd.DataFrame:
-    inside = f" in background {background!r}" if background else ""
+    """Mean pairwise similarity of each target's rows, against sets of unrelated rows.
+
+    Parameters
+    ----------
+    targets
+        Target of each row.
+    inside
+        Where, for a message, such as ``" in background 'K562'"``.
+
+    Returns
+    -------
+    One row per target, as :func:`guide_consistency` has them.
+    """
     codes, labels = pd.factorize(targets, sort=True)
     n_guides = np.bincount(codes, minlength=len(labels))
     if len(codes) < 2 or n_guides.max() < 2:
@@ -174,28 +199,22 @@ def _test(
             f"{len(labels)} targets ({listing(labels, 4)}): a null set takes each guide from "
             "another target. Give one row per guide, and name controls by `control`."
         )
-    dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
-    empty = np.flatnonzero(~np.any(dense, axis=1))
-    if len(empty):
-        raise ValueError(
-            f"{len(empty)} profiles{inside} are all zeros and have no direction: "
-            f"{listing(names[empty])}. Drop them."
-        )
-    units = unit_rows(dense)
-    similarity = mean_pairwise_cosine(units, codes, len(labels))
+    given = similarity.given
+    values = similarity.matrix() if given else similarity.values[similarity.rows]
+    agreement = (mean_within if given else mean_pairwise_cosine)(values, codes, len(labels))
     sizes = [int(k) for k in np.unique(n_guides) if k > 1]
-    null = null_similarity(units, codes, sizes, n_sets=n_null, seed=stream)
+    null = null_similarity(values, codes, sizes, n_sets=n_null, seed=stream, given=given)
     null_mean, pvalue = np.full(len(labels), np.nan), np.full(len(labels), np.nan)
     for size in sizes:
         of_size = n_guides == size
         null_mean[of_size] = null[size].mean(dtype=np.float64)
-        pvalue[of_size] = empirical_pvalue(similarity[of_size], null[size])
+        pvalue[of_size] = empirical_pvalue(agreement[of_size], null[size])
     qvalue = np.full(len(labels), np.nan)
     tested = n_guides > 1
     qvalue[tested] = false_discovery_control(pvalue[tested])
     return pd.DataFrame(
         {
-            "similarity": similarity,
+            "similarity": agreement,
             "n_guides": n_guides,
             "null_mean": null_mean,
             "pvalue": pvalue,
@@ -206,15 +225,18 @@ def _test(
     )
 
 
-def _join(
-    tables: dict[str, pd.DataFrame], background_key: str | None
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    shares = {
-        name: float(table.loc[table["n_guides"] > 1, "significant"].mean())
-        for name, table in tables.items()
-    }
+def _join(tables: dict[str, pd.DataFrame], background_key: str | None) -> pd.DataFrame:
     if background_key is None:
-        return tables[""], shares
-    for name, table in tables.items():
-        table.insert(0, background_key, name)
-    return pd.concat(tables.values()), shares
+        return tables[""].copy()
+    return pd.concat(
+        [pd.concat({name: table}, names=[background_key]) for name, table in tables.items()]
+    ).reset_index(level=0)
+
+
+def _figures(tables: dict[str, pd.DataFrame], n_boot: int, seed: int) -> dict[str, float]:
+    """Share of significant targets and mean similarity; backgrounds weigh the same."""
+    tested = {name: table[table["n_guides"] > 1] for name, table in tables.items()}
+    return {
+        **mean_with_interval("share_significant", tested, "significant", n_boot, seed),
+        **mean_with_interval("mean_similarity", tested, "similarity", n_boot, seed),
+    }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,30 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_finite, obs_column, profiles_only, representation
+from cellfuse._access import obs_column, profiles_only
 from cellfuse._errors import listing, missing_key
-from cellfuse.kernels.cosine import unit_rows
+from cellfuse.kernels.bootstrap import draw_nodes, interval, pair_means
+from cellfuse.kernels.quantiles import N_PILOT, count_at_least, count_at_most, order_statistics
 from cellfuse.tl._labels import control_rows
+from cellfuse.tl._similarity import Similarity, similarity_of, source_name
 
 __all__ = ["relationship_recall"]
 
 #: With fewer profiles the tails hold too few pairs to mean anything (EFAAR's limit).
 MIN_GENES = 20
-#: Decimals of a cosine: below this, rounding would break ties by the order of the input.
-DECIMALS = 12
+#: Rows of the similarity matrix that exist at a time.
+ROWS = 256
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The known pairs of one table that are in the map, each once."""
+
+    first: NDArray  # numbers into the map's names
+    second: NDArray
+    cosine: NDArray
+    lower: NDArray
+    upper: NDArray
 
 
 def relationship_recall(
@@ -31,6 +45,10 @@ def relationship_recall(
     gene_key: str | None = None,
     control: str | list[str] | None = None,
     use_rep: str | None = None,
+    use_sim: str | None = None,
+    per_pair: bool = False,
+    n_boot: int = 0,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Share of known pairs among the most or the least similar pairs of the map.
 
@@ -38,14 +56,18 @@ def relationship_recall(
     recalled when its cosine lies in the lower or in the upper tail of the null. A random map gives
     the two tails' share, .10 at the default (EFAAR's definition and default).
 
+    All similarities are looked at, in blocks, and none is kept: 20,000 genes need no more memory
+    than their profiles.
+
     Parameters
     ----------
     profiles
         One row per gene (or compound).
     pairs
         Columns ``source`` and ``target``; a dict of several such tables by name is scored on one
-        null. Direction, pairs of a gene with itself, repeats, and pairs with an end outside the
-        map do not count.
+        null. The classes of one table, such as pathways, make such a dict:
+        ``dict(iter(pairs.groupby("pathway")))``. Direction, pairs of a gene with itself, repeats,
+        and pairs with an end outside the map do not count.
     tails
         Lower and upper quantile.
     gene_key
@@ -54,11 +76,24 @@ def relationship_recall(
         Labels to leave out of map and null.
     use_rep
         obsm key; None is X.
+    use_sim
+        obsp key of a matrix of similarities (see :func:`late_fusion`) to use instead of cosines.
+    per_pair
+        Return one row per known pair, which :func:`compare` takes: ``table``, ``source``,
+        ``target``, ``similarity``, ``hit``.
+    n_boot
+        Bootstrap replicates over genes for 95% percentile intervals; 0 for none. A pair weighs the
+        product of its genes' counts, which is cautious (intervals somewhat too wide) where few
+        pairs share a gene. The null's two thresholds stay as they are: they rest on all pairs of
+        the map, and drawing them again changes the intervals by a few percent.
+    seed
+        Same seed, same intervals.
 
     Returns
     -------
     One row per table of pairs: ``recall``, ``recall_low`` and ``recall_high`` (the tails' parts),
-    ``chance``, ``n_pairs``, ``n_genes``. Kept in ``profiles.uns["relationship_recall"]``.
+    ``chance``, ``n_pairs``, ``n_genes``, and with `n_boot` ``ci_low`` and ``ci_high`` of the
+    recall. Kept in ``profiles.uns["relationship_recall"]``. Or with `per_pair` the pairs.
 
     Raises
     ------
@@ -82,14 +117,41 @@ def relationship_recall(
     low, high = tails
     if not 0 <= low < high <= 1:
         raise ValueError(f"tails={tails}: expected two quantiles, 0 <= lower < upper <= 1.")
+    names, rows = _map_names(profiles, gene_key, control)
+    tables = {"pairs": pairs} if isinstance(pairs, pd.DataFrame) else dict(pairs)
+    if not tables:
+        raise ValueError("`pairs` is an empty dict; give at least one table of pairs.")
+    ends = {str(name): _ends(table, names, str(name)) for name, table in tables.items()}
+    similarity = similarity_of(profiles, use_rep=use_rep, use_sim=use_sim, rows=rows)
+    bounds = _bounds(similarity, tails)
+    found = {name: _recalled(similarity, *both, bounds) for name, both in ends.items()}
+    if per_pair:
+        return _pair_table(found, names)
+    # Drawn by name: neither the order of the rows nor the table of pairs changes the replicates.
+    drawn = draw_nodes(len(names), n_boot, seed)[np.argsort(np.argsort(names))] if n_boot else None
+    table = _summary(found, len(names), low + 1 - high, drawn)
+    profiles.uns["relationship_recall"] = {
+        "table": table.copy(),
+        "params": {
+            "tails": np.array(tails),
+            "use_rep": source_name(use_rep, use_sim) if use_sim else use_rep or "X",
+            "n_boot": n_boot,
+            "seed": seed,
+        },
+    }
+    return table
+
+
+def _map_names(
+    profiles: AnnData, gene_key: str | None, control: str | list[str] | None
+) -> tuple[pd.Index, NDArray]:
     names = (
         profiles.obs_names if gene_key is None else pd.Index(obs_column(profiles, gene_key))
     ).astype(str)
-    values = representation(profiles, use_rep)
-    check_finite(values, "X" if use_rep is None else f"obsm[{use_rep!r}]")
+    rows = np.arange(len(names))
     if control is not None:
-        keep = ~control_rows(names.to_numpy(str), control)
-        names, values = names[keep], values[keep]
+        rows = np.flatnonzero(~control_rows(names.to_numpy(str), control))
+        names = names[rows]
     double = names[names.duplicated()].unique()
     if len(double):
         raise ValueError(
@@ -100,41 +162,11 @@ def relationship_recall(
         raise ValueError(
             f"{len(names)} profiles are too few for tails of all pairs; at least {MIN_GENES}."
         )
-    dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
-    units = unit_rows(dense)
-    null = _all_cosines(units)
-    tables = {"pairs": pairs} if isinstance(pairs, pd.DataFrame) else dict(pairs)
-    rows = {name: _recall(units, names, table, null, tails, name) for name, table in tables.items()}
-    found = pd.DataFrame(rows).T.astype({"n_pairs": int, "n_genes": int})
-    found.index.name = "source"
-    profiles.uns["relationship_recall"] = {
-        "table": found.copy(),
-        "params": {"tails": np.array(tails), "use_rep": use_rep or "X"},
-    }
-    return found
+    return names, rows
 
 
-def _all_cosines(units: NDArray) -> NDArray:
-    """Sorted cosines of all pairs, written row by row: never the square matrix."""
-    n = len(units)
-    null = np.empty(n * (n - 1) // 2)
-    end = 0
-    for row in range(n - 1):
-        start, end = end, end + n - 1 - row
-        np.dot(units[row + 1 :], units[row], out=null[start:end])
-    np.round(null, DECIMALS, out=null)
-    null.sort()
-    return null
-
-
-def _recall(
-    units: NDArray,
-    names: pd.Index,
-    pairs: pd.DataFrame,
-    null: NDArray,
-    tails: tuple[float, float],
-    table: str,
-) -> dict[str, Any]:
+def _ends(pairs: pd.DataFrame, names: pd.Index, table: str) -> tuple[NDArray, NDArray]:
+    """Numbers of the two profiles of each pair, each pair once."""
     for column in ("source", "target"):
         if column not in pairs.columns:
             raise missing_key(column, list(pairs.columns), what=f"the columns of {table!r}")
@@ -142,22 +174,83 @@ def _recall(
         [names.get_indexer(pd.Index(pairs[c].astype(str))) for c in ("source", "target")]
     )
     inside = (ends >= 0).all(axis=0) & (ends[0] != ends[1])
-    both = np.unique(np.sort(ends[:, inside], axis=0), axis=1)
+    low, high = np.sort(ends[:, inside], axis=0)
+    both = np.unique(low.astype(np.int64) * len(names) + high)
     if not both.size:
         raise ValueError(
             f"no pair of {table!r} joins two of the {len(names)} profiles: its names are like "
             f"{listing(pairs['source'].astype(str).unique(), 3)}, the profiles' like "
             f"{listing(names, 3)}."
         )
-    cosine = np.round(np.einsum("ij,ij->i", units[both[0]], units[both[1]]), DECIMALS)
-    left = np.searchsorted(null, cosine, side="left") / len(null)
-    right = np.searchsorted(null, cosine, side="right") / len(null)
-    lower, upper = right <= tails[0], left >= tails[1]
-    return {
-        "recall": float((lower | upper).mean()),
-        "recall_low": float(lower.mean()),
-        "recall_high": float(upper.mean()),
-        "chance": tails[0] + 1 - tails[1],
-        "n_pairs": both.shape[1],
-        "n_genes": len(names),
-    }
+    first, second = np.divmod(both, len(names))
+    return first, second
+
+
+def _bounds(similarity: Similarity, tails: tuple[float, float]) -> tuple[float, float]:
+    """Similarity below which a pair is in the lower tail, and above which in the upper one."""
+    n = len(similarity)
+    n_pairs = n * (n - 1) // 2
+    at_most, at_least = count_at_most(tails[0], n_pairs), count_at_least(tails[1], n_pairs)
+
+    def blocks() -> Iterator[NDArray]:
+        for start in range(0, n, ROWS):
+            block = similarity.block(start, min(start + ROWS, n))
+            height = len(block)
+            yield block[:, height:]
+            yield block[:, :height][np.triu_indices(height, 1)]
+
+    rng = np.random.default_rng(0)  # only a guess: the result does not depend on it
+    first = rng.integers(0, n, min(N_PILOT, n_pairs))
+    second = (first + rng.integers(1, n, len(first))) % n
+    # R <= lower: fewer than `at_most` + 1 are at or below q. L >= upper: `at_least` are below q.
+    ranks = [at_most, at_least - 1]
+    pilot = similarity.pairs(first, second)
+    low, high = order_statistics(blocks, ranks, pilot=pilot, n=n_pairs)
+    return low, high
+
+
+def _recalled(
+    similarity: Similarity, first: NDArray, second: NDArray, bounds: tuple[float, float]
+) -> _Pairs:
+    cosine = similarity.pairs(first, second)
+    return _Pairs(first, second, cosine, cosine < bounds[0], cosine > bounds[1])
+
+
+def _pair_table(found: Mapping[str, _Pairs], names: pd.Index) -> pd.DataFrame:
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "table": table,
+                    "source": names[pairs.first],
+                    "target": names[pairs.second],
+                    "similarity": pairs.cosine,
+                    "hit": pairs.lower | pairs.upper,
+                }
+            )
+            for table, pairs in found.items()
+        ],
+        ignore_index=True,
+    )
+
+
+def _summary(
+    found: Mapping[str, _Pairs], n_genes: int, chance: float, drawn: NDArray | None
+) -> pd.DataFrame:
+    rows: dict[str, dict[str, Any]] = {}
+    for name, pairs in found.items():
+        hit = pairs.lower | pairs.upper
+        rows[name] = {
+            "recall": float(hit.mean()),
+            "recall_low": float(pairs.lower.mean()),
+            "recall_high": float(pairs.upper.mean()),
+            "chance": chance,
+            "n_pairs": len(hit),
+            "n_genes": n_genes,
+        }
+        if drawn is not None:
+            replicates = pair_means(pairs.first, pairs.second, hit, drawn)
+            rows[name]["ci_low"], rows[name]["ci_high"] = interval(replicates)
+    table = pd.DataFrame(rows).T.astype({"n_pairs": int, "n_genes": int})
+    table.index.name = "source"
+    return table

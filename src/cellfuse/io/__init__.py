@@ -1,0 +1,21 @@
+"""Files into AnnData and MuData: fields of view, crops, profiles, GCT; and joining modalities."""
+
+from cellfuse.io.crops import read_crops
+from cellfuse.io.field_series import Fields, read_fields
+from cellfuse.io.fields import Field, read_field, read_labels
+from cellfuse.io.gct import read_gct
+from cellfuse.io.joining import JoinReport, join
+from cellfuse.io.profiles import read_profiles
+
+__all__ = [
+    "Field",
+    "Fields",
+    "JoinReport",
+    "join",
+    "read_crops",
+    "read_field",
+    "read_fields",
+    "read_gct",
+    "read_labels",
+    "read_profiles",
+]

@@ -1,0 +1,271 @@
+"""Expression profiles as the Connectivity Map ships them: GCT 1.2 and 1.3, and GCTX."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from cellfuse._errors import listing, missing_key
+from cellfuse.io.fields import PathLike
+
+__all__ = ["read_gct"]
+
+#: What the Connectivity Map writes for a value that is not there.
+MISSING = ("-666", "-666.0", "na", "NA", "NaN", "nan", "")
+GZIP, HDF5 = b"\x1f\x8b", b"\x89HDF\r\n\x1a\n"
+
+
+def read_gct(path: PathLike, *, samples: Sequence[str] | None = None) -> AnnData:
+    r"""Read a GCT or GCTX file: its columns (wells, signatures) are the observations.
+
+    Parameters
+    ----------
+    path
+        GCT 1.2 or 1.3, plain or gzip, or GCTX (HDF5); told apart by their first bytes.
+    samples
+        Names of the columns to read, in this order; default all. Of a GCTX only these are read
+        from the disk, which is how a part of a file larger than memory is taken.
+
+    Returns
+    -------
+    AnnData
+        X is float32 (columns of the file x its rows). obs and var hold the metadata of columns
+        and rows: numbers where all of a field are numbers, else text. ``-666``, ``na`` and empty
+        metadata are missing values, as are empty, ``na`` and ``nan`` numbers of the matrix.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is no GCT, is truncated, or holds other numbers of rows and columns than it says;
+        a name occurs twice; a value is no number.
+    KeyError
+        One of `samples` is not in the file.
+
+    Notes
+    -----
+    GCT 1.3: line 2 holds the numbers of rows, columns, row metadata fields and column metadata
+    fields; then the names, the column metadata line by line, the rows [1]_.
+
+    References
+    ----------
+    .. [1] Enache et al. (2019), "The GCTx format and cmap{Py, R, M, J} packages",
+       Bioinformatics 35(8).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import cellfuse as cf
+    >>> file = Path(tempfile.mkdtemp()) / "small.gct"
+    >>> _ = file.write_text(
+    ...     "#1.3\n2\t2\t1\t1\n"
+    ...     "id\tsymbol\tA01\tA02\ndose\tna\t0.1\t10\n"
+    ...     "g1\tTP53\t1.5\t2\ng2\tMYC\t3\t4\n"
+    ... )
+    >>> plate = cf.io.read_gct(file)
+    >>> plate.obs["dose"].tolist(), plate.var["symbol"].tolist(), plate.X.tolist()
+    ([0.1, 10.0], ['TP53', 'MYC'], [[1.5, 3.0], [2.0, 4.0]])
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{str(file)!r} does not exist.")
+    with file.open("rb") as stream:
+        start = stream.read(len(HDF5))
+    if start == HDF5:
+        return _read_gctx(file, samples)
+    lines = _lines(file, compressed=start.startswith(GZIP))
+    version = lines[0].split(b"\t")[0].strip() if lines else b""
+    if version not in (b"#1.2", b"#1.3"):
+        raise ValueError(
+            f"{str(file)!r} is no GCT: its first line is {version[:40]!r}, expected '#1.2' or "
+            "'#1.3' (or a GCTX, which is HDF5)."
+        )
+    adata = _parse(file, lines, version.decode())
+    return adata if samples is None else adata[_positions(adata.obs_names, samples, file)].copy()
+
+
+def _positions(names: pd.Index, samples: Sequence[str], file: Path) -> NDArray[np.int64]:
+    found = names.get_indexer(pd.Index([str(s) for s in samples]))
+    if (found < 0).any():
+        absent = samples[int(np.argmax(found < 0))]
+        raise missing_key(absent, list(names), what=f"the columns of {str(file)!r}")
+    if len(np.unique(found)) < len(found):
+        raise ValueError("`samples` names a column twice.")
+    return found
+
+
+def _lines(file: Path, *, compressed: bool) -> list[bytes]:
+    if not compressed:
+        return file.read_bytes().splitlines()
+    try:
+        return gzip.decompress(file.read_bytes()).splitlines()
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{str(file)!r} is a damaged or truncated gzip file: {error}.") from error
+
+
+def _parse(file: Path, lines: list[bytes], version: str) -> AnnData:
+    n_rows, n_columns, n_row_fields, n_column_fields = _sizes(file, lines, version)
+    width = 1 + n_row_fields + n_columns
+    header, first_row = lines[2].split(b"\t"), 3 + n_column_fields
+    if len(header) != width:
+        _refuse_width(file, 3, len(header), width, n_columns)
+    body = lines[first_row:]
+    while body and not body[-1].strip():
+        body.pop()
+    if len(body) != n_rows:
+        raise ValueError(
+            f"{str(file)!r} says that it has {n_rows} rows and holds {len(body)}: it is truncated, "
+            "or its second line is wrong."
+        )
+    _check_widths(file, [*lines[3:first_row], *body], width, n_columns)
+    columns = _texts(header[1 + n_row_fields :])
+    obs = pd.DataFrame(index=_names(columns, "column", file))
+    for line in lines[3:first_row]:
+        values = _texts(line.split(b"\t"))
+        obs[values[0]] = _typed(values[1 + n_row_fields :])
+    split = [row.split(b"\t", 1 + n_row_fields) for row in body]
+    var = pd.DataFrame(index=_names(_texts(row[0] for row in split), "row", file))
+    for i, name in enumerate(_texts(header[1 : 1 + n_row_fields]), start=1):
+        var[name] = _typed(_texts(row[i] for row in split))
+    matrix = _matrix(file, [row[-1] for row in split], var.index, n_columns)
+    return AnnData(np.ascontiguousarray(matrix.T), obs=obs, var=var)
+
+
+def _sizes(file: Path, lines: list[bytes], version: str) -> tuple[int, int, int, int]:
+    """Numbers of rows, columns, row metadata fields and column metadata fields."""
+    expected = 2 if version == "#1.2" else 4
+    try:
+        numbers = [int(part) for part in lines[1].split()]
+    except (ValueError, IndexError):
+        numbers = []
+    if len(numbers) != expected or min(numbers) < 0:
+        raise ValueError(
+            f"the second line of {str(file)!r} is {lines[1][:60] if lines[1:] else b''!r}; "
+            f"expected {expected} numbers, as in every GCT {version[1:]}."
+        )
+    # A 1.2 file has the fixed columns Name and Description, and no column metadata.
+    n_rows, n_columns, n_row_fields, n_column_fields = (*numbers, 1, 0)[:4]
+    if len(lines) < 3 + n_column_fields or not n_rows or not n_columns:
+        raise ValueError(
+            f"{str(file)!r} says that it has {n_rows} rows, {n_columns} columns and "
+            f"{n_column_fields} lines of column metadata, and holds {len(lines)} lines in all."
+        )
+    return n_rows, n_columns, n_row_fields, n_column_fields
+
+
+def _check_widths(file: Path, lines: list[bytes], width: int, n_columns: int) -> None:
+    for number, line in enumerate(lines, start=4):
+        found = line.count(b"\t") + 1
+        if found != width:
+            _refuse_width(file, number, found, width, n_columns)
+
+
+def _refuse_width(file: Path, number: int, found: int, width: int, n_columns: int) -> None:
+    raise ValueError(
+        f"line {number} of {str(file)!r} has {found} fields; expected {width}: a name, "
+        f"{width - 1 - n_columns} of metadata and {n_columns} columns, as its second line says."
+    )
+
+
+def _texts(parts: Iterable[bytes]) -> list[str]:
+    return [part.decode("utf-8", errors="replace").strip() for part in parts]
+
+
+def _names(names: list[str], what: str, file: Path) -> pd.Index:
+    index = pd.Index(names, dtype=object)
+    if not index.is_unique:
+        twice = index[index.duplicated()].unique()
+        raise ValueError(f"{str(file)!r} has {what} names that occur twice: {listing(twice, 4)}.")
+    return index
+
+
+def _typed(values: list[str]) -> NDArray[Any]:
+    """Numbers where all values are numbers, else text; missing ones as NaN."""
+    there = [value for value in values if value not in MISSING]
+    try:
+        if not there or any(map(_is_name, there)):
+            raise ValueError("text")
+        if len(there) == len(values) and all(value.lstrip("+-").isdecimal() for value in there):
+            return np.array([int(value) for value in there], dtype=np.int64)
+        return np.array([np.nan if value in MISSING else float(value) for value in values])
+    except (ValueError, OverflowError):
+        return np.array([np.nan if v in MISSING else v for v in values], dtype=object)
+
+
+def _is_name(value: str) -> bool:
+    """Tell identifiers that only look like numbers: 0042, and 1_000, which Python reads as one."""
+    return "_" in value or (value[0] == "0" and value[1:2].isdigit())
+
+
+def _matrix(file: Path, rows: list[bytes], names: pd.Index, n_columns: int) -> NDArray[np.float32]:
+    """Numbers of the rows, float32 (rows, columns)."""
+    options: dict[str, Any] = {"sep": "\t", "header": None, "na_values": ["na"]}
+    text = b"\n".join(rows)
+    try:
+        table = pd.read_csv(io.BytesIO(text), dtype=np.float32, **options)
+    except ValueError as error:
+        table = pd.read_csv(io.BytesIO(text), dtype=str, **options)
+        numbers = table.apply(pd.to_numeric, errors="coerce")
+        row, column = np.argwhere((numbers.isna() & table.notna()).to_numpy())[0]
+        raise ValueError(
+            f"{str(file)!r} has {table.iat[row, column]!r} in row {names[row]!r}, column number "
+            f"{column + 1} of {n_columns}; expected a number."
+        ) from error
+    return table.to_numpy(dtype=np.float32)
+
+
+# -- GCTX -----------------------------------------------------------------------------------------
+
+
+def _read_gctx(file: Path, samples: Sequence[str] | None) -> AnnData:
+    import h5py
+
+    try:
+        stored = h5py.File(file, "r")
+    except OSError as error:
+        raise ValueError(f"{str(file)!r} is a damaged or truncated GCTX: {error}.") from error
+    with stored:
+        try:
+            matrix = stored["0/DATA/0/matrix"]
+            obs = _metadata(stored["0/META/COL"], "column", file)
+            var = _metadata(stored["0/META/ROW"], "row", file)
+        except KeyError as error:
+            raise ValueError(
+                f"{str(file)!r} is HDF5 and no GCTX: expected /0/DATA/0/matrix, /0/META/COL/id and "
+                f"/0/META/ROW/id ({error})."
+            ) from error
+        if matrix.shape != (len(obs), len(var)):
+            raise ValueError(
+                f"the matrix of {str(file)!r} is {matrix.shape}; its metadata name {len(obs)} "
+                f"columns and {len(var)} rows."
+            )
+        if samples is None:
+            return AnnData(matrix[...].astype(np.float32, copy=False), obs=obs, var=var)
+        rows = _positions(obs.index, samples, file)
+        order = np.argsort(rows)  # h5py reads rising rows only
+        values = np.empty((len(rows), len(var)), np.float32)
+        values[order] = matrix[rows[order]]
+        return AnnData(values, obs=obs.iloc[rows], var=var)
+
+
+def _metadata(group: Any, what: str, file: Path) -> pd.DataFrame:
+    columns = {name: np.asarray(group[name][...]) for name in group}
+    text = {
+        name: _texts(values) if values.dtype.kind in "SO" else values.astype(str).tolist()
+        for name, values in columns.items()
+    }
+    if len({len(values) for values in text.values()}) > 1:
+        raise ValueError(f"{what} metadata of {str(file)!r} differ in length.")
+    names = _names(text.pop("id"), what, file)
+    return pd.DataFrame({name: _typed(values) for name, values in text.items()}, index=names)

@@ -1,0 +1,93 @@
+"""Batch corrections of embeddings inside a model: fitted once, applied sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from anndata import AnnData
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cellfuse._batches import batches_of
+from cellfuse.data import Reader, gather
+from cellfuse.kernels.augmentation import PEA, Operation, fit_pea
+
+__all__ = ["Correction", "read_dense"]
+
+
+def read_dense(reader: Reader, rows: NDArray[np.int64]) -> Tensor:
+    """Some rows, dense."""
+    found = gather(reader, rows)
+    return found if isinstance(found, Tensor) else found.dense()
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Operations fitted on the controls of each batch, and the batch of each sample.
+
+    Attributes
+    ----------
+    pea
+        Affine maps of each batch and operation, as tensors.
+    codes
+        Batch of each sample, shape (n,).
+    """
+
+    pea: PEA
+    codes: NDArray[np.int64]
+
+    @classmethod
+    def fit(
+        cls,
+        adata: AnnData,
+        reader: Reader,
+        operations: Sequence[Operation],
+        *,
+        batches: dict[str, Any],
+        prepare: Callable[[Tensor], Tensor] = lambda x: x,
+        modality: str = "",
+    ) -> Correction:
+        """Read the controls and fit.
+
+        Parameters
+        ----------
+        adata, reader
+            Samples and their embedding.
+        operations
+            What is fitted.
+        batches
+            ``keys``, ``control_key`` and ``control`` of :func:`cellfuse._batches.batches_of`.
+        prepare
+            Applied to the embedding before it is corrected.
+
+        Raises
+        ------
+        ValueError
+            A batch with fewer than two controls.
+        """
+        if tuple(operations) == ("none",):  # no controls are needed to change nothing
+            zero = torch.zeros(1, 1, reader.shape[1])
+            return cls(
+                PEA(("none",), zero, zero + 1, torch.zeros(0, 1, 1)),
+                np.zeros(reader.shape[0], np.int64),
+            )
+        found = batches_of(adata, modality=modality, at_least=2, **batches)
+        rows = np.unique(np.concatenate(found.controls))
+        values = prepare(read_dense(reader, rows)).double().cpu().numpy()
+        controls = [np.searchsorted(rows, own) for own in found.controls]
+        pea = fit_pea(values, controls, operations=operations)
+        return cls(pea.convert(torch.as_tensor), found.codes.astype(np.int64))
+
+    def to(self, device: torch.device) -> Correction:
+        """Move the maps."""
+        return replace(self, pea=self.pea.convert(lambda x: x.to(device)))
+
+    def apply(self, x: Tensor, batch: Tensor, operation: Tensor | None = None) -> Tensor:
+        """Correct samples (G, d) of batches (G,) by an operation each; None: by the last one."""
+        if operation is None:
+            operation = torch.full_like(batch, len(self.pea.operations) - 1)
+        return self.pea.apply(x, batch, operation)

@@ -1,0 +1,120 @@
+"""What `setup_mudata` has to find out, for every model: roles, modalities, arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from mudata import MuData
+
+from cellfuse._access import is_mudata
+from cellfuse._errors import listing, missing_key
+from cellfuse.data import CellInput, Contexts, check_values
+from cellfuse.data.contexts import PAIRED
+
+__all__ = ["ROLES", "check_mudata", "check_seed", "read_inputs", "roles_of"]
+
+ROLES = ("image", "rna")
+
+
+def roles_of(
+    modalities: Mapping[str, str] | None, allowed: Sequence[str] = ROLES
+) -> dict[str, str]:
+    """Name in the MuData of each role, in the order of `allowed`; by default their own names."""
+    given = dict(modalities) if modalities is not None else {role: role for role in allowed}
+    unknown = [role for role in given if role not in allowed]
+    if unknown or not given:
+        raise missing_key(unknown[0] if unknown else "", allowed, what="the roles of `modalities`")
+    return {role: given[role] for role in allowed if role in given}
+
+
+def check_mudata(model: str, mdata: MuData, roles: Mapping[str, str], keys: Sequence[str]) -> None:
+    """Refuse what would silently pair unrelated cells."""
+    if not is_mudata(mdata):
+        raise TypeError(
+            f"{model} takes a MuData, found an AnnData; wrap it: `mudata.MuData({{'rna': adata}})`."
+        )
+    for modality in roles.values():
+        if modality not in mdata.mod:
+            raise missing_key(
+                modality,
+                list(mdata.mod),
+                what="the MuData's modalities",
+                fix="Name them with `modalities={role: name}`.",
+            )
+    seen: dict[str, pd.Index] = {}
+    for modality in roles.values():
+        if mdata.mod[modality].n_obs == 0:
+            raise ValueError(f"modality {modality!r} has no cells.")
+        names = mdata.mod[modality].obs_names
+        if not names.is_unique:
+            double = names[names.duplicated()].unique()
+            raise ValueError(
+                f"obs_names of modality {modality!r} repeat ({listing(double, 3)}); "
+                f"`mdata[{modality!r}].obs_names_make_unique()` mends it."
+            )
+        for other, others in seen.items():
+            both = names.intersection(others)
+            if len(both) and list(keys) != [PAIRED]:
+                raise ValueError(
+                    f"{len(both)} obs_names stand in both {other!r} and {modality!r} "
+                    f"({listing(both, 3)}), as if the same cells had been measured twice. If "
+                    f"they are different cells, prefix the names before the MuData is made: "
+                    f"`adata.obs_names = {modality!r} + '-' + adata.obs_names`. If they are "
+                    "the same cells, use context_keys='obs_names'."
+                )
+        seen[modality] = names
+
+
+def read_inputs(
+    model: str,
+    mdata: MuData,
+    roles: Mapping[str, str],
+    *,
+    context_keys: str | Sequence[str],
+    reps: Mapping[str, str | None],
+    layers: Mapping[str, str | None] | None = None,
+    counts: Sequence[str] = (),
+) -> tuple[list[str], list[CellInput]]:
+    """Check the MuData, its contexts and its values.
+
+    Parameters
+    ----------
+    model
+        Name of the model, for error texts.
+    mdata, roles
+        Data, and the modality of each role.
+    context_keys
+        As :meth:`cellfuse.data.Contexts.from_modalities` takes them.
+    reps, layers
+        obsm key and layer of each role; None is X.
+    counts
+        Roles that must hold counts, where they are read from X or a layer.
+
+    Returns
+    -------
+    Context keys as a list, and one input per role.
+    """
+    keys = [context_keys] if isinstance(context_keys, str) else list(context_keys)
+    check_mudata(model, mdata, roles, keys)
+    Contexts.from_modalities({role: mdata.mod[name] for role, name in roles.items()}, context_keys)
+    inputs = []
+    for role, modality in roles.items():
+        adata = mdata.mod[modality]
+        found = CellInput.resolve(
+            adata,
+            role=role,
+            modality=modality,
+            rep=reps.get(role),
+            layer=(layers or {}).get(role),
+            counts=role in counts,
+        )
+        check_values(found.reader(adata), found.kind, found.label)
+        inputs.append(found)
+    return keys, inputs
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that does not fit into half of a document's key."""
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be from 0 to {2**31 - 1}, found {seed}.")

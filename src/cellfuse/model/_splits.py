@@ -1,0 +1,84 @@
+"""Which cells are trained on, and which are held out for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from cellfuse._access import obs_column
+from cellfuse._errors import listing, missing_key
+from cellfuse.data import Contexts
+
+__all__ = ["Labels", "by_context", "by_label", "rows_of", "shared_only", "split_labels"]
+
+Labels = str | Sequence[str]
+Masks = dict[str, NDArray[np.bool_]]
+
+
+def split_labels(given: Labels | None) -> list[str]:
+    if given is None:
+        return []
+    return [given] if isinstance(given, str) else [str(label) for label in given]
+
+
+def rows_of(contexts: Contexts) -> Masks:
+    """Rows of each modality that stand in a context."""
+    return {role: contexts.of_row(role) >= 0 for role in contexts.modalities}
+
+
+def shared_only(contexts: Contexts) -> Contexts:
+    """Drop the cells of contexts that lack a modality: they are in no document."""
+    shared = contexts.shared()
+    rows = {}
+    for role, members in contexts.members.items():
+        rows[role] = np.zeros(contexts.n_rows[role], bool)
+        rows[role][members.rows[shared[members.codes]]] = True
+    return contexts.restricted(rows)
+
+
+def by_context(contexts: Contexts, share: float, seed: int) -> tuple[Masks, Masks]:
+    """Hold out a share of the contexts that both modalities have, at least one if any."""
+    if not 0 <= share < 1:
+        raise ValueError(f"validation_size must be in [0, 1), found {share}.")
+    shared = np.flatnonzero(contexts.shared())
+    n_held = min(max(1, round(share * len(shared))), len(shared) - 1) if share else 0
+    held = np.random.default_rng([seed, 104_729]).permutation(shared)[:n_held]
+    is_held = np.zeros(len(contexts), bool)
+    is_held[held] = True
+    train, validation = {}, {}
+    for role, members in contexts.members.items():
+        # A cell of several contexts is held out of all of them.
+        validation[role] = np.zeros(contexts.n_rows[role], bool)
+        validation[role][members.rows[is_held[members.codes]]] = True
+        train[role] = ~validation[role]
+    return train, validation
+
+
+def by_label(
+    contexts: Contexts, adatas: Mapping[str, AnnData], split: Mapping[str, Any]
+) -> tuple[Masks, Masks]:
+    """Cells of the training and the validation labels, each of which a modality must have."""
+    masks: dict[str, Masks] = {"train": {}, "validation": {}}
+    for role, adata in adatas.items():
+        column = obs_column(adata, split["key"], modality=role).astype(str)
+        for part, mask in masks.items():
+            mask[role] = column.isin(split[part]).to_numpy()
+            for label in split[part]:
+                if not (column == label).any():
+                    raise missing_key(
+                        label,
+                        sorted(column.unique()),
+                        what=f"obs[{split['key']!r}] of modality {role!r}",
+                        fix=f"Name the labels with `{part}=`"
+                        + (", or None for no validation." if part == "validation" else "."),
+                    )
+    if not contexts.restricted(masks["train"]).shared().any():
+        raise ValueError(
+            f"no context has training cells (obs[{split['key']!r}] in {listing(split['train'])}) "
+            "of both modalities: nothing can be trained on."
+        )
+    return masks["train"], masks["validation"]

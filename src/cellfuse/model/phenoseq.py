@@ -1,0 +1,555 @@
+"""PhenoSeq: transcriptomic embeddings from images by conditional diffusion."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import torch
+from anndata import AnnData
+from mudata import MuData
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cellfuse._access import Data, is_mudata
+from cellfuse._errors import listing, missing_key
+from cellfuse.data import Batch, Contexts, DocumentDataModule, DocumentPlan, Draw, Source, Stream
+from cellfuse.model._phenoseq_network import TRAINING, PhenoSeqNetwork, sizes_of
+from cellfuse.model._phenoseq_sampling import (
+    chosen_contexts,
+    mean_batches,
+    profile_obs,
+    set_batches,
+)
+from cellfuse.model._scvi import DocumentModel
+from cellfuse.model._setup import ROLES, check_seed, read_inputs, roles_of
+from cellfuse.model._splits import Labels, by_context, by_label, rows_of, shared_only, split_labels
+from cellfuse.model._training import Averaged, Training, fit, seeded
+from cellfuse.nn.diffusion import DDIM, Prediction, Schedule
+
+__all__ = ["PhenoSeq"]
+
+logger = logging.getLogger("cellfuse")
+
+#: Documents of each validation context, and RNA cells of each: the same at every epoch, whatever
+#: the training draws, so that losses of different trainings compare.
+VALIDATION_DOCUMENTS, VALIDATION_RNA = 4, 8
+
+
+class PhenoSeq(DocumentModel):
+    """Synthetic RNA embeddings for image samples, by diffusion conditioned on image embeddings.
+
+    A document holds 16 image cells and one RNA cell of a context. The image cells are encoded as a
+    set; a denoiser attends to them and learns to tell the noise that was added to the RNA
+    embedding. Drawing begins with noise and takes it away in 50 steps, given the images of a
+    sample alone: neither RNA nor a known treatment is needed.
+
+    Parameters
+    ----------
+    adata
+        MuData on which :meth:`setup_mudata` was called.
+    preset
+        ``"small"`` (two CPU cores) or ``"base"`` (the paper: 168.5 M parameters at its widths).
+    set_size
+        Image cells in a document, 16 (paper).
+    n_diffusion_steps
+        Steps of the forward process, 1,000 (paper).
+    schedule
+        ``"cosine"`` (paper) or ``"linear"``.
+    prediction
+        What the network predicts: ``"noise"`` (paper), ``"x0"`` or ``"v"``.
+    context_dropout
+        Share of training documents whose context is left out; .1 is usual where `guidance` is to
+        be used in :meth:`sample`. Default 0 (paper).
+    seed
+        Seed of weights, documents, times, noise and dropout.
+    **sizes
+        Single sizes on top of the preset, such as `width`, `depth`, `dropout`: the fields of
+        ``cellfuse.nn.denoiser.DenoiserSizes``.
+
+    Raises
+    ------
+    ValueError
+        No setup, an unknown preset or size.
+
+    Notes
+    -----
+    Where the paper and its authors' code differ, or both are silent, the choices are listed in
+    the user guide.
+
+    Examples
+    --------
+    >>> import anndata as ad, mudata as md, numpy as np, pandas as pd
+    >>> import cellfuse as cf
+    >>> rng = np.random.default_rng(0)
+    >>> def cells(name, width):
+    ...     obs = pd.DataFrame({"sample": np.repeat(["a", "b", "c"], 8)})
+    ...     obs.index = [f"{name}-{i}" for i in range(24)]
+    ...     return ad.AnnData(obs=obs, obsm={f"X_{name}": rng.normal(size=(24, width))})
+    >>> mdata = md.MuData({"image": cells("image", 6), "rna": cells("rna", 4)})
+    >>> cf.PhenoSeq.setup_mudata(mdata, image_rep="X_image", rna_rep="X_rna")
+    >>> model = cf.PhenoSeq(mdata, set_size=4, width=16, depth=1, seed=0)
+    >>> model.train(max_epochs=1, enable_progress_bar=False)
+    >>> model.sample(n_steps=5).shape
+    (3, 4)
+    """
+
+    module: PhenoSeqNetwork
+
+    def __init__(
+        self,
+        adata: MuData | None = None,
+        *,
+        preset: Literal["small", "base"] = "small",
+        set_size: int = 16,
+        n_diffusion_steps: int = 1000,
+        schedule: Schedule = "cosine",
+        prediction: Prediction = "noise",
+        context_dropout: float = 0.0,
+        seed: int = 0,
+        **sizes: Any,
+    ) -> None:
+        self._begin(adata)
+        if set_size < 1:
+            raise ValueError(f"set_size must be at least 1, found {set_size}.")
+        if not 0 <= context_dropout < 1:
+            raise ValueError(f"context_dropout must be in [0, 1), found {context_dropout}.")
+        check_seed(seed)
+        self.preset, self.set_size, self.seed = preset, set_size, seed
+        self.sizes = sizes_of(preset, sizes)
+        widths = {role: cell_input.shape[0] for role, cell_input in self.inputs.items()}
+        with seeded(seed):
+            self.module = PhenoSeqNetwork(
+                widths["image"],
+                widths["rna"],
+                self.sizes,
+                diffusion={
+                    "n_steps": n_diffusion_steps,
+                    "schedule": schedule,
+                    "prediction": prediction,
+                },
+                context_dropout=context_dropout,
+                seed=seed,
+            )
+        self._model_summary_string = (
+            f"PhenoSeq ({preset}): {widths['rna']} RNA features from {widths['image']} of images, "
+            f"set size {set_size}, contexts by {', '.join(self.context_keys)}"
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        *,
+        context_keys: str | Sequence[str] = "sample",
+        image_rep: str | None = "X_vit",
+        rna_rep: str | None = "X_scgpt",
+        split_key: str | None = None,
+        train: Labels = "train",
+        validation: Labels | None = "validation",
+        modalities: Mapping[str, str] | None = None,
+    ) -> None:
+        """Say what is read, what cells share, and which of them are trained on.
+
+        Parameters
+        ----------
+        mdata
+            Modalities with different cells. Only ``.uns["cellfuse"]`` (and scvi-tools'
+            identifiers in ``.uns``) is written.
+        context_keys
+            obs column or columns, in both modalities, whose joint value is the context: the
+            sample (paper), or the treatment.
+        image_rep, rna_rep
+            obsm key of an embedding ``(n, D)``; None is X.
+        split_key
+            obs column, in both modalities, that says which cells are trained on, such as the
+            replicate: cells of any other label than those of `train` and `validation` are never
+            looked at, not for the statistics either. None: all cells are for training, and
+            :meth:`train` holds out whole contexts for validation.
+        train, validation
+            Label or labels of `split_key`; no validation with None.
+        modalities
+            Name in the MuData of the roles ``"image"`` and ``"rna"``; by default those names.
+
+        Raises
+        ------
+        KeyError
+            A modality, key or label is missing.
+        ValueError
+            No flat embeddings, NaN, contexts that do not match, colliding names, no context with
+            training cells of both modalities.
+        """
+        roles = roles_of(modalities)
+        if set(roles) != set(ROLES):
+            raise ValueError(
+                f"PhenoSeq is trained on both roles, {listing(ROLES)}; `modalities` names "
+                f"{listing(roles)}. Images alone are enough for `sample`."
+            )
+        keys, inputs = read_inputs(
+            cls.__name__,
+            mdata,
+            roles,
+            context_keys=context_keys,
+            reps={"image": image_rep, "rna": rna_rep},
+        )
+        for cell_input in inputs:
+            if cell_input.kind != "values":
+                raise ValueError(
+                    f"{cell_input.label} holds cells of shape {cell_input.shape}; PhenoSeq reads "
+                    "flat embeddings (cells, features), such as those of a pretrained network."
+                )
+        split = None
+        if split_key is not None:
+            split = {
+                "key": split_key,
+                "train": split_labels(train),
+                "validation": split_labels(validation),
+            }
+            both = set(split["train"]) & set(split["validation"])
+            if both or not split["train"]:
+                raise ValueError(
+                    f"`train` needs a label, and shares none with `validation`; found "
+                    f"{listing(split['train'])} and {listing(split['validation'])}."
+                )
+            adatas = {role: mdata.mod[name] for role, name in roles.items()}
+            contexts = Contexts.from_modalities(adatas, keys[0] if len(keys) == 1 else keys)
+            by_label(contexts, adatas, split)
+        cls._keep_setup(
+            mdata,
+            {"context_keys": keys, "inputs": [i.to_json() for i in inputs], "split": split},
+        )
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        batch_size: int | None = None,
+        documents_per_context: int = 30,
+        rna_per_document: int = 1,
+        replace: Literal["if_needed", True] = "if_needed",
+        validation_size: float = 0.1,
+        lr: float | None = None,
+        weight_decay: float = 1e-5,
+        warmup_epochs: int = 5,
+        ema_decay: float = 0.9999,
+        patience: int = 50,
+        num_workers: int = 0,
+        accelerator: str = "auto",
+        devices: Any = "auto",
+        precision: str | None = None,
+        callbacks: list[L.Callback] | None = None,
+        ckpt_path: str | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the model.
+
+        Parameters
+        ----------
+        max_epochs
+            Epochs at most: 5,000 for ``"base"`` (paper), 100 for ``"small"``.
+        batch_size
+            Documents per batch, over all devices: 256 for ``"base"`` (paper), 64 for ``"small"``.
+        documents_per_context
+            Documents of each context per epoch.
+        rna_per_document
+            RNA cells, each with its own time and noise, for which one encoded context serves; 1
+            in the paper. Most of a step's work is the context: more cells cost little.
+        replace
+            ``"if_needed"``: a cell stands once in a document where the context has enough cells.
+            True: cells are drawn independently.
+        validation_size
+            Without `split_key` in :meth:`setup_mudata`: share of the contexts held out.
+        lr, weight_decay, warmup_epochs
+            AdamW (betas .9, .999), linear warm-up over 5 epochs (paper; at most half of the
+            training), then cosine. The learning rate is 1e-4 for ``"base"`` (paper), 1e-3 for
+            ``"small"``.
+        ema_decay
+            Limit of the moving average of weights, .9999 (paper), which is what draws; after n
+            steps it forgets with ``min(ema_decay, (1 + n) / (10 + n))``.
+        patience
+            Epochs without a lower validation loss after which training stops, 50 (paper). The
+            averaged weights of the epoch with the lowest are kept.
+        num_workers
+            Processes that read ahead.
+        accelerator, devices, precision, callbacks, ckpt_path, **trainer_kwargs
+            Passed to Lightning's trainer, such as `strategy`, `num_nodes`, `max_steps`. Precision
+            is bf16 on a GPU and float32 elsewhere. `ckpt_path` resumes from a checkpoint, in the
+            middle of an epoch too.
+        """
+        if self.adata is None:
+            raise ValueError("this model was loaded without data: load it with `adata=mdata`.")
+        epochs, documents, rate = TRAINING[self.preset]
+        max_epochs = epochs if max_epochs is None else max_epochs
+        lr = rate if lr is None else lr
+        if max_epochs < 1:
+            raise ValueError(f"max_epochs must be at least 1, found {max_epochs}.")
+        if lr <= 0:
+            raise ValueError(f"lr must be positive, found {lr}.")
+        contexts, held_out = self._split(validation_size)
+        plan = DocumentPlan(
+            contexts,
+            self._stream(rna_per_document, documents if batch_size is None else batch_size),
+            documents_per_context=documents_per_context,
+            replace=replace,
+            seed=self.seed,
+        )
+        validation = None
+        if held_out is not None:
+            validation = DocumentPlan(
+                held_out,
+                self._stream(VALIDATION_RNA, plan.stream.batch_size),
+                documents_per_context=VALIDATION_DOCUMENTS,
+                seed=self.seed,
+                drop_last=False,
+            )
+        source = Source({role: self._reader(None, role) for role in self.inputs})
+        if not self.is_trained_:
+            found = self._statistics(source, rows_of(contexts), seed=self.seed)
+            for role, (mean, sd) in found.items():
+                if not bool((sd > 0).any()):
+                    raise ValueError(
+                        f"all features of {self.inputs[role].label} are constant over the "
+                        "training cells: there is nothing to learn from them."
+                    )
+                getattr(self.module, role).set_statistics(mean, sd)
+        monitor = None if validation is None else "validation_loss"
+        averaged = Averaged(self.module, decay=ema_decay, monitor=monitor)
+        stops = [L.pytorch.callbacks.EarlyStopping(monitor, patience=patience)] if monitor else []
+        self.module.train()
+        self.history_ = fit(
+            Training(
+                self.module,
+                self._losses,
+                lr=lr,
+                betas=(0.9, 0.999),
+                weight_decay=weight_decay,
+                warmup=min(0.5, warmup_epochs / max_epochs),
+            ),
+            DocumentDataModule(plan, source, validation=validation, num_workers=num_workers),
+            max_epochs=max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            precision=precision,
+            callbacks=[averaged, *stops, *(callbacks or [])],
+            ckpt_path=ckpt_path,
+            **trainer_kwargs,
+        )
+        averaged.put()
+        self.module.eval()
+        self.is_trained_ = True
+
+    def _stream(self, n_rna: int, batch_size: int) -> Stream:
+        draws = (Draw("image", self.set_size, missing="drop"), Draw("rna", n_rna, missing="drop"))
+        return Stream(draws, batch_size)
+
+    def _losses(self, batch: Batch, training: bool) -> dict[str, Tensor]:
+        # Dropout hangs on the documents too, so that a resumed training is the same.
+        with seeded(self.seed, int(batch.key[0]), device=batch.key.device):
+            return {"loss": self.module.loss(batch.x["image"], batch.x["rna"], batch.key)}
+
+    def _split(self, validation_size: float) -> tuple[Contexts, Contexts | None]:
+        """Contexts with the cells of training, and those of validation if there are any."""
+        contexts = self._contexts(None, list(self.inputs))
+        split = self._setup["split"]
+        if split is None:
+            masks = by_context(contexts, validation_size, self.seed)
+        else:
+            adatas = {role: self._modality(None, role) for role in self.inputs}
+            masks = by_label(contexts, adatas, split)
+        train, held_out = (shared_only(contexts.restricted(mask)) for mask in masks)
+        alone = contexts.restricted(masks[0]).counts.gt(0)
+        lacking = alone.any(axis=1) & ~alone.all(axis=1)
+        if lacking.any():
+            logger.warning(
+                "%d of %d training contexts have cells of one modality only and are not trained "
+                "on: %s.",
+                lacking.sum(),
+                alone.any(axis=1).sum(),
+                listing(alone.index[lacking], 5),
+            )
+        return train, held_out if held_out.shared().any() else None
+
+    # -- what a trained model gives ---------------------------------------------------------------
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        mdata: Data | None = None,
+        *,
+        n_steps: int = 50,
+        n_samples: int = 1,
+        conditioning: Literal["mean", "set"] = "mean",
+        eta: float = 0.0,
+        guidance: float = 1.0,
+        by: str | Sequence[str] | None = None,
+        contexts: Sequence[str] | None = None,
+        batch_size: int = 256,
+        seed: int = 0,
+    ) -> AnnData:
+        """Draw synthetic RNA embeddings for image samples.
+
+        Parameters
+        ----------
+        mdata
+            The MuData of training (None), another MuData, or an AnnData of images; of the
+            modalities only the images are read, and treatments may be new.
+        n_steps
+            Steps of DDIM, 50 (paper), from 1 to the steps of the diffusion. Fewer than about ten
+            are rough: the first of n begins at step T - T / n, on pure noise.
+        n_samples
+            Draws for each context.
+        conditioning
+            ``"mean"``: the mean of all image cells of the context is its one token (paper).
+            ``"set"``: all its cells are encoded as a set, as in training.
+        eta
+            Share of fresh noise in each step: 0 is DDIM (paper), 1 is DDPM.
+        guidance
+            Weight of the context against no context; 1 is the model as it is (paper). Other
+            values need a model with `context_dropout`, and twice the time.
+        by
+            obs column or columns whose joint value makes a row; the context keys by default.
+            A model of treatments can be asked for every well.
+        contexts
+            Names of the contexts to draw for; all that have images by default.
+        batch_size
+            Contexts drawn at a time. It changes nothing but memory.
+        seed
+            Seed of the noise.
+
+        Returns
+        -------
+        AnnData with one row per context, or per context and draw. ``X``: embeddings on the
+        original scale, float32. ``obs``: the context keys, every other column of the images that
+        is constant within all contexts, ``n_cells`` (images) and ``draw``. ``uns["phenoseq"]``:
+        the arguments. The data are not changed.
+
+        Raises
+        ------
+        KeyError
+            A key is missing, or a named context has no images.
+        ValueError
+            NaN, embeddings of another width than trained, `n_steps` out of range.
+
+        Notes
+        -----
+        The noise of a draw is the same for every context. A profile is thus a function of its
+        images, the seed and the number of its draw, as in the paper, whatever stands beside it;
+        and contexts are compared under like noise, with no trace of their name or place in it.
+        Several draws of a context are independent of each other.
+        """
+        self._check_trained()
+        sampler = DDIM(self.module.diffusion, eta=eta)
+        sampler.set_timesteps(n_steps)
+        self._check_draws(n_samples, conditioning, guidance, batch_size)
+        check_seed(seed)
+        reader = self._reader(mdata, "image")
+        adata = self._modality(mdata, "image")
+        if by is None:
+            found = self._contexts(mdata, ["image"])
+        else:
+            found = Contexts.from_modalities({"image": adata}, by)
+        chosen = chosen_contexts(found, contexts)
+        if contexts is None and by is None:
+            self._tell_absent(mdata, found)
+        self.module.eval()
+        batches = mean_batches if conditioning == "mean" else set_batches
+        values = np.empty((len(found), n_samples, self.inputs["rna"].shape[0]), np.float32)
+        size = max(1, batch_size // n_samples)
+        for part, cells, mask in batches(reader, found, chosen, size):
+            drawn = self.module.generate(
+                cells.to(self.device),
+                None if mask is None else mask.to(self.device),
+                sampler=sampler,
+                n_samples=n_samples,
+                seed=seed,
+                guidance=guidance,
+            )
+            values[part] = drawn.float().cpu().numpy()
+        out = AnnData(
+            values[chosen].reshape(len(chosen) * n_samples, -1),
+            obs=profile_obs(adata.obs, found, chosen, n_samples),
+        )
+        if self.inputs["rna"].names:
+            out.var_names = list(self.inputs["rna"].names)
+        out.uns["phenoseq"] = {
+            "n_steps": n_steps,
+            "n_samples": n_samples,
+            "conditioning": conditioning,
+            "eta": eta,
+            "guidance": guidance,
+            "seed": seed,
+        }
+        return out
+
+    def _check_draws(
+        self, n_samples: int, conditioning: str, guidance: float, batch_size: int
+    ) -> None:
+        if conditioning not in ("mean", "set"):
+            raise ValueError(f"conditioning={conditioning!r}: expected 'mean' or 'set'.")
+        for name, value in (("n_samples", n_samples), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, found {value}.")
+        if guidance != 1 and not self.module.context_dropout:
+            raise ValueError(
+                f"guidance={guidance} needs a model that has seen documents without context: "
+                "train one with `cf.PhenoSeq(mdata, context_dropout=0.1)`."
+            )
+
+    def _tell_absent(self, data: Data | None, found: Contexts) -> None:
+        """Contexts of the RNA without images get no row: say so."""
+        whole = self.adata if data is None else data
+        name = self.inputs["rna"].modality
+        if whole is None or not is_mudata(whole) or name not in whole.mod:
+            return
+        if not all(key in whole.mod[name].obs for key in found.table.columns):
+            return
+        rna = self._contexts(whole, ["rna"]).names
+        absent = rna[~rna.isin(found.names)]
+        if len(absent):
+            logger.warning(
+                "%d contexts of the RNA have no images, and get no synthetic profile: %s.",
+                len(absent),
+                listing(absent, 5),
+            )
+
+    @torch.inference_mode()
+    def get_latent_representation(  # type: ignore[override]
+        self, data: Data | None = None, *, modality: str | None = None, batch_size: int = 1024
+    ) -> NDArray[np.float32]:
+        """Context token of every image cell, encoded as a set of its own.
+
+        Parameters
+        ----------
+        data
+            The MuData of training (None), another MuData, or an AnnData of images.
+        modality
+            ``"image"``, which alone has an encoder.
+        batch_size
+            Cells encoded at a time.
+
+        Returns
+        -------
+        ``(n_cells, width)``.
+        """
+        self._check_trained()
+        if modality not in (None, "image"):
+            raise missing_key(
+                modality,
+                ["image"],
+                what="the modalities that PhenoSeq encodes",
+                fix="RNA embeddings are what it draws: see `sample`.",
+            )
+        self.module.eval()
+        return self._encode(
+            data,
+            "image",
+            encode=lambda cells: self.module.context(cells[:, None])[:, 0],
+            width=self.sizes.width,
+            batch_size=batch_size,
+        )

@@ -1,0 +1,211 @@
+"""Where crops go while they are cut: memory, or a zarr store written chunk by chunk."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from anndata.io import write_elem
+from numpy.typing import NDArray
+
+__all__ = ["MemoryCrops", "ZarrCrops", "refuse_existing"]
+
+CROPS = "crops"
+#: Attribute by which a store is known to be one that may be replaced.
+MARK = "cellfuse-crops"
+#: Bytes of one chunk, before compression: whole cells, few enough to be read for a batch.
+CHUNK_BYTES = 2 << 20
+#: Chunks that are compressed and written together, by zarr's threads.
+CHUNKS_AT_ONCE = 8
+
+
+class Sink(Protocol):
+    """Takes crops in any portion, and gives all of them in the end."""
+
+    def add(self, crops: NDArray[Any]) -> None:
+        """Take the crops of one field."""
+        ...
+
+    def finish(self, obs: pd.DataFrame, channels: tuple[str, ...]) -> AnnData:
+        """Give all crops, with what is known of the cells."""
+        ...
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        ...
+
+
+class MemoryCrops:
+    """Crops in one numpy array."""
+
+    def __init__(self) -> None:
+        self._parts: list[NDArray[Any]] = []
+
+    def add(self, crops: NDArray[Any]) -> None:
+        """Take the crops of one field."""
+        self._parts.append(crops)
+
+    def finish(self, obs: pd.DataFrame, channels: tuple[str, ...]) -> AnnData:
+        """Give all crops in memory."""
+        crops = self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts)
+        return _annotated(obs, channels, crops)
+
+    def discard(self) -> None:
+        """Nothing was written."""
+
+
+class ZarrCrops:
+    """Crops in an AnnData zarr store: written beside `store`, and renamed when it is whole.
+
+    Two buffers of a few chunks take turns: one is filled while the other is compressed and
+    written in a thread.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._beside: Path | None = None
+        self._array: Any = None
+        self._filling: NDArray[Any]
+        self._resting: NDArray[Any]
+        self._filled = self._written = 0
+        self._writer = ThreadPoolExecutor(1)
+        self._write: Future[None] | None = None
+
+    def add(self, crops: NDArray[Any]) -> None:
+        """Take the crops of one field; whole chunks go to the disk."""
+        if self._array is None:
+            self._create(crops.shape[1:], crops.dtype)
+        start = 0
+        while start < len(crops):
+            n = min(len(crops) - start, len(self._filling) - self._filled)
+            self._filling[self._filled : self._filled + n] = crops[start : start + n]
+            self._filled += n
+            start += n
+            if self._filled == len(self._filling):
+                self._flush()
+
+    def _create(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        import zarr
+
+        self._store.parent.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.mkdtemp(prefix=f".{self._store.name}-", dir=self._store.parent)
+        self._beside = Path(beside)
+        # Format 2 is what anndata writes, and all of the field's readers open.
+        group = zarr.open_group(beside, mode="w", zarr_format=2)
+        group.attrs.update(
+            {"encoding-type": "anndata", "encoding-version": "0.1.0", MARK: self._store.name}
+        )
+        obsm = group.create_group("obsm")
+        obsm.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
+        cells = max(1, CHUNK_BYTES // (int(np.prod(shape)) * dtype.itemsize))
+        self._array = obsm.create_array(
+            CROPS, shape=(0, *shape), chunks=(cells, *shape), dtype=dtype, **layout()
+        )
+        self._array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        self._filling = np.empty((CHUNKS_AT_ONCE * cells, *shape), dtype)
+        self._resting = np.empty_like(self._filling)
+
+    def _flush(self) -> None:
+        """Hand the filled buffer to the writer, whose last portion must be on the disk."""
+        self._wait()
+        self._write = self._writer.submit(self._append, self._filling[: self._filled])
+        self._filling, self._resting = self._resting, self._filling
+        self._filled = 0
+
+    def _append(self, crops: NDArray[Any]) -> None:
+        end = self._written + len(crops)
+        self._array.resize((end, *self._array.shape[1:]))
+        self._array[self._written : end] = crops
+        self._written = end
+
+    def _wait(self) -> None:
+        if self._write is not None:
+            self._write.result()
+        self._write = None
+
+    def finish(self, obs: pd.DataFrame, channels: tuple[str, ...]) -> AnnData:
+        """Write what is left, put the store in its place, and open it."""
+        import zarr
+
+        assert self._beside is not None
+        if self._filled:
+            self._flush()
+        self._wait()
+        self._writer.shutdown()
+        group = zarr.open_group(str(self._beside), mode="r+")
+        whole = _annotated(obs, channels, None)
+        for name in ("obs", "var", "uns", "layers", "varm", "obsp", "varp"):
+            value = getattr(whole, name)
+            write_elem(group, name, value if name in ("obs", "var") else dict(value))
+        self._beside.chmod(0o755)
+        _put(self._beside, self._store)
+        self._beside = None
+        opened = zarr.open_group(str(self._store), mode="r")
+        return _annotated(obs, channels, opened[f"obsm/{CROPS}"])
+
+    def discard(self) -> None:
+        """Remove what was written beside."""
+        self._writer.shutdown()
+        if self._beside is not None:
+            shutil.rmtree(self._beside, ignore_errors=True)
+
+
+def layout() -> dict[str, Any]:
+    """How chunks are written: bits of equal rank side by side, as the noise is in the low ones."""
+    from numcodecs import Blosc
+
+    # Crops are never empty: looking each chunk through for that takes as long as writing it.
+    return {
+        "compressors": Blosc(cname="lz4", clevel=5, shuffle=Blosc.BITSHUFFLE),
+        "config": {"write_empty_chunks": True},
+    }
+
+
+def _annotated(obs: pd.DataFrame, channels: tuple[str, ...], crops: Any) -> AnnData:
+    adata = AnnData(obs=obs)
+    adata.uns["channels"] = np.array(channels, dtype=object)
+    if crops is not None:
+        adata.obsm[CROPS] = crops
+    return adata
+
+
+def refuse_existing(store: Path, *, overwrite: bool) -> None:
+    """Refuse to replace a store silently, and anything that is no store of crops at all."""
+    if not store.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(f"{str(store)!r} exists; pass overwrite=True to replace it.")
+    if not _is_store(store):
+        raise FileExistsError(
+            f"{str(store)!r} exists and is no store of crops that `crop_cells` wrote; it is not "
+            "overwritten. Choose another path."
+        )
+
+
+def _is_store(store: Path) -> bool:
+    import zarr
+
+    try:
+        return MARK in zarr.open_group(str(store), mode="r").attrs
+    except (FileNotFoundError, ValueError, zarr.errors.GroupNotFoundError):
+        return False
+
+
+def _put(new: Path, target: Path) -> None:
+    """Put `new` in the place of `target`, which comes back if that fails."""
+    old = new.with_name(f"{new.name}-old")
+    if target.exists():
+        target.rename(old)
+    try:
+        new.rename(target)
+    except BaseException:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

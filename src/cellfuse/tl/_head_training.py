@@ -1,0 +1,145 @@
+"""Training of a classifier on samples whose cells are averaged (PhenoSeq, A.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cellfuse.nn.heads import MLP, DualMLP
+
+__all__ = ["Pools", "Setting", "train_head"]
+
+#: Shared by all settings of Table 6.
+CLIP = 0.5
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes and optimiser of one row of Table 6."""
+
+    hidden: tuple[int, ...]  # of each input
+    depth: int
+    lr: float
+    weight_decay: float
+    width: int = 913  # output of each encoder where there are several inputs
+
+
+@dataclass
+class Pools:
+    """The cells of each sample, of one modality, standardised by the training cells."""
+
+    values: Tensor  # (cells, d)
+    rows: list[NDArray]  # of each sample
+
+    def draw(self, samples: NDArray, n_cells: int | None, rng: np.random.Generator) -> Tensor:
+        """Mean of all cells of each sample, or of `n_cells` drawn from it: (samples, d)."""
+        if n_cells is None:
+            sets = [self.rows[s] for s in samples]
+        else:
+            sets = [
+                rng.choice(self.rows[s], n_cells, replace=len(self.rows[s]) < n_cells)
+                for s in samples
+            ]
+        offsets = np.cumsum([0, *(len(rows) for rows in sets[:-1])])
+        return F.embedding_bag(
+            torch.from_numpy(np.concatenate(sets)),
+            self.values,
+            torch.from_numpy(offsets),
+            mode="mean",
+        )
+
+
+def _build(pools: Sequence[Pools], n_classes: int, setting: Setting) -> nn.Module:
+    widths = [pool.values.shape[1] for pool in pools]
+    if len(pools) == 1:
+        return MLP(widths[0], n_classes, hidden=setting.hidden[0], depth=setting.depth)
+    return DualMLP(
+        widths, n_classes, hidden=setting.hidden, depth=setting.depth, width=setting.width
+    )
+
+
+def balanced_accuracy(truth: NDArray, predicted: NDArray) -> float:
+    """Mean over the classes that occur of the share found."""
+    return float(np.mean([(predicted[truth == c] == c).mean() for c in np.unique(truth)]))
+
+
+def train_head(
+    pools: Sequence[Pools],
+    codes: NDArray,
+    parts: dict[str, NDArray],
+    *,
+    n_classes: int,
+    setting: Setting,
+    n_cells: int | None,
+    seed: int,
+    batch_size: int,
+    max_epochs: int,
+    patience: int,
+    repeats: int,
+) -> dict[str, NDArray]:
+    """Train on one part, stop by another, predict all.
+
+    Parameters
+    ----------
+    pools
+        Cells of each modality.
+    codes
+        Class of each sample.
+    parts
+        Samples of ``"train"``, ``"validation"`` and each test set.
+
+    Returns
+    -------
+    Predicted class of every sample of each part, by the weights with the best balanced accuracy
+    on validation.
+    """
+    rng = np.random.default_rng(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        head = _build(pools, n_classes, setting)
+    optimizer = torch.optim.AdamW(
+        head.parameters(), lr=setting.lr, weight_decay=setting.weight_decay
+    )
+    train = np.repeat(parts["train"], repeats)
+    best, waited, kept = -1.0, 0, head.state_dict()
+    for _ in range(max_epochs):
+        order = rng.permutation(train)
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            logits = head(*[pool.draw(batch, n_cells, rng) for pool in pools])
+            loss = F.cross_entropy(logits, torch.from_numpy(codes[batch]))
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(head.parameters(), CLIP)
+            optimizer.step()
+        found = _predict(head, pools, parts["validation"], n_cells, rng)
+        score = balanced_accuracy(codes[parts["validation"]], found)
+        if score > best:
+            best, waited = score, 0
+            kept = {name: value.clone() for name, value in head.state_dict().items()}
+        else:
+            waited += 1
+            if waited >= patience:
+                break
+    head.load_state_dict(kept)
+    # Cells for the tests are drawn alike, however many epochs there were.
+    rng = np.random.default_rng([seed, 1])
+    return {name: _predict(head, pools, samples, n_cells, rng) for name, samples in parts.items()}
+
+
+@torch.no_grad()
+def _predict(
+    head: nn.Module,
+    pools: Sequence[Pools],
+    samples: NDArray,
+    n_cells: int | None,
+    rng: np.random.Generator,
+) -> NDArray:
+    logits = head(*[pool.draw(samples, n_cells, rng) for pool in pools])
+    return logits.argmax(dim=1).numpy()

@@ -1,0 +1,432 @@
+"""How well a treatment is told from a sample's cells, by modality (PhenoSeq, A.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from mudata import MuData
+from numpy.typing import NDArray
+
+from cellfuse._access import (
+    check_finite,
+    context_labels,
+    is_mudata,
+    per_modality,
+    representation,
+)
+from cellfuse._errors import listing, missing_key
+
+if TYPE_CHECKING:
+    from cellfuse.tl._head_training import Pools, Setting
+
+__all__ = ["TABLE_6", "classify_treatments"]
+
+#: Seeds of the paper (A.2).
+SEEDS = (12345, 42, 1234, 99, 7)
+#: Hidden width (image/RNA where there are two), depth, learning rate, weight decay: the ten
+#: settings of the paper's Table 6, by input and profile (one mean of all cells, or of 32 drawn).
+TABLE_6: dict[tuple[str, str], tuple[tuple[int, ...], int, float, float]] = {
+    ("image", "single"): ((512,), 5, 1e-3, 1e-4),
+    ("rna", "single"): ((3934,), 3, 1.49e-4, 9.24e-5),
+    ("synthetic", "single"): ((3934,), 3, 1.49e-4, 9.24e-5),
+    ("image+rna", "single"): ((266, 2748), 3, 1.37e-5, 4.52e-5),
+    ("image+synthetic", "single"): ((266, 2748), 3, 1.37e-5, 4.52e-5),
+    ("image", "multi"): ((279,), 2, 5.20e-5, 5.79e-3),
+    ("rna", "multi"): ((1922,), 4, 1.63e-4, 1.90e-6),
+    ("synthetic", "multi"): ((1922,), 4, 1.63e-4, 1.90e-6),
+    ("image+rna", "multi"): ((266, 2748), 3, 1.63e-4, 4.52e-5),
+    ("image+synthetic", "multi"): ((266, 2748), 3, 1.63e-4, 4.52e-5),
+}
+METRICS = ("balanced_accuracy", "macro_f1", "weighted_f1")
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Samples that every modality of an input has."""
+
+    pools: list[Pools]
+    classes: pd.Index
+    codes: NDArray[np.int64]  # class of each sample
+    split: NDArray  # split label of each sample
+
+
+def classify_treatments(
+    data: MuData,
+    target: str,
+    inputs: Sequence[Sequence[str]] = (("image",), ("rna",), ("image", "rna")),
+    *,
+    split_key: str,
+    sample_key: str | list[str] | None = None,
+    control: str | list[str] | None = None,
+    use_rep: str | None | Mapping[str, str | None] = None,
+    n_cells: int | None = None,
+    train: str = "train",
+    validation: str = "validation",
+    cross_validate: Sequence[str] | None = None,
+    seeds: Sequence[int] = SEEDS,
+    setting: Literal["paper", "small"] | Mapping[str, Any] = "paper",
+    batch_size: int = 4096,
+    max_epochs: int = 100,
+    patience: int = 25,
+    repeats: int = 1,
+) -> pd.DataFrame:
+    """Train classifiers of the treatment on each input, and test them on held-out replicates.
+
+    One modality is read by an MLP, several by an MLP each whose outputs are joined (DualMLP).
+    A sample's example is the mean of its cells, standardised by the training cells; the
+    modalities' cells are drawn independently. AdamW, cross-entropy, gradient clip 0.5; the weights
+    with the best balanced accuracy on validation are tested.
+
+    Parameters
+    ----------
+    data
+        MuData with the modalities of `inputs`; synthetic RNA is one of them, such as
+        ``"synthetic"``.
+    target
+        obs column of the treatment.
+    inputs
+        Modalities that a classifier reads, for each classifier.
+    split_key
+        obs column of the replicate or split.
+    sample_key
+        obs column or columns of the sample, the same labels in all modalities: cells are averaged
+        within it. None: all cells of a treatment under one split label are a sample.
+    control
+        Label or labels of `target` that are no class (DMSO in the paper); None if there are none.
+    use_rep
+        obsm key of the embedding; None is ``X``; or one for each modality.
+    n_cells
+        None: the mean of all cells ("single profile"). A number (32 in the paper): so many are
+        drawn in every pass, with replacement only where a sample has fewer ("multi profile").
+    train, validation
+        Labels of `split_key`; every other label is a test set of its own.
+    cross_validate
+        Replicate labels that take turns instead: one is tested on (``"held out"`` in the table),
+        the next one validates, the rest trains. Labels not among them are test sets in every
+        fold. The paper does so with replicates 3, 4, 5 and one seed.
+    seeds
+        Seeds of weights and draws (the paper's five).
+    setting
+        ``"paper"``: Table 6. ``"small"``: hidden 64, depth 1, learning rate 1e-3, for few
+        samples. A dict with any of ``hidden``, ``depth``, ``lr``, ``weight_decay``, ``width``
+        replaces those of ``"small"``. In Table 6 a modality named ``"image"`` is read as images,
+        any other as RNA.
+    batch_size, max_epochs, patience
+        4,096, 100 and 25 (paper).
+    repeats
+        Times that each sample is shown in an epoch, with fresh draws of its cells. With few
+        samples an epoch is a single step, and Table 6's small learning rates hardly learn: a
+        smaller `batch_size` and more repeats give more steps.
+
+    Returns
+    -------
+    One row per input and test set: ``balanced_accuracy``, ``macro_f1``, ``weighted_f1`` (means
+    over seeds and folds), each with its ``_sd`` (over runs, n - 1), ``gap_recovered`` (balanced
+    accuracy above the image's, as a share of what ``image+rna`` has above it), ``n_samples``,
+    ``n_classes``, ``chance`` and ``n_runs``. ``attrs["runs"]`` has every single run, as records.
+
+    Raises
+    ------
+    KeyError
+        A modality, column or label is missing.
+    ValueError
+        A sample with several treatments or splits, a test treatment that was not trained on, fewer
+        than two classes, NaN.
+
+    Examples
+    --------
+    >>> import anndata as ad, mudata as md, numpy as np, pandas as pd
+    >>> import cellfuse as cf
+    >>> rng = np.random.default_rng(0)
+    >>> drug = np.repeat(["a", "b"], 30)
+    >>> obs = pd.DataFrame({"drug": drug, "rep": np.tile(["train", "validation", "new"], 20)})
+    >>> obs.index = [f"cell{i}" for i in range(60)]
+    >>> x = rng.normal(size=(60, 3)) + (drug == "a")[:, None]
+    >>> mdata = md.MuData({"image": ad.AnnData(x, obs=obs)})
+    >>> table = cf.tl.classify_treatments(
+    ...     mdata, "drug", [["image"]], split_key="rep", setting="small", seeds=[0]
+    ... )
+    >>> table[["input", "test", "balanced_accuracy"]].values.tolist()
+    [['image', 'new', 1.0]]
+    """
+    _check_arguments(data, inputs, n_cells, seeds, repeats)
+    runs = []
+    for names in inputs:
+        samples = _samples(data, names, target, split_key, sample_key, control, use_rep)
+        label = "+".join(names)
+        folds = _folds(samples.split, train, validation, cross_validate, split_key)
+        for fold, parts in enumerate(folds):
+            _check_parts(samples, parts, label)
+            chosen = _setting(setting, names, "single" if n_cells is None else "multi")
+            for seed in seeds:
+                runs += _one_run(
+                    samples,
+                    parts,
+                    {"input": label, "fold": fold, "seed": int(seed)},
+                    setting=chosen,
+                    n_cells=n_cells,
+                    seed=int(seed),
+                    batch_size=batch_size,
+                    max_epochs=max_epochs,
+                    patience=patience,
+                    repeats=repeats,
+                )
+    table = _table(pd.DataFrame(runs))
+    table.attrs["runs"] = runs
+    return table
+
+
+def _check_arguments(
+    data: MuData,
+    inputs: Sequence[Sequence[str]],
+    n_cells: int | None,
+    seeds: Sequence[int],
+    repeats: int,
+) -> None:
+    if not is_mudata(data):
+        raise TypeError("expected a MuData with the modalities of `inputs`, found an AnnData.")
+    if isinstance(inputs, str) or not len(inputs) or any(isinstance(i, str) for i in inputs):
+        raise ValueError(
+            f"inputs={inputs!r}: expected modalities for each classifier, such as "
+            "[('image',), ('image', 'rna')]."
+        )
+    for names in inputs:
+        for name in names:
+            if name not in data.mod:
+                raise missing_key(name, list(data.mod), what="the MuData's modalities")
+    for name, value in (("n_cells", n_cells), ("repeats", repeats), ("len(seeds)", len(seeds))):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, found {value}.")
+
+
+def _samples(
+    data: MuData,
+    names: Sequence[str],
+    target: str,
+    split_key: str,
+    sample_key: str | list[str] | None,
+    control: str | list[str] | None,
+    use_rep: str | None | Mapping[str, str | None],
+) -> _Samples:
+    """Samples with cells in every modality of the input, controls left out."""
+    from cellfuse.tl._head_training import Pools
+
+    keys: str | list[str] = [target, split_key] if sample_key is None else sample_key
+    tables, labels = [], []
+    for name in names:
+        adata = data.mod[name]
+        obs = pd.DataFrame(
+            {
+                "sample": context_labels(adata, keys, modality=name).to_numpy(),
+                "target": context_labels(adata, target, modality=name).to_numpy(),
+                "split": context_labels(adata, split_key, modality=name).to_numpy(),
+            }
+        )
+        tables.append(_one_each(obs, name, target, split_key))
+        labels.append(obs["sample"].to_numpy())
+    table = tables[0]
+    for other, name in zip(tables[1:], names[1:], strict=True):
+        table = table.loc[table.index.intersection(other.index)]
+        if not table.equals(other.loc[table.index]):
+            raise ValueError(
+                f"samples of {names[0]!r} and {name!r} have the same name but another {target!r} "
+                f"or {split_key!r}; name samples alike in all modalities (`sample_key`)."
+            )
+    if table.empty:
+        raise ValueError(
+            f"modalities {listing(names)} share no sample; name samples alike in all of them "
+            "(`sample_key`)."
+        )
+    table = table[~table["target"].isin(_controls(control, table, target))]
+    if table["target"].nunique() < 2:
+        raise ValueError(
+            f"input {'+'.join(names)!r} has {len(table)} samples of "
+            f"{listing(table['target'].unique())}: at least two treatments must be told apart."
+        )
+    codes, classes = pd.factorize(table["target"], sort=True)
+    pools = []
+    for name, label in zip(names, labels, strict=True):
+        rep = per_modality(use_rep, name, name="use_rep")
+        values = representation(data.mod[name], rep, modality=name)
+        check_finite(values, f"the embedding of modality {name!r}")
+        position = table.index.get_indexer(pd.Index(label))
+        order = np.argsort(position, kind="stable")
+        ends = np.searchsorted(position[order], np.arange(len(table) + 1))
+        rows = [order[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        pools.append(Pools(values, rows))
+    return _Samples(pools, pd.Index(classes), codes.astype(np.int64), table["split"].to_numpy())
+
+
+def _one_each(obs: pd.DataFrame, modality: str, target: str, split_key: str) -> pd.DataFrame:
+    """Treatment and split of each sample."""
+    pairs = obs.drop_duplicates()
+    double = pairs["sample"][pairs["sample"].duplicated()].unique()
+    if len(double):
+        raise ValueError(
+            f"{len(double)} samples of modality {modality!r} have cells of several {target!r} or "
+            f"{split_key!r}: {listing(double, 3)}. A sample has one of each."
+        )
+    return pairs.set_index("sample").sort_index()
+
+
+def _controls(control: str | list[str] | None, table: pd.DataFrame, target: str) -> list[str]:
+    labels = [] if control is None else [control] if isinstance(control, str) else list(control)
+    for label in labels:
+        if str(label) not in set(table["target"]):
+            raise missing_key(label, sorted(table["target"].unique()), what=f"obs[{target!r}]")
+    return [str(label) for label in labels]
+
+
+def _folds(
+    split: NDArray,
+    train: str,
+    validation: str,
+    cross_validate: Sequence[str] | None,
+    split_key: str,
+) -> list[dict[str, NDArray]]:
+    """Samples of training, validation and each test set, for every fold."""
+    found = sorted(set(split))
+    turns = [str(label) for label in cross_validate or ()]
+    for label in turns or (train, validation):
+        if label not in found:
+            raise missing_key(
+                label,
+                found,
+                what=f"the samples' {split_key!r}",
+                fix="Name the labels with `train`, `validation` or `cross_validate`.",
+            )
+    if cross_validate is None:
+        tests = {label: [label] for label in found if label not in (train, validation)}
+        return [_part_rows(split, {"train": [train], "validation": [validation], **tests})]
+    if len(set(turns)) < 3:
+        raise ValueError(
+            f"cross-validation takes turns among at least three replicates, found {turns}."
+        )
+    others = {label: [label] for label in found if label not in turns}
+    folds = []
+    for k in range(len(turns)):
+        # As in the paper's table: the fold's first replicate trains, the next is tested on.
+        held, checked = turns[(k + 1) % len(turns)], turns[(k + 2) % len(turns)]
+        rest = [label for label in turns if label not in (held, checked)]
+        folds.append(
+            _part_rows(
+                split, {"train": rest, "validation": [checked], "held out": [held], **others}
+            )
+        )
+    return folds
+
+
+def _part_rows(split: NDArray, parts: Mapping[str, list[str]]) -> dict[str, NDArray]:
+    return {name: np.flatnonzero(np.isin(split, labels)) for name, labels in parts.items()}
+
+
+def _check_parts(samples: _Samples, parts: Mapping[str, NDArray], label: str) -> None:
+    if len(parts) < 3:
+        raise ValueError(
+            "every sample is for training or validation: no split label is left to test on."
+        )
+    trained = set(samples.codes[parts["train"]])
+    for name, rows in parts.items():
+        new = sorted(set(samples.codes[rows]) - trained)
+        if new:
+            raise ValueError(
+                f"input {label!r}: {len(new)} treatments of {name!r} have no training sample and "
+                f"cannot be told: {listing(samples.classes[new], 5)}. Leave them out."
+            )
+
+
+def _setting(
+    setting: Literal["paper", "small"] | Mapping[str, Any], names: Sequence[str], profile: str
+) -> Setting:
+    from cellfuse.tl._head_training import Setting
+
+    small = {"hidden": 64, "depth": 1, "lr": 1e-3, "weight_decay": 1e-4, "width": 64}
+    if setting == "paper":
+        kinds = ["image" if name == "image" else "rna" for name in names]
+        key = ("+".join(kinds), profile)
+        if key not in TABLE_6:
+            raise ValueError(
+                f"Table 6 has no setting for the input {'+'.join(names)!r}; give `setting`."
+            )
+        return Setting(*TABLE_6[key])
+    given = {} if setting == "small" else setting
+    if not isinstance(given, Mapping):
+        raise ValueError(f"setting={setting!r}: expected 'paper', 'small' or a dict.")
+    for name in given:
+        if name not in small:
+            raise missing_key(name, list(small), what="what a `setting` can hold")
+    merged = {**small, **given}
+    hidden = merged.pop("hidden")
+    widths = (hidden,) * len(names) if isinstance(hidden, int) else tuple(hidden)
+    if len(widths) != len(names):
+        raise ValueError(f"hidden={hidden!r}: expected one width, or one for each of {names!r}.")
+    return Setting(hidden=widths, **merged)
+
+
+def _one_run(
+    samples: _Samples, parts: dict[str, NDArray], notes: dict[str, Any], **given: Any
+) -> list[dict[str, Any]]:
+    """Train once; one record for each test set."""
+    from sklearn.metrics import f1_score
+
+    from cellfuse.tl._head_training import balanced_accuracy, train_head
+
+    pools = [_standardised(pool, parts["train"]) for pool in samples.pools]
+    predicted = train_head(pools, samples.codes, parts, n_classes=len(samples.classes), **given)
+    records = []
+    for name, found in predicted.items():
+        if name in ("train", "validation"):
+            continue
+        truth = samples.codes[parts[name]]
+        f1 = {
+            f"{kind}_f1": float(f1_score(truth, found, average=kind, zero_division=0))
+            for kind in ("macro", "weighted")
+        }
+        score = {"balanced_accuracy": balanced_accuracy(truth, found), **f1}
+        sizes = {"n_samples": len(truth), "n_classes": len(samples.classes)}
+        records.append({**notes, "test": name, **score, **sizes})
+    return records
+
+
+def _standardised(pool: Pools, train: NDArray) -> Pools:
+    """Centre and scale by the cells of the training samples; constant features are centred."""
+    import torch
+
+    from cellfuse.tl._head_training import Pools
+
+    values: Any = pool.values
+    rows = np.concatenate([pool.rows[s] for s in train])
+    dense = np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float32)
+    mean, sd = dense[rows].mean(0, dtype=np.float64), dense[rows].std(0, dtype=np.float64)
+    scaled = (dense - mean) / np.where(sd > 1e-12 * np.abs(mean), sd, 1.0)
+    return Pools(torch.from_numpy(scaled.astype(np.float32)), pool.rows)
+
+
+def _table(runs: pd.DataFrame) -> pd.DataFrame:
+    groups = runs.groupby(["input", "test"], sort=False)
+    table = groups[list(METRICS)].mean()
+    for name in METRICS:
+        table[f"{name}_sd"] = groups[name].std()
+    table["n_samples"] = groups["n_samples"].mean()
+    table["n_classes"] = groups["n_classes"].first()
+    table["chance"] = 1 / table["n_classes"]
+    table["n_runs"] = groups.size()
+    table = table.reset_index()
+    by = table.set_index(["input", "test"])["balanced_accuracy"]
+    ends = {
+        name: np.array([by.get((name, test), np.nan) for test in table["test"]], dtype=float)
+        for name in ("image", "image+rna")
+    }
+    scores = table["balanced_accuracy"].to_numpy(dtype=float)
+    table.insert(5, "gap_recovered", gap_recovered(scores, ends["image"], ends["image+rna"]))
+    return table
+
+
+def gap_recovered(score: NDArray, image: NDArray, ceiling: NDArray) -> NDArray:
+    """Share of what the real second modality adds to images that `score` has of it."""
+    gap = np.asarray(ceiling - image, dtype=np.float64)
+    return (score - image) / np.where(gap == 0, np.nan, gap)

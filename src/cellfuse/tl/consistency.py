@@ -1,0 +1,169 @@
+"""Whether the replicates of a perturbation agree."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy.stats import false_discovery_control
+
+from cellfuse._access import context_labels, profiles_only
+from cellfuse._errors import listing, missing_key
+from cellfuse.kernels.nulls import empirical_pvalue
+from cellfuse.tl._labels import control_rows
+from cellfuse.tl._similarity import similarity_of, source_name
+from cellfuse.tl._summary import mean_with_interval
+from cellfuse.tl.guides import agreement_test
+
+__all__ = ["perturbation_consistency"]
+
+logger = logging.getLogger("cellfuse")
+
+
+def perturbation_consistency(
+    adata: AnnData,
+    *,
+    by: str | list[str],
+    control: str | list[str] | None,
+    null_labels: str | list[str] | None = None,
+    n_null: int = 10_000,
+    alpha: float = 0.05,
+    use_rep: str | None = None,
+    use_sim: str | None = None,
+    n_boot: int = 0,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Test each perturbation's replicates for agreement (EFAAR).
+
+    The statistic is the mean pairwise cosine of a perturbation's replicates. Two nulls are in use.
+    With `null_labels` it is EFAAR's present one: the same statistic of perturbations that are
+    known to do nothing, such as guides against unexpressed genes. Without, it is the older one,
+    and that of :func:`guide_consistency`: as many replicates of all-different perturbations. In
+    both ``p = (k + 1) / (B + 1)`` with k of B null values at or above the perturbation's, where
+    EFAAR has ``k / B``, which can be 0.
+
+    Replicates that share a plate or a well position agree for that reason too: neither null
+    knows. Correct the batches first, or aggregate to one row per perturbation and plate.
+
+    Parameters
+    ----------
+    adata
+        One row per replicate: a well, a cell, or a profile per batch.
+    by
+        obs column or columns with the perturbation.
+    control
+        Label or labels of the controls, which are neither tested nor in the null. None, which
+        must be written, if there are none.
+    null_labels
+        Perturbations that make the null, at least 20 for a p-value below .05; they are not tested
+        themselves. None: sets of unrelated replicates.
+    n_null
+        Sets drawn for each number of replicates.
+    alpha
+        Level on q-values (Benjamini-Hochberg).
+    use_rep
+        obsm key; None is ``X``.
+    use_sim
+        obsp key of a matrix of similarities to use instead of cosines.
+    n_boot
+        Bootstrap replicates over perturbations for the intervals of the two figures in ``attrs``.
+    seed
+        Same seed, same table.
+
+    Returns
+    -------
+    One row per perturbation: ``similarity``, ``n`` (replicates), ``null_mean``, ``pvalue``,
+    ``qvalue``, ``significant``; one with a single replicate is not tested (NaN).
+    ``attrs["share_significant"]`` and ``attrs["mean_similarity"]``, with `n_boot` each with a
+    ``_low`` and a ``_high``. Kept in ``adata.uns["perturbation_consistency"]``.
+
+    Raises
+    ------
+    KeyError
+        A column or label is absent.
+    ValueError
+        NaN or infinite values, a row of zeros, no perturbation with two replicates, or fewer
+        perturbations than a null set has members.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> import anndata as ad, numpy as np, pandas as pd
+    >>> rng = np.random.default_rng(0)
+    >>> effect = np.repeat(rng.normal(size=(20, 8)), 4, axis=0)
+    >>> obs = pd.DataFrame({"compound": np.repeat([f"c{i}" for i in range(20)], 4)})
+    >>> wells = ad.AnnData(effect + rng.normal(size=(80, 8)) / 4, obs=obs.rename(str))
+    >>> table = cf.tl.perturbation_consistency(wells, by="compound", control=None)
+    >>> table.attrs["share_significant"]
+    1.0
+    """
+    adata = profiles_only(adata)
+    if n_null < 1:
+        raise ValueError(f"n_null={n_null}: at least one null set is needed.")
+    labels = context_labels(adata, by).to_numpy(str)
+    kept = np.ones(len(labels), dtype=bool)
+    if control is not None:
+        kept &= ~control_rows(labels, control)
+    rows = np.flatnonzero(kept)
+    table = agreement_test(
+        similarity_of(adata, use_rep=use_rep, use_sim=use_sim, rows=rows),
+        labels[rows],
+        n_null=n_null,
+        alpha=alpha,
+        stream=np.random.SeedSequence(seed).spawn(1)[0],
+    ).rename(columns={"n_guides": "n"})
+    table.index.name = "perturbation"
+    if null_labels is not None:
+        table = _against(table, null_labels, alpha)
+    tested = {"": table[table["pvalue"].notna()]}
+    figures = {
+        **mean_with_interval("share_significant", tested, "significant", n_boot, seed),
+        **mean_with_interval("mean_similarity", tested, "similarity", n_boot, seed),
+    }
+    table.attrs.update(figures)
+    params: dict[str, Any] = {
+        "by": json.dumps(by),
+        "control": json.dumps(control),
+        "null_labels": json.dumps(null_labels),
+        "n_null": n_null,
+        "alpha": alpha,
+        "use_rep": source_name(use_rep, use_sim),
+        "n_boot": n_boot,
+        "seed": seed,
+        **figures,
+    }
+    adata.uns["perturbation_consistency"] = {"table": table.copy(), "params": params}
+    logger.info(
+        "perturbation_consistency: %.1f%% of %d perturbations are significant (q < %g).",
+        100 * figures["share_significant"],
+        len(tested[""]),
+        alpha,
+    )
+    return table
+
+
+def _against(table: pd.DataFrame, null_labels: str | list[str], alpha: float) -> pd.DataFrame:
+    """The perturbations other than the null ones, tested against those."""
+    names = [null_labels] if isinstance(null_labels, str) else list(null_labels)
+    for name in names:
+        if name not in table.index:
+            raise missing_key(name, table.index.tolist(), what="the perturbations")
+    null: NDArray = table.loc[names, "similarity"].dropna().to_numpy()
+    if not len(null):
+        raise ValueError(f"none of null_labels={listing(names)} has two replicates: no null.")
+    table = table.drop(index=names).copy()
+    tested = table["similarity"].notna().to_numpy()
+    if not tested.any():
+        raise ValueError("no perturbation besides `null_labels` has two replicates to test.")
+    table["null_mean"] = np.where(tested, null.mean(), np.nan)
+    table.loc[tested, "pvalue"] = empirical_pvalue(
+        table.loc[tested, "similarity"].to_numpy(), np.sort(null)
+    )
+    table.loc[tested, "qvalue"] = false_discovery_control(table.loc[tested, "pvalue"].to_numpy())
+    table["significant"] = tested & (table["qvalue"].to_numpy() < alpha)
+    return table

@@ -1,0 +1,676 @@
+"""PhenoSeq: the paper's network, what is trained on, and what is drawn."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+
+import anndata as ad
+import lightning as L
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+import cellfuse as cf
+from cellfuse.model._phenoseq_network import PRESETS, PhenoSeqNetwork, sizes_of
+from cellfuse.nn.denoiser import DenoiserSizes, FoldedDenoiser
+from cellfuse.nn.diffusion import DDIM
+from cellfuse.nn.keyed import normal, uniform
+
+TINY = {"width": 16, "n_heads": 2, "depth": 2, "encoder_heads": 2, "time_width": 8}
+SETUP = {"image_rep": "X_vit", "rna_rep": "X_scgpt"}
+SHORT = {"documents_per_context": 2, "batch_size": 4, "enable_progress_bar": False}
+
+
+def toy(
+    n_samples: int = 6, cells: int = 8, *, image: int = 6, rna: int = 4, seed: int = 0
+) -> md.MuData:
+    """Samples of two treatments in three replicates; RNA is linear in the images' mean."""
+    rng = np.random.default_rng(seed)
+    code = np.repeat(np.arange(n_samples), cells)
+    effect = rng.normal(size=(n_samples, image))
+    map_ = np.random.default_rng(99).normal(size=(image, rna))
+
+    def modality(name, values):
+        obs = pd.DataFrame(
+            {
+                "sample": [f"s{i}" for i in code],
+                "treatment": [f"t{i % 2}" for i in code],
+                "split": np.array(["train", "train", "validation", "test"])[code % 4],
+                "size": np.arange(len(code)),
+            },
+            index=[f"{name}-{i}" for i in range(len(code))],
+        )
+        return ad.AnnData(obs=obs, obsm={"X_vit" if name == "image" else "X_scgpt": values})
+
+    images = effect[code] + 0.3 * rng.normal(size=(len(code), image))
+    counts = 5 + 2 * (effect @ map_)[code] + 0.3 * rng.normal(size=(len(code), rna))
+    return md.MuData(
+        {
+            "image": modality("image", images.astype("f4")),
+            "rna": modality("rna", counts.astype("f4")),
+        }
+    )
+
+
+def build(mdata: md.MuData | None = None, *, setup=None, **given) -> cf.PhenoSeq:
+    mdata = toy() if mdata is None else mdata
+    cf.PhenoSeq.setup_mudata(mdata, **{**SETUP, **(setup or {})})
+    return cf.PhenoSeq(mdata, **{"set_size": 4, **TINY, **given})
+
+
+@pytest.fixture(autouse=True)
+def _the_same_numbers_in_every_run():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def trained() -> cf.PhenoSeq:
+    model = build(context_dropout=0.1)
+    model.train(3, **SHORT)
+    return model
+
+
+def difference(one: cf.PhenoSeq, other: cf.PhenoSeq) -> float:
+    a, b = one.module.state_dict(), other.module.state_dict()
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+def network(image: int = 6, rna: int = 4, **sizes) -> PhenoSeqNetwork:
+    """A network whose output is not nearly 0, as it is at the start of training."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = PhenoSeqNetwork(image, rna, DenoiserSizes(**{**TINY, **sizes}), diffusion={})
+        torch.nn.init.normal_(made.denoiser.out[-1].weight, std=0.3)
+    return made.eval()
+
+
+# -- the network of the paper ---------------------------------------------------------------------
+
+
+def test_the_papers_network_has_168_5_million_parameters():
+    with torch.device("meta"):
+        made = PhenoSeqNetwork(5120, 512, PRESETS["base"], diffusion={})
+    assert sum(p.numel() for p in made.parameters()) == 168_499_968
+    idle = sum(p.numel() for p in made.parameters() if not p.requires_grad)
+    assert idle == 6 * 2 * (1024 * 1024 + 1024)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """Plain implementation of the paper's algorithm, kept with the benchmarks."""
+    path = Path(__file__).parents[1] / "benchmarks" / "_plain_phenoseq.py"
+    if not path.exists():
+        pytest.skip("the plain implementation lies in benchmarks/, which is not here")
+    spec = importlib.util.spec_from_file_location("_plain_phenoseq", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def both(plain, **sizes):
+    ours = network(**sizes)
+    theirs = plain.PlainDenoiser(6, 4, **{**TINY, **sizes}).eval()
+    plain.take_weights(theirs, ours)
+    return ours, theirs
+
+
+@pytest.mark.parametrize("n_cells", [1, 5])
+def test_a_prediction_is_that_of_the_plain_network(plain, n_cells):
+    ours, theirs = both(plain)
+    x, images, t = torch.randn(7, 4), torch.randn(7, n_cells, 6), torch.arange(7) * 140
+    with torch.no_grad():
+        found = ours.denoiser(x[:, None], t[:, None], ours.context(images))[:, 0]
+        wanted = theirs(x, images, t)
+    assert wanted.std() > 0.1
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_loss_and_gradients_are_those_of_the_plain_step(plain):
+    ours, theirs = both(plain)
+    images, rna, key = torch.randn(5, 4, 6), torch.randn(5, 1, 4), torch.arange(5)
+    loss = ours.loss(images, rna, key)
+    t = (uniform(key, (1,), seed=0, purpose="time") * 1000).long()[:, 0]
+    noise = normal(key, (1, 4), seed=0, purpose="noise")[:, 0]
+    wanted = plain.plain_loss(theirs, rna[:, 0], images, t, noise)
+    assert loss.item() == pytest.approx(wanted.item(), abs=1e-5)
+    loss.backward()
+    wanted.backward()
+    for a, b in [
+        (ours.encoder.project[0].weight, theirs.project_image[0].weight),
+        (ours.denoiser.blocks[0].ff.widen.weight, theirs.blocks[0].widen.weight),
+        (ours.denoiser.time[0].weight, theirs.time[0].weight),
+    ]:
+        torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-5)
+    # Queries and keys of the single token, frozen here, learn nothing there either.
+    assert theirs.blocks[0].own.in_proj_weight.grad[:32].abs().max() == 0
+
+
+@pytest.mark.parametrize("n_steps", [1, 3, 50])
+def test_draws_are_those_of_the_plain_sampler(plain, n_steps):
+    ours, theirs = both(plain)
+    images = torch.randn(3, 1, 6)
+    sampler = DDIM(ours.diffusion)
+    sampler.set_timesteps(n_steps)
+    with torch.inference_mode():
+        found = ours.generate(images, None, sampler=sampler, n_samples=2, seed=5)
+    first = normal(torch.arange(2), (4,), seed=5, purpose="first noise")
+    for draw in range(2):
+        wanted = plain.plain_sample(theirs, images, first[draw].expand(3, 4), n_steps)
+        torch.testing.assert_close(found[:, draw], wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("n_cells", [1, 5])
+def test_folding_changes_nothing(n_cells, masked):
+    ours = network()
+    context = ours.context(torch.randn(3, n_cells, 6))
+    mask = torch.ones(3, n_cells, dtype=torch.bool) if masked else None
+    if masked and n_cells > 1:
+        mask[0, 2:] = False
+    x = torch.randn(3, 2, 4)
+    with torch.inference_mode():
+        folded = FoldedDenoiser(ours.denoiser, context, [900, 30], mask=mask)
+        for t in (900, 30):
+            wanted = ours.denoiser(x, torch.full((3, 2), t), context, mask)
+            torch.testing.assert_close(folded(x, t), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_cells", [1, 5])
+def test_half_precision_draws_nearly_the_same(n_cells):
+    ours = network()
+    images = torch.randn(3, n_cells, 6)
+    sampler = DDIM(ours.diffusion)
+    sampler.set_timesteps(10)
+    given = {"sampler": sampler, "n_samples": 2, "seed": 0}
+    with torch.inference_mode():
+        wanted = ours.generate(images, None, **given)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = ours.generate(images, None, **given)
+    assert found.dtype == torch.float32
+    assert 0 < (found - wanted).abs().max() < 0.1 * wanted.abs().max()
+
+
+def test_filler_cells_of_a_set_count_for_nothing():
+    ours = network()
+    cells = torch.randn(1, 3, 6)
+    padded = torch.cat([cells, 100 * torch.ones(1, 2, 6)], dim=1)
+    mask = torch.tensor([[True, True, True, False, False]])
+    found = ours.context(padded, mask)[:, :3]
+    torch.testing.assert_close(found, ours.context(cells), rtol=0, atol=1e-6)
+
+
+def test_rna_cells_of_a_document_do_not_see_each_other():
+    ours = network()
+    images, x, t = torch.randn(2, 4, 6), torch.randn(2, 3, 4), torch.randint(0, 1000, (2, 3))
+    context = ours.context(images)
+    together = ours.denoiser(x, t, context)
+    for k in range(3):
+        alone = ours.denoiser(x[:, k : k + 1], t[:, k : k + 1], context)
+        torch.testing.assert_close(together[:, k : k + 1], alone, rtol=0, atol=1e-6)
+
+
+def test_a_document_of_many_rna_cells_is_the_mean_over_them():
+    ours = network()
+    images, rna, key = torch.randn(2, 4, 6), torch.randn(2, 3, 4), torch.tensor([5, 9])
+    t = (uniform(key, (3,), seed=0, purpose="time") * 1000).long()
+    noise = normal(key, (3, 4), seed=0, purpose="noise")
+    context = ours.context(images)
+    parts = [
+        (ours.denoiser(ours.diffusion.add_noise(rna, noise, t), t, context) - noise)[:, k]
+        for k in range(3)
+    ]
+    wanted = torch.stack([p.square().mean() for p in parts]).mean()
+    assert ours.loss(images, rna, key).item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_dropout_is_drawn_in_training_alone():
+    ours = network(dropout=0.5)
+    images, rna, key = torch.randn(2, 4, 6), torch.randn(2, 1, 4), torch.arange(2)
+    assert ours.loss(images, rna, key) == ours.loss(images, rna, key)
+    ours.train()
+    assert ours.loss(images, rna, key) != ours.loss(images, rna, key)
+
+
+def test_left_out_contexts_are_those_of_their_key():
+    ours = network(dropout=0.0).train()
+    ours.context_dropout = 0.5
+    rna, key = torch.randn(40, 1, 4), torch.arange(40)
+    images = torch.randn(40, 4, 6, requires_grad=True)
+    ours.loss(images, rna, key).backward()
+    seen = images.grad.abs().sum((1, 2)) > 0
+    left_out = uniform(key, (1, 1), seed=0, purpose="context")[:, 0, 0] < 0.5
+    assert torch.equal(seen, ~left_out) and 5 < left_out.sum() < 35
+
+
+# -- what is trained on ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split_key", [None, "split"])
+def test_no_statistic_and_no_weight_sees_held_out_cells(split_key):
+    def outcome(poke: bool) -> cf.PhenoSeq:
+        mdata = toy(8)
+        model = build(mdata, setup={"split_key": split_key})
+        train, held_out = model._split(0.25)
+        assert train.shared().sum() + held_out.shared().sum() == (8 if split_key is None else 6)
+        if poke:
+            for role, rep in (("image", "X_vit"), ("rna", "X_scgpt")):
+                rows = train.of_row(role) < 0
+                assert rows.sum() == (16 if split_key is None else 32)
+                mdata[role].obsm[rep][rows] += 50
+        model.train(1, validation_size=0.25, **SHORT)
+        return model
+
+    one, other = outcome(False), outcome(True)
+    assert difference(one, other) == 0
+    assert (
+        one.history["validation_loss"].iloc[-1, 0] != other.history["validation_loss"].iloc[-1, 0]
+    )
+
+
+def test_statistics_are_those_of_the_training_cells():
+    mdata = toy()
+    model = build(mdata, setup={"split_key": "split"})
+    model.train(1, **SHORT)
+    rows = (mdata["rna"].obs["split"] == "train").to_numpy()
+    x = mdata["rna"].obsm["X_scgpt"][rows]
+    np.testing.assert_allclose(model.module.rna.mean, x.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(model.module.rna.sd, x.std(0), rtol=1e-4)
+
+
+def test_contexts_of_one_modality_are_left_out_and_told(caplog):
+    mdata = toy()
+    kept = (mdata["image"].obs["sample"] != "s3").to_numpy()
+    mdata = md.MuData({"image": mdata["image"][kept].copy(), "rna": mdata["rna"].copy()})
+    model = build(mdata)
+    with caplog.at_level(logging.WARNING, "cellfuse"):
+        train, _ = model._split(0.0)
+    assert "1 of 6 training contexts have cells of one modality" in caplog.text
+    assert "'s3'" in caplog.text
+    assert (train.of_row("rna") >= 0).sum() == 5 * 8
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_bit():
+    one, same, other = (build(seed=seed) for seed in (3, 3, 4))
+    for model in (one, same, other):
+        torch.rand(1)  # the caller's random state has no say
+        model.train(2, **SHORT)
+    assert difference(one, same) == 0
+    assert difference(one, other) > 0
+
+
+#: A resumed run that writes its checkpoints elsewhere is told so by Lightning.
+@pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_a_resumed_training_is_the_same_to_the_bit(tmp_path, step):
+    """Documents, times, noise and dropout, the average and the best epoch: three steps an epoch."""
+    given = {**SHORT, "validation_size": 0.2, "documents_per_context": 3}
+    whole, resumed = build(dropout=0.3), build(dropout=0.3)
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    whole.train(3, callbacks=[keep], **given)
+    keep = ModelCheckpoint(tmp_path / "more", every_n_train_steps=1)
+    resumed.train(3, ckpt_path=str(tmp_path / f"step={step}.ckpt"), callbacks=[keep], **given)
+    assert difference(whole, resumed) == 0
+    losses = [m.history["validation_loss"]["validation_loss"] for m in (whole, resumed)]
+    pd.testing.assert_series_equal(losses[1], losses[0].loc[losses[1].index])
+
+
+def test_the_average_follows_its_formula_and_is_what_draws():
+    seen = []
+
+    class Weights(L.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            seen.append(module.network.denoiser.norm.weight.detach().clone())
+
+    model = build()
+    first = model.module.denoiser.norm.weight.detach().clone()
+    model.train(4, validation_size=0, lr=0.05, callbacks=[Weights()], **SHORT)
+    average = first
+    for n, weight in enumerate(seen, start=1):
+        decay = min(0.9999, (1 + n) / (10 + n))
+        average = decay * average + (1 - decay) * weight
+    assert len(seen) == 4 * 3
+    torch.testing.assert_close(model.module.denoiser.norm.weight.detach(), average)
+    assert (average - seen[-1]).abs().max() > 1e-4
+
+
+def test_training_stops_early_and_keeps_the_best_epochs_average():
+    model = build()
+    states = []
+
+    class Keep(L.Callback):
+        def on_validation_end(self, trainer, module):
+            if not trainer.sanity_checking:
+                average = next(c for c in trainer.callbacks if type(c).__name__ == "Averaged")
+                states.append(average.average["denoiser.norm.weight"].clone())
+
+    model.train(200, lr=0.3, warmup_epochs=0, patience=3, callbacks=[Keep()], **SHORT)
+    loss = model.history["validation_loss"]["validation_loss"]
+    assert len(loss) < 200
+    assert loss.argmin() == len(loss) - 4
+    assert torch.equal(model.module.denoiser.norm.weight.detach(), states[loss.argmin()])
+
+
+@pytest.mark.parametrize("prediction", ["noise", "x0", "v"])
+def test_training_learns_what_images_say_of_rna(prediction):
+    mdata = toy(24, 12)
+    model = build(
+        mdata, prediction=prediction, width=32, time_width=16, dropout=0.0, n_diffusion_steps=100
+    )
+    model.train(
+        30, rna_per_document=8, documents_per_context=8, batch_size=32, lr=3e-3,
+        validation_size=0, enable_progress_bar=False,
+    )  # fmt: skip
+    new = toy(24, 12)
+    found = model.sample(new["image"], n_steps=20, n_samples=4)
+    synthetic = found.to_df().groupby(found.obs["sample"]).mean()
+    real = pd.DataFrame(new["rna"].obsm["X_scgpt"]).groupby(new["rna"].obs["sample"].values).mean()
+    r = np.corrcoef(synthetic.loc[real.index].to_numpy().ravel(), real.to_numpy().ravel())[0, 1]
+    assert r > 0.8
+
+
+def test_early_stopping_needs_no_validation():
+    model = build()
+    model.train(2, validation_size=0, **SHORT)
+    assert "validation_loss" not in model.history and len(model.history["train_loss_epoch"]) == 2
+
+
+# -- drawing --------------------------------------------------------------------------------------
+
+
+def test_one_row_per_sample_with_what_is_constant_in_it(trained):
+    found = trained.sample(n_steps=4)
+    assert found.obs_names.tolist() == [f"s{i}" for i in range(6)]
+    assert found.obs["treatment"].tolist() == ["t0", "t1"] * 3
+    assert found.obs["n_cells"].tolist() == [8] * 6 and found.obs["draw"].tolist() == [0] * 6
+    assert "size" not in found.obs
+    assert found.X.dtype == np.float32 and found.uns["phenoseq"]["n_steps"] == 4
+
+
+@pytest.mark.parametrize("conditioning", ["mean", "set"])
+def test_a_profile_hangs_on_its_images_alone(trained, conditioning):
+    given = {"n_steps": 6, "n_samples": 2, "conditioning": conditioning}
+    images = trained.adata["image"]
+    whole = trained.sample(**given).to_df()
+    assert whole.index[:2].tolist() == ["s0-0", "s0-1"]
+    assert (whole.loc["s0-0"] - whole.loc["s0-1"]).abs().max() > 1e-4
+    assert np.ptp(whole.to_numpy()[::2], axis=0).min() > 1e-4
+    part = images[images.obs["sample"].isin(["s4", "s1"])].copy()
+    part = part[::-1].copy()  # other neighbours, another order
+    part.obs["sample"] = part.obs["sample"].map({"s4": "a", "s1": "z"})  # and other names
+    for batch_size in (1, 7):
+        found = trained.sample(part, batch_size=batch_size, **given).to_df()
+        for new, old in (("a", "s4"), ("z", "s1")):
+            for draw in range(2):
+                np.testing.assert_allclose(
+                    found.loc[f"{new}-{draw}"], whole.loc[f"{old}-{draw}"], atol=1e-5
+                )
+
+
+def test_mean_conditioning_is_the_mean_cell_as_a_set_of_one(trained):
+    images = trained.adata["image"]
+    mean = ad.AnnData(
+        obs=pd.DataFrame({"sample": ["one"]}, index=["one"]),
+        obsm={"X_vit": images.obsm["X_vit"][:8].mean(0, keepdims=True)},
+    )
+    a = trained.sample(n_steps=5, contexts=["s0"]).X
+    b = trained.sample(mean, n_steps=5, conditioning="set").X
+    np.testing.assert_allclose(a, b, atol=1e-5)
+    assert np.abs(a - trained.sample(n_steps=5, contexts=["s0"], conditioning="set").X).max() > 1e-4
+
+
+def test_sets_of_different_size_do_not_disturb_each_other(trained):
+    images = trained.adata["image"]
+    part = images[np.r_[0:8, 8:11, 16:17]].copy()
+    whole = trained.sample(part, n_steps=5, conditioning="set").to_df()
+    for name in ("s0", "s1", "s2"):
+        alone = trained.sample(part, n_steps=5, conditioning="set", contexts=[name]).to_df()
+        np.testing.assert_allclose(alone.loc[name], whole.loc[name], atol=1e-5)
+
+
+def test_the_seed_and_eta_say_which_noise(trained):
+    one = trained.sample(n_steps=5, seed=1).X
+    assert np.array_equal(one, trained.sample(n_steps=5, seed=1).X)
+    assert np.abs(one - trained.sample(n_steps=5, seed=2).X).max() > 1e-4
+    noisy = trained.sample(n_steps=5, seed=1, eta=1.0).X
+    assert np.array_equal(noisy, trained.sample(n_steps=5, seed=1, eta=1.0).X)
+    assert np.abs(one - noisy).max() > 1e-4
+
+
+def test_guidance_is_a_line_through_both_predictions():
+    ours = network()
+    images = torch.randn(3, 1, 6)
+    sampler = DDIM(ours.diffusion)
+    sampler.set_timesteps(1)
+    with torch.inference_mode():
+        zero, one, two = (
+            ours.generate(images, None, sampler=sampler, n_samples=1, seed=0, guidance=w)
+            for w in (0.0, 1.0, 2.0)
+        )
+    torch.testing.assert_close(two - one, one - zero, rtol=0, atol=1e-5)
+    torch.testing.assert_close(zero[0], zero[2])
+    assert (one - zero).abs().max() > 1e-3
+
+
+def test_images_alone_of_new_treatments_are_enough(trained):
+    new = toy(3, 5, seed=9)["image"]
+    new.obs["sample"] = new.obs["sample"].map(lambda s: f"new-{s}")
+    new.obs["well"] = new.obs["sample"]
+    del new.obs["treatment"]
+    assert trained.sample(md.MuData({"image": new}), n_steps=3).n_obs == 3
+    del new.obs["sample"]
+    found = trained.sample(new, n_steps=3, by="well")
+    assert found.obs["well"].tolist() == ["new-s0", "new-s1", "new-s2"]
+    with pytest.raises(KeyError, match="'sample' is not in obs"):
+        trained.sample(new, n_steps=3)
+
+
+def test_rna_without_images_is_told(trained, caplog):
+    mdata = trained.adata
+    kept = (mdata["image"].obs["sample"] != "s3").to_numpy()
+    part = md.MuData({"image": mdata["image"][kept].copy(), "rna": mdata["rna"].copy()})
+    with caplog.at_level(logging.WARNING, "cellfuse"):
+        assert trained.sample(part, n_steps=2).n_obs == 5
+    assert "1 contexts of the RNA have no images" in caplog.text and "'s3'" in caplog.text
+
+
+def test_a_constant_feature_keeps_its_constant():
+    mdata = toy()
+    mdata["rna"].obsm["X_scgpt"][:, 2] = 7
+    model = build(mdata)
+    with pytest.warns(UserWarning, match="1 of 4 features of obsm"):
+        model.train(1, **SHORT)
+    found = model.sample(n_steps=5).X
+    assert np.all(found[:, 2] == 7) and np.isfinite(found).all()
+
+
+def test_the_data_are_left_as_they_were_even_when_interrupted(monkeypatch):
+    mdata = toy()
+    model = build(mdata)
+    model.train(1, **SHORT)
+    before = {m: mdata[m].copy() for m in mdata.mod}
+    model.sample(n_steps=3)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FoldedDenoiser, "__call__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.sample(n_steps=3)
+    for m, old in before.items():
+        assert mdata[m].obs.equals(old.obs) and list(mdata[m].obsm) == list(old.obsm)
+        for key, value in old.obsm.items():
+            assert np.array_equal(mdata[m].obsm[key], value)
+
+
+def test_context_tokens_of_single_cells(trained):
+    z = trained.get_latent_representation()
+    assert z.shape == (48, 16)
+    part = trained.adata["image"][5:9].copy()
+    np.testing.assert_allclose(trained.get_latent_representation(part), z[5:9], atol=1e-5)
+    with pytest.raises(KeyError, match="'rna' is not in the modalities that PhenoSeq encodes"):
+        trained.get_latent_representation(modality="rna")
+
+
+# -- saving ---------------------------------------------------------------------------------------
+
+
+def test_a_loaded_model_draws_the_same_without_its_data(trained, tmp_path):
+    trained.save(tmp_path / "model")
+    loaded = cf.PhenoSeq.load(tmp_path / "model")
+    images = trained.adata["image"]
+    given = {"n_steps": 5, "guidance": 2.0}
+    assert np.array_equal(loaded.sample(images, **given).X, trained.sample(images, **given).X)
+    assert loaded.sizes == trained.sizes and loaded.history.keys() == trained.history.keys()
+    with pytest.raises(ValueError, match="loaded without data"):
+        loaded.sample()
+    with_data = cf.PhenoSeq.load(tmp_path / "model", toy())
+    assert with_data.sample(n_steps=2).n_obs == 6
+
+
+def test_the_split_is_saved_with_the_model(tmp_path):
+    model = build(setup={"split_key": "split", "validation": None})
+    model.train(1, **SHORT)
+    model.save(tmp_path / "model")
+    again = cf.PhenoSeq.load(tmp_path / "model", toy())
+    assert again._split(0.1)[1] is None and again._split(0.1)[0].shared().sum() == 4
+
+
+# -- bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setup", "error", "text"),
+    [
+        ({"image_rep": "X_vitt"}, KeyError, "Did you mean 'X_vit'"),
+        ({"context_keys": "well"}, KeyError, "'well' is not in obs"),
+        ({"split_key": "splits"}, KeyError, "Did you mean 'split'"),
+        ({"split_key": "split", "train": "rep1"}, KeyError, "'rep1' is not in obs.*`train="),
+        (
+            {"split_key": "split", "validation": "val"},
+            KeyError,
+            "'val' is not in obs.*or None for no",
+        ),
+        ({"split_key": "split", "train": "test", "validation": "test"}, ValueError, "shares none"),
+        ({"modalities": {"image": "image"}}, ValueError, "trained on both roles"),
+        ({"modalities": {"picture": "image"}}, KeyError, "roles"),
+    ],
+)
+def test_a_setup_that_cannot_work_is_refused(setup, error, text):
+    with pytest.raises(error, match=text):
+        cf.PhenoSeq.setup_mudata(toy(), **{**SETUP, **setup})
+
+
+def test_a_split_without_a_training_context_is_refused():
+    mdata = toy()
+    mdata["rna"].obs["split"] = np.where(mdata["rna"].obs["sample"] == "s2", "train", "test")
+    with pytest.raises(ValueError, match=r"no context has training cells.*both modalities"):
+        cf.PhenoSeq.setup_mudata(mdata, **SETUP, split_key="split", validation=None)
+
+
+def test_pixels_are_no_embedding():
+    mdata = toy()
+    mdata["image"].obsm["crops"] = np.zeros((48, 1, 4, 4), np.uint8)
+    with pytest.raises(ValueError, match=r"obsm\['crops'\].*flat embeddings"):
+        cf.PhenoSeq.setup_mudata(mdata, image_rep="crops", rna_rep="X_scgpt")
+
+
+def test_nan_is_refused_in_setup_and_in_drawing(trained):
+    mdata = toy()
+    mdata["rna"].obsm["X_scgpt"][3, 1] = np.nan
+    with pytest.raises(ValueError, match=r"1 NaN or infinite"):
+        build(mdata)
+    images = toy()["image"]
+    images.obsm["X_vit"][0, 0] = np.inf
+    with pytest.raises(ValueError, match=r"1 NaN or infinite"):
+        trained.sample(images)
+
+
+def test_features_that_are_all_constant_are_refused():
+    mdata = toy()
+    mdata["image"].obsm["X_vit"][:] = 1
+    with (
+        pytest.warns(UserWarning, match="6 of 6 features"),
+        pytest.raises(ValueError, match=r"all features of obsm\['X_vit'\].*constant"),
+    ):
+        build(mdata).train(1, **SHORT)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ({"n_steps": 0}, ValueError, "from 1 to 1000 .* found 0"),
+        ({"n_steps": 1001}, ValueError, "found 1001"),
+        ({"n_samples": 0}, ValueError, "n_samples must be at least 1"),
+        ({"conditioning": "all"}, ValueError, "expected 'mean' or 'set'"),
+        ({"eta": 2.0}, ValueError, "eta must be from 0 to 1"),
+        ({"seed": -1}, ValueError, "seed must be"),
+        ({"contexts": ["s9"]}, KeyError, "'s9' is not in the contexts that have images"),
+        ({"contexts": []}, ValueError, "empty"),
+    ],
+)
+def test_draws_that_cannot_be_made_are_refused(trained, given, error, text):
+    with pytest.raises(error, match=text):
+        trained.sample(**given)
+
+
+def test_guidance_needs_a_model_that_has_seen_no_context():
+    model = build()
+    model.train(1, **SHORT)
+    with pytest.raises(ValueError, match="context_dropout=0.1"):
+        model.sample(guidance=2.0)
+
+
+def test_another_width_is_refused(trained):
+    images = toy(image=7)["image"]
+    with pytest.raises(ValueError, match=r"shape \(7,\); the model was trained on \(6,\)"):
+        trained.sample(images)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ({"preset": "large"}, KeyError, "presets"),
+        ({"heads": 2}, TypeError, "no argument 'heads'"),
+        ({"depth": 0}, ValueError, "depth must be positive"),
+        ({"dropout": 1.0}, ValueError, "below 1"),
+        ({"context_dropout": 1.0}, ValueError, "context_dropout"),
+        ({"set_size": 0}, ValueError, "set_size"),
+        ({"n_heads": 3}, ValueError, "multiple"),
+        ({"time_width": 7}, ValueError, "even"),
+        ({"prediction": "eps"}, ValueError, "prediction='eps'"),
+        ({"schedule": "quadratic"}, ValueError, "schedule='quadratic'"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused(given, error, text):
+    with pytest.raises(error, match=text):
+        build(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"max_epochs": 0}, "max_epochs"),
+        ({"lr": 0.0}, "lr must be positive"),
+        ({"validation_size": 1.0}, "validation_size"),
+        ({"rna_per_document": 0}, "at least one cell"),
+    ],
+)
+def test_a_training_that_cannot_run_is_refused(given, text):
+    with pytest.raises(ValueError, match=text):
+        build().train(**{**SHORT, **given})
+
+
+def test_an_untrained_model_draws_nothing():
+    with pytest.raises(RuntimeError, match="not trained"):
+        build().sample()
+
+
+def test_presets_and_single_sizes():
+    assert sizes_of("base", {}) == DenoiserSizes()
+    assert sizes_of("small", {"depth": 5}).depth == 5

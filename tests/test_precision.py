@@ -1,0 +1,225 @@
+"""Mean average precision: rankings by hand and plainly, ties, the null, and who is compared."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from math import comb
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+
+from cellfuse.kernels.precision import (
+    _choose,
+    average_precision,
+    chance_precision,
+    null_precision,
+)
+from cellfuse.tl.precision import mean_average_precision
+
+
+def wells(n_groups: int = 12, size: int = 4, *, effect: float = 1.0, seed: int = 0) -> ad.AnnData:
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(n_groups), size)
+    x = effect * rng.normal(size=(n_groups, 6))[group] + rng.normal(size=(len(group), 6))
+    obs = pd.DataFrame(
+        {
+            "compound": [f"c{g:02d}" for g in group],
+            "plate": [f"p{i % 2}" for i in range(len(group))],
+        },
+        index=[f"w{i}" for i in range(len(group))],
+    )
+    obs.loc[obs["compound"] == "c00", "compound"] = "DMSO"
+    return ad.AnnData(x, obs=obs)
+
+
+def plain(adata: ad.AnnData, query: int, negative: np.ndarray) -> float:
+    """scikit-learn's average precision of one query."""
+    x = adata.X / np.linalg.norm(adata.X, axis=1, keepdims=True)
+    same = (adata.obs["compound"] == adata.obs["compound"].iloc[query]).to_numpy()
+    same[query] = False
+    rows = np.flatnonzero(same | negative)
+    return average_precision_score(same[rows], x[rows] @ x[query])
+
+
+# -- one ranking ----------------------------------------------------------------------------------
+
+
+def test_a_ranking_by_hand():
+    # + - - +: precision 1 at the first positive, 2/4 at the second.
+    assert average_precision(np.array([0, 2]), np.array([0, 0])) == pytest.approx(0.75)
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=3),
+    st.lists(st.integers(0, 3), min_size=1, max_size=3),
+)
+@settings(max_examples=60, deadline=None)
+def test_ties_are_the_mean_over_all_orders(positive, negative):
+    score = np.array(positive + negative)
+    real = np.arange(len(score)) < len(positive)
+    total = []
+    for order in permutations(range(len(score))):
+        ranked = np.array(sorted(order, key=lambda i: -score[i]))  # stable: ties as permuted
+        hit = real[ranked]
+        total.append(np.mean(np.cumsum(hit)[hit] / (np.flatnonzero(hit) + 1)))
+    own = np.sort(score[real])[::-1]
+    above = np.array([(score[~real] > s).sum() for s in own])
+    tied = np.array([(score[~real] == s).sum() for s in own])
+    assert average_precision(above, tied) == pytest.approx(np.mean(total))
+
+
+# -- the null -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 2), (2, 5), (4, 5), (3, 30), (25, 30)])
+def test_the_null_has_the_expected_mean(k, n):
+    null = null_precision(k, n, n_null=20_000, seed=0)
+    chance = chance_precision(np.array([k]), np.array([n]))[0]
+    assert null.mean() == pytest.approx(chance, abs=4 * null.std() / np.sqrt(20_000) + 1e-12)
+
+
+@pytest.mark.parametrize(("k", "n"), [(2, 5), (3, 5)])
+def test_every_subset_is_equally_likely(k, n):
+    drawn = _choose(20_000, k, n, np.random.default_rng(0))
+    assert (drawn.sum(axis=1) == k).all()
+    _, count = np.unique(drawn @ (1 << np.arange(n)), return_counts=True)
+    assert len(count) == comb(n, k)
+    assert np.abs(count / 20_000 - 1 / comb(n, k)).max() < 0.012
+
+
+def test_the_null_of_given_sizes_depends_on_nothing_else():
+    first = null_precision(3, 20, n_null=500, seed=7)
+    null_precision(2, 9, n_null=500, seed=7)
+    np.testing.assert_array_equal(first, null_precision(3, 20, n_null=500, seed=7))
+    assert not np.array_equal(first, null_precision(3, 20, n_null=500, seed=8))
+
+
+def test_p_values_of_noise_are_uniform_and_never_too_small():
+    table = mean_average_precision(wells(200, 3, effect=0), positives_by="compound", n_null=2000)
+    for level in (0.01, 0.05, 0.2):
+        assert (table["pvalue"] <= level).mean() < level + 3 * np.sqrt(level / 200) + 0.01
+
+
+def test_what_chance_gives_half_of_the_time_is_not_significant():
+    x = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    adata = ad.AnnData(x, obs=pd.DataFrame({"c": ["a", "a", "b"]}, index=list("xyz")))
+    table = mean_average_precision(adata, positives_by="c", n_null=4000)
+    assert table.loc["a", "map"] == 1 and table.loc["a", "pvalue"] == pytest.approx(0.5, abs=0.03)
+
+
+# -- the score ------------------------------------------------------------------------------------
+
+
+def test_against_all_others_it_is_scikit_learns():
+    adata = wells()
+    found = mean_average_precision(adata, positives_by="compound", per_profile=True)
+    labels = adata.obs["compound"].to_numpy()
+    expected = [plain(adata, i, labels != labels[i]) for i in range(adata.n_obs)]
+    np.testing.assert_allclose(found["precision"], expected)
+    table = mean_average_precision(adata, positives_by="compound")
+    np.testing.assert_allclose(table["map"], pd.Series(expected).groupby(labels).mean())
+
+
+def test_against_the_controls_of_the_plate():
+    adata = wells()
+    found = mean_average_precision(
+        adata,
+        positives_by="compound",
+        negatives_by="plate",
+        control="DMSO",
+        per_profile=True,
+    )
+    control = (adata.obs["compound"] == "DMSO").to_numpy()
+    plate = adata.obs["plate"].to_numpy()
+    expected = [plain(adata, i, control & (plate == plate[i])) for i in np.flatnonzero(~control)]
+    np.testing.assert_allclose(found["precision"], expected)
+    assert "DMSO" not in set(found["group"]) and (found["n_negatives"] == 2).all()
+
+
+def test_positives_of_other_plates_only():
+    adata = wells()
+    found = mean_average_precision(
+        adata, positives_by="compound", positives_across="plate", per_profile=True
+    )
+    assert (found["n_positives"] == 2).all()
+    x = adata.X / np.linalg.norm(adata.X, axis=1, keepdims=True)
+    labels, plate = adata.obs["compound"].to_numpy(), adata.obs["plate"].to_numpy()
+    rows = np.flatnonzero((labels != labels[0]) | (plate != plate[0]))
+    expected = average_precision_score(labels[rows] == labels[0], x[rows] @ x[0])
+    assert found["precision"].iloc[0] == pytest.approx(expected)
+
+
+def test_many_positives_go_the_other_way_to_the_same_numbers(monkeypatch):
+    arguments = {"positives_by": "compound", "per_profile": True}
+    few = mean_average_precision(wells(), **arguments)
+    monkeypatch.setattr("cellfuse.kernels.precision.FEW", 0)
+    monkeypatch.setattr("cellfuse.kernels.precision.BLOCK_BYTES", 1)
+    pd.testing.assert_frame_equal(mean_average_precision(wells(), **arguments), few)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_ties_and_the_order_of_the_rows(reverse):
+    adata = wells()
+    adata.X[4:40] = adata.X[4]  # nine compounds that cannot be told apart
+    turned = (
+        adata[::-1].copy() if reverse else adata[np.random.default_rng(0).permutation(48)].copy()
+    )
+    arguments = {"positives_by": "compound", "seed": 3}
+    first = mean_average_precision(adata, **arguments)
+    again = mean_average_precision(turned, **arguments)
+    pd.testing.assert_frame_equal(first, again)
+    # All tied but the twelve wells of three compounds: chance among 36, after whatever is above.
+    assert first["map"].iloc[1:10].nunique() == 1
+
+
+def test_a_collapsed_embedding_gets_chance():
+    adata = wells()
+    adata.X[:] = 1
+    table = mean_average_precision(adata, positives_by="compound")
+    np.testing.assert_allclose(table["map"], table["chance"])
+
+
+def test_a_matrix_of_similarities_gives_the_same():
+    adata = wells()
+    x = adata.X / np.linalg.norm(adata.X, axis=1, keepdims=True)
+    adata.obsp["cosine"] = x @ x.T
+    pd.testing.assert_frame_equal(
+        mean_average_precision(adata, positives_by="compound", use_sim="cosine"),
+        mean_average_precision(adata, positives_by="compound"),
+    )
+
+
+def test_a_group_of_one_is_not_tested():
+    adata = wells()[:-3].copy()
+    table = mean_average_precision(adata, positives_by="compound", n_boot=100)
+    assert table["n"].iloc[-1] == 0 and table[["map", "pvalue", "qvalue"]].iloc[-1].isna().all()
+    assert not table["significant"].iloc[-1]
+    assert table.attrs["mean_map_low"] < table.attrs["mean_map"] < table.attrs["mean_map_high"]
+    assert adata.uns["mean_average_precision"]["params"]["mean_map"] == table.attrs["mean_map"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"positives_by": "compund"}, KeyError, "Did you mean 'compound'"),
+        ({"control": "DMS"}, KeyError, "Did you mean 'DMSO'"),
+        ({"control_key": "plate"}, ValueError, "without `control`"),
+        ({"n_null": 0}, ValueError, "n_null=0"),
+        ({"positives_by": ["compound", "plate", "well"]}, ValueError, "each of the 48 groups"),
+        ({"control": "DMSO", "negatives_by": "well"}, ValueError, "44 of 48 groups .* no control"),
+        ({"use_sim": "cosine"}, KeyError, "'cosine' is not in obsp"),
+        ({"positives_by": "all"}, ValueError, "has a negative"),
+    ],
+    ids=["key", "control", "control_key", "n_null", "single", "stratum", "use_sim", "one"],
+)
+def test_bad_input_is_named(change, error, text):
+    adata = wells()
+    adata.obs["well"] = adata.obs_names
+    adata.obs["all"] = "x"
+    with pytest.raises(error, match=text):
+        mean_average_precision(adata, **{"positives_by": "compound", **change})

@@ -1,0 +1,331 @@
+"""Semi-Clipped: what it must learn, what it must not touch, and what it must refuse."""
+
+from __future__ import annotations
+
+import anndata as ad
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import cellfuse as cf
+from cellfuse.nn import collapse, perturb_embedding
+
+SHORT = {"batch_size": 64, "enable_progress_bar": False}
+SETUP = {
+    "context_keys": "compound",
+    "image_rep": "X_img",
+    "rna_rep": "X_rna",
+    "batch_key": "plate",
+    "control_key": "compound",
+    "control": "DMSO",
+}
+#: Three components that both sides see, each through its own linear map, with noise.
+N_SHARED = 3
+
+
+def make_screen(*, n_compounds=16, replicates=4, controls=6, shift=2.0, seed=0) -> md.MuData:
+    rng = np.random.default_rng(seed)
+    effect = rng.normal(size=(n_compounds, N_SHARED)) * 2
+    maps = {"image": rng.normal(size=(N_SHARED, 6)), "rna": rng.normal(size=(N_SHARED, 8))}
+    mods = {}
+    for role, key in (("image", "X_img"), ("rna", "X_rna")):
+        labels, plates, rows = [], [], []
+        for plate in range(2):
+            offset = rng.normal(size=maps[role].shape[1]) * shift
+            for c in [*np.repeat(np.arange(n_compounds), replicates), *[-1] * controls]:
+                signal = effect[c] @ maps[role] if c >= 0 else 0
+                rows.append(signal + offset + 0.3 * rng.normal(size=maps[role].shape[1]))
+                labels.append(f"drug{c}" if c >= 0 else "DMSO")
+                plates.append(f"p{plate}")
+        obs = pd.DataFrame(
+            {"compound": labels, "plate": plates}, index=[f"{role}{i}" for i in range(len(rows))]
+        )
+        x = np.asarray(rows, np.float32)
+        var = pd.DataFrame(index=[f"{role}-feature{i}" for i in range(x.shape[1])])
+        mods[role] = ad.AnnData(x, obs=obs, var=var, obsm={key: x.copy()})
+    return md.MuData(mods)
+
+
+@pytest.fixture(scope="module")
+def drugs():
+    return make_screen()
+
+
+def fitted(mdata, *, epochs=40, lr=1e-2, setup=None, **kwargs):
+    cf.SemiClipped.setup_mudata(mdata, **{**SETUP, **(setup or {})})
+    model = cf.SemiClipped(mdata, hidden=(32,), **kwargs)
+    model.train(epochs, lr=lr, **SHORT)
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained(drugs):
+    return fitted(drugs, seed=0)
+
+
+def found_at_first(model, mdata) -> float:
+    """How often an RNA sample's nearest image sample is of its compound."""
+    a = model.get_latent_representation(mdata["rna"])
+    b = model.get_latent_representation(mdata, modality="image")
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    labels = [mdata[m].obs["compound"].to_numpy() for m in ("rna", "image")]
+    keep = labels[0] != "DMSO"
+    nearest = (a @ b.T).argmax(axis=1)
+    return float((labels[1][nearest] == labels[0])[keep].mean())
+
+
+@pytest.mark.parametrize("loss", ["clip", "sigmoid", "vicreg", "mse", "kd"])
+def test_every_objective_brings_the_sides_of_a_compound_together(drugs, loss):
+    model = fitted(drugs, loss=loss, seed=0, pea=("tvn",), epochs=100, temperature=0.3)
+    z = model.get_latent_representation(modality="rna")
+    if loss == "kd":
+        # The teacher's relations are learnt, not its axes.
+        teacher = model.get_latent_representation(modality="image")
+        same = [m.obs["compound"].to_numpy() for m in (drugs["rna"], drugs["image"])]
+        names = [f"drug{i}" for i in range(16)]
+        relations = []
+        for x, labels in zip((z, teacher), same, strict=True):
+            means = np.stack([x[labels == name].mean(axis=0) for name in names])
+            relations.append(np.corrcoef(means)[np.triu_indices(16, 1)])
+        assert np.corrcoef(*relations)[0, 1] > 0.8
+    else:
+        assert found_at_first(model, drugs) > 0.35  # chance is 1 / 16
+
+
+def test_it_carries_over_to_plates_never_seen_by_their_own_controls(trained):
+    new = make_screen(seed=0, shift=2.0)
+    for role in ("image", "rna"):  # the same compounds on other plates
+        key = SETUP[f"{role}_rep"]
+        new[role].obsm[key] = new[role].obsm[key] + 7
+    assert found_at_first(trained, new) > 0.6
+
+
+def test_shuffled_compounds_teach_nothing():
+    mdata = make_screen(seed=3)
+    truth = mdata["rna"].obs["compound"].copy()
+    treated = np.flatnonzero(truth != "DMSO")
+    mixed = truth.to_numpy(dtype=object).copy()
+    mixed[treated] = np.random.default_rng(0).permutation(mixed[treated])
+    mdata["rna"].obs["compound"] = mixed
+    model = fitted(mdata, seed=0, pea=("tvn",))
+    mdata["rna"].obs["compound"] = truth
+    assert found_at_first(model, mdata) < 0.35
+
+
+def test_the_teacher_and_the_data_stay_as_they_are(drugs):
+    before = {m: drugs[m].obsm[k].copy() for m, k in (("image", "X_img"), ("rna", "X_rna"))}
+    model = fitted(drugs, epochs=1, seed=0)
+    for m, k in (("image", "X_img"), ("rna", "X_rna")):
+        np.testing.assert_array_equal(drugs[m].obsm[k], before[m])
+    names = {n.split(".")[0] for n, p in model.module.named_parameters() if p.requires_grad}
+    assert names == {"adapter", "temperature"}
+    wanted = drugs["image"].copy()
+    cf.pp.tvn(
+        wanted,
+        use_rep="X_img",
+        batch_key="plate",
+        control_key="compound",
+        control="DMSO",
+        input_axes=True,
+    )
+    found = model.get_latent_representation(modality="image")
+    np.testing.assert_allclose(found, wanted.obsm["X_img"], atol=1e-4)
+
+
+def test_the_inputs_of_a_step_are_pairs_of_one_context_corrected_as_drawn(drugs, monkeypatch):
+    cf.SemiClipped.setup_mudata(drugs, **SETUP)
+    model = cf.SemiClipped(drugs, hidden=(4,), seed=0)
+    seen = []
+    forward = model.module.forward
+
+    def spy(student, teacher, context):
+        seen.append((student.clone(), teacher.clone(), context.clone()))
+        return forward(student, teacher, context)
+
+    monkeypatch.setattr(model.module, "forward", spy)
+    model.train(1, lr=1e-12, **SHORT)
+    students = torch.cat([s for s, _, _ in seen]).numpy()
+    teachers = torch.cat([t for _, t, _ in seen]).numpy()
+    z = (drugs["rna"].obsm["X_rna"] - model.module.student_mean.numpy()) / (
+        model.module.student_sd.numpy()
+    )
+    options = {}
+    for name in ("none", "center", "center_scale", "tvn"):
+        correction = model._correction(None, "rna", (name,))
+        options[name] = correction.apply(
+            torch.as_tensor(z), torch.as_tensor(correction.codes)
+        ).numpy()
+    images = model.get_latent_representation(modality="image")
+    labels = {m: drugs[m].obs["compound"].to_numpy() for m in ("rna", "image")}
+    drawn, rows = [], []
+    for student, teacher in zip(students, teachers, strict=True):
+        distance = {n: np.abs(x - student).max(axis=1) for n, x in options.items()}
+        name = min(distance, key=lambda n: distance[n].min())
+        row = int(distance[name].argmin())
+        assert distance[name][row] < 1e-4
+        image = np.abs(images - teacher).max(axis=1)
+        assert image.min() < 1e-4
+        assert labels["image"][image.argmin()] == labels["rna"][row]
+        drawn.append(name)
+        rows.append(row)
+    assert len(set(rows)) == len(rows)  # an RNA sample stands once in an epoch
+    counts = pd.Series(drawn).value_counts()
+    assert set(counts.index) == set(options)
+    assert counts.min() > len(drawn) / 8
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_others(drugs):
+    one, two, other = (fitted(drugs, epochs=2, seed=s) for s in (1, 1, 2))
+    z = [m.get_latent_representation(modality="rna") for m in (one, two, other)]
+    np.testing.assert_array_equal(z[0], z[1])
+    assert np.abs(z[0] - z[2]).max() > 1e-3
+
+
+def test_rna_alone_is_enough_and_a_sample_does_not_hang_on_its_batch(trained, drugs):
+    alone = drugs["rna"].copy()
+    whole = trained.get_latent_representation(alone)
+    np.testing.assert_allclose(
+        trained.get_latent_representation(alone, batch_size=7), whole, atol=1e-5
+    )
+    plain = trained.get_latent_representation(alone[:5].copy(), correction="none")
+    every = trained.get_latent_representation(alone, correction="none")
+    np.testing.assert_allclose(plain, every[:5], atol=1e-5)
+    assert np.abs(every - whole).max() > 0.1
+
+
+def test_saved_and_loaded_it_gives_the_same(trained, drugs, tmp_path):
+    trained.save(tmp_path / "model")
+    loaded = cf.SemiClipped.load(tmp_path / "model")
+    np.testing.assert_array_equal(
+        loaded.get_latent_representation(drugs["rna"]),
+        trained.get_latent_representation(drugs["rna"]),
+    )
+
+
+@pytest.mark.parametrize("trains", ["heads", "scratch"])
+def test_what_is_trained_can_be_more(drugs, trains):
+    scratch = trains == "scratch"
+    model = fitted(
+        drugs,
+        trains=trains,
+        pea=("none",) if scratch else ("tvn",),
+        setup={"rna_rep": None} if scratch else None,
+        epochs=60,
+        lr=3e-3,
+        seed=0,
+    )
+    moved = {n.split(".")[0] for n, p in model.module.named_parameters() if p.requires_grad}
+    assert moved == {"adapter", "teacher_head", "temperature"} | ({"encoder"} if scratch else set())
+    assert found_at_first(model, drugs) > 0.3
+
+
+def test_validation_is_logged_and_held_out_samples_are_not_trained_on(drugs):
+    cf.SemiClipped.setup_mudata(drugs, **SETUP)
+    model = cf.SemiClipped(drugs, hidden=(8,), seed=0)
+    model.train(2, validation_size=0.25, **SHORT)
+    assert len(model.history["validation_loss"]) == 2
+    assert {"train_spread_epoch", "train_effective_rank_epoch"} <= set(model.history)
+
+
+def test_a_collapse_is_told(drugs):
+    mdata = drugs.copy()
+    mdata["image"].obsm["X_img"] = np.tile(
+        np.arange(1.0, 7.0, dtype=np.float32), (mdata["image"].n_obs, 1)
+    )
+    with pytest.warns(UserWarning, match="adapted embedding has collapsed"):
+        fitted(mdata, loss="mse", image_correction="none", pea=("none",), epochs=60, seed=0)
+
+
+def test_collapse_by_hand():
+    line = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    found = collapse(line)
+    assert found["spread"].item() == pytest.approx(1)
+    assert found["effective_rank"].item() == pytest.approx(1)
+    cross = torch.cat([line, line.flip(1)])
+    assert collapse(cross)["effective_rank"].item() == pytest.approx(2, rel=1e-4)
+    assert collapse(torch.ones(4, 2))["spread"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_noise_and_dropout_hang_on_the_key_alone():
+    x, key = torch.ones(400, 6), torch.arange(400)
+    noisy = perturb_embedding(x, key, seed=0, noise=0.5)
+    assert torch.equal(perturb_embedding(x[3:5], key[3:5], seed=0, noise=0.5), noisy[3:5])
+    assert (noisy - 1).std().item() == pytest.approx(0.5, rel=0.1)
+    dropped = perturb_embedding(x, key, seed=0, dropout=0.25)
+    assert set(dropped.unique().tolist()) == {0.0, 1.0}
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+def test_the_gene_probe_sees_what_is_left_of_each_gene(trained, drugs):
+    table = trained.gene_probe(n_folds=4)
+    assert list(table.columns) == ["r2_adapted", "r2_unadapted", "difference"]
+    assert len(table) == 8
+    # Expression is a linear map of the shared effect and an offset per plate that TVN takes out.
+    assert table["r2_unadapted"].max() > 0.3
+    np.testing.assert_allclose(
+        table["difference"], table["r2_adapted"] - table["r2_unadapted"], atol=1e-12
+    )
+    random = drugs["rna"].copy()
+    random.X = np.random.default_rng(0).normal(size=random.shape).astype(np.float32)
+    random.X[:, 3] = 1.0
+    noise = trained.gene_probe(random, n_folds=4)
+    assert noise["r2_adapted"].iloc[[0, 1, 2, 4]].max() < 0.1
+    assert np.isnan(noise["r2_adapted"].iloc[3])
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+def test_setup_errors_name_the_key(drugs):
+    def setup(**changes):
+        cf.SemiClipped.setup_mudata(drugs, **{**SETUP, **changes})
+
+    with pytest.raises(KeyError, match=r"'dmso' is not in obs\['compound'\].*Did you mean 'DMSO'"):
+        setup(control="dmso")
+    with pytest.raises(KeyError, match="'plates' is not in obs"):
+        setup(batch_key="plates")
+    with pytest.raises(KeyError, match="'X_umg' is not in obsm"):
+        setup(image_rep="X_umg")
+    with pytest.raises(ValueError, match="pairs two modalities"):
+        setup(modalities={"rna": "rna"})
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "text"),
+    [
+        ({"loss": "triplet"}, "loss='triplet': expected one of 'clip'"),
+        ({"pea": ("whiten",)}, "expected different ones"),
+        ({"temperature": 0.0}, "at least 0.01"),
+        ({"dropout": 1.0}, "0 <= dropout < 1"),
+        ({"trains": "scratch"}, "rna_rep=None"),
+        ({"preset": "big"}, "preset='big'"),
+        ({"seed": -1}, "seed must be"),
+    ],
+)
+def test_arguments_out_of_range(drugs, kwargs, text):
+    cf.SemiClipped.setup_mudata(drugs, **SETUP)
+    with pytest.raises(ValueError, match=text):
+        cf.SemiClipped(drugs, **kwargs)
+
+
+def test_a_batch_without_controls_is_named_before_training(drugs):
+    mdata = md.MuData({"image": drugs["image"], "rna": drugs["rna"].copy()})
+    rna = mdata["rna"]
+    rna.obs["plate"] = np.where(rna.obs["compound"] == "drug0", "extra", rna.obs["plate"])
+    cf.SemiClipped.setup_mudata(mdata, **SETUP)
+    with pytest.raises(ValueError, match=r"1 of 3 batches.*fewer than 2 control cells.*'extra'"):
+        cf.SemiClipped(mdata, hidden=(4,)).train(1, **SHORT)
+    model = cf.SemiClipped(mdata, hidden=(4,), pea=("none",))
+    model.train(1, **SHORT)  # nothing is fitted on them
+
+
+def test_pixels_and_counts_are_not_embeddings(screen):
+    mdata = screen()
+    cf.SemiClipped.setup_mudata(mdata, context_keys="guide", image_rep="crops", rna_rep="flat")
+    with pytest.raises(ValueError, match="embed_images"):
+        cf.SemiClipped(mdata)
+    cf.SemiClipped.setup_mudata(mdata, context_keys="guide", image_rep="flat", rna_rep="flat")
+    with pytest.raises(RuntimeError, match="not trained"):
+        cf.SemiClipped(mdata).get_latent_representation()
