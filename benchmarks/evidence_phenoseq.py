@@ -37,7 +37,7 @@ from sklearn.preprocessing import StandardScaler
 
 import cellfuse as cf
 from cellfuse.tl.classify import classify_treatments
-from cellfuse.tl.fidelity import fidelity
+from cellfuse.tl.synthetic import fidelity
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"

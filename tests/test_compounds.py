@@ -14,7 +14,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem, MACCSkeys
 
 from cellfuse._access import recorded
-from cellfuse.pp import compounds as verb
+from cellfuse.kernels import fingerprints as verb
 from cellfuse.pp.compounds import fingerprints
 
 ASPIRIN, CAFFEINE = "CC(=O)Oc1ccccc1C(=O)O", "Cn1c(=O)c2c(ncn2C)n(C)c1=O"

@@ -17,6 +17,7 @@ from cellfuse.nn.dino import (
     dino_loss,
     follow,
     next_center,
+    teacher_target,
     warm_up,
 )
 from cellfuse.nn.vit import ChannelViT, PlainViT, ViTSizes, sample_channels
@@ -79,7 +80,7 @@ def test_the_loss_and_its_gradient_are_the_plain_ones(n_views):
     student, teacher, center = drawn(n_views, 5, 7), drawn(2, 5, 7, seed=1), drawn(7, seed=2)
     gradients = []
     for loss in (
-        lambda x: dino_loss(x, teacher, center, teacher_temperature=0.05),
+        lambda x: dino_loss(x, teacher_target(teacher, center, temperature=0.05)),
         lambda x: plain_loss(x, teacher, center, 0.1, 0.05),
     ):
         x = student.clone().requires_grad_()
@@ -93,7 +94,7 @@ def test_a_hand_worked_loss():
     # One image, two views. Teacher: half and half. Student at temperature 1: (3/4, 1/4).
     teacher = torch.zeros(1, 1, 2)
     student = torch.tensor([[[5.0, 5.0]], [[math.log(3.0), 0.0]]])
-    loss = dino_loss(student, teacher, torch.zeros(2), student_temperature=1.0)
+    loss = dino_loss(student, teacher_target(teacher, torch.zeros(2)), temperature=1.0)
     # The teacher's own view (the first) does not count.
     assert loss.item() == pytest.approx(-0.5 * math.log(3 / 4) - 0.5 * math.log(1 / 4), rel=1e-5)
 
@@ -102,8 +103,9 @@ def test_the_centre_is_taken_off_and_moves():
     teacher = torch.tensor([[[4.0, 0.0]], [[2.0, 0.0]]])
     center = next_center(torch.tensor([1.0, 1.0]), teacher)
     torch.testing.assert_close(center, torch.tensor([0.9 + 0.3, 0.9]))
-    shifted = dino_loss(drawn(2, 1, 2), teacher + 5, torch.full((2,), 5.0))
-    torch.testing.assert_close(shifted, dino_loss(drawn(2, 1, 2), teacher, torch.zeros(2)))
+    shifted = teacher_target(teacher + 5, torch.full((2,), 5.0), temperature=2.0)
+    expected = torch.tensor([[[1 / (1 + math.exp(-2)), 1 / (1 + math.exp(2))]]])
+    torch.testing.assert_close(shifted[:1], expected)
 
 
 # -- network --------------------------------------------------------------------------------------

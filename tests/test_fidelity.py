@@ -12,7 +12,7 @@ from scipy.stats import pearsonr
 from cellfuse.pl._fidelity import fidelity as draw_fidelity
 from cellfuse.pl._fidelity import real_vs_synthetic as draw_together
 from cellfuse.tl.classify import gap_recovered
-from cellfuse.tl.fidelity import fidelity, real_vs_synthetic, retrieval
+from cellfuse.tl.synthetic import fidelity, real_vs_synthetic, retrieval
 
 #: Ranks of the paper's Table 3.
 TABLE_3 = [1] * 15 + [3] * 4 + [4] * 2 + [6, 11, 12, 14, 14, 17, 18, 25]

@@ -15,7 +15,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cellfuse._access import PROVENANCE, Data, is_mudata
+from cellfuse._access import PROVENANCE, Data, is_mudata, refuse_view
 from cellfuse._errors import listing, missing_key
 from cellfuse.data import (
     Batch,
@@ -123,6 +123,9 @@ class ImageModel(DocumentModel):
         ValueError
             No images, NaN, repeated names of cells.
         """
+        if is_mudata(adata):
+            raise TypeError(f"found a MuData; use `cf.{cls.__name__}.setup_mudata`.")
+        refuse_view(adata)
         wrapped = MuData({ROLE: adata})
         cls.setup_mudata(
             wrapped, image_rep=image_rep, split_key=split_key, train=train, validation=validation

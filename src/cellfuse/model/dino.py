@@ -120,8 +120,8 @@ class DINO(ImageModel):
         ``"dataset"`` standardises each channel by the training set, so that intensity stays a
         phenotype; ``"instance"`` each image by itself.
     views
-        How views are cut and changed, :class:`cellfuse.nn.CropSettings`, or a dict of its fields.
-        Sizes are by default the image's side, and half of it.
+        How views are cut and changed: fields of :class:`cellfuse.nn.CropSettings` that differ from
+        its defaults. Sizes are by default the image's side, and half of it.
     n_prototypes
         Outputs of the head; 1,024 for ``"small"``, 65,536 for ``"base"`` (DINO's).
     seed

@@ -252,7 +252,7 @@ class PhenoSeq(DocumentModel):
         Parameters
         ----------
         max_epochs
-            Epochs at most: 5,000 for ``"base"`` (paper), 100 for ``"small"``.
+            Epochs at most: 5,000 for ``"base"`` (paper), 50 for ``"small"``.
         batch_size
             Documents per batch, over all devices: 256 for ``"base"`` (paper), 64 for ``"small"``.
         documents_per_context

@@ -20,6 +20,7 @@ __all__ = [
     "dino_loss",
     "follow",
     "next_center",
+    "teacher_target",
     "warm_up",
 ]
 
@@ -53,14 +54,17 @@ def warm_up(step: int, n_steps: int, *, start: float, end: float) -> float:
 # -- loss -----------------------------------------------------------------------------------------
 
 
-def dino_loss(
-    student: Tensor,
-    teacher: Tensor,
-    center: Tensor,
-    *,
-    student_temperature: float = 0.1,
-    teacher_temperature: float = 0.07,
-) -> Tensor:
+@torch.no_grad()
+def teacher_target(logits: Tensor, center: Tensor, *, temperature: float = 0.07) -> Tensor:
+    """What the teacher answers: a centred and sharpened distribution, ``(..., K)``.
+
+    The centre keeps one output from winning always, the low temperature keeps all from being
+    alike: together they keep the outputs from collapsing.
+    """
+    return ((logits.float() - center) / temperature).softmax(dim=-1)
+
+
+def dino_loss(student: Tensor, target: Tensor, *, temperature: float = 0.1) -> Tensor:
     """Cross-entropy of the student's view under the teacher's other view.
 
     The mean over images and over all pairs of a teacher's view and a student's view that is not
@@ -70,33 +74,27 @@ def dino_loss(
     ----------
     student
         Logits ``(V, N, K)``; the first views are those the teacher has seen.
-    teacher
-        Logits ``(G, N, K)``, ``G <= V``; no gradient flows into them.
-    center
-        Running mean of the teacher's logits, ``(K,)``.
-    student_temperature, teacher_temperature
-        DINO's .1 and .07; the sharper teacher, with the centre, keeps the outputs from collapsing.
+    target
+        The teacher's answers ``(G, N, K)``, ``G <= V`` (see :func:`teacher_target`).
+    temperature
+        Of the student, DINO's .1.
 
     Examples
     --------
     >>> import torch
-    >>> from cellfuse.nn import dino_loss
+    >>> from cellfuse.nn import dino_loss, teacher_target
     >>> flat = torch.zeros(2, 1, 8)
-    >>> round(float(dino_loss(flat, flat, torch.zeros(8))), 4)  # log 8
+    >>> round(float(dino_loss(flat, teacher_target(flat, torch.zeros(8)))), 4)  # log 8
     2.0794
     """
-    n_views, n_global = len(student), len(teacher)
-    with torch.no_grad():
-        target = ((teacher.float() - center) / teacher_temperature).softmax(dim=-1)
-        everyone = target.sum(dim=0)
+    n_views, n_global = len(student), len(target)
+    everyone = target.sum(dim=0)
     total = student.new_zeros((), dtype=torch.float32)
     # View by view: a view's logits stay in the cache. Cross-entropy is linear in its target, so
     # the sum of the targets stands for all pairs.
     for view, logits in enumerate(student):
         other = everyone - target[view] if view < n_global else everyone
-        total = total + F.cross_entropy(
-            logits.float() / student_temperature, other, reduction="sum"
-        )
+        total = total + F.cross_entropy(logits.float() / temperature, other, reduction="sum")
     n_pairs = n_global * n_views - n_global
     return total / (n_pairs * student.shape[1])
 
@@ -225,15 +223,10 @@ class Dino(nn.Module):
             _, head = self.teacher
             teacher = head(self.embed(wide.flatten(0, 1), channels=channels))
             teacher = teacher.unflatten(0, wide.shape[:2])
-            mean = ((teacher.float() - self.center) / teacher_temperature).softmax(-1).mean((0, 1))
+            target = teacher_target(teacher, self.center, temperature=teacher_temperature)
+            mean = target.mean(dim=(0, 1))
             entropy = torch.special.entr(mean).sum() / math.log(len(mean))
-        loss = dino_loss(
-            student,
-            teacher,
-            self.center,
-            student_temperature=self.student_temperature,
-            teacher_temperature=teacher_temperature,
-        )
+        loss = dino_loss(student, target, temperature=self.student_temperature)
         if self.training:
             self.center.copy_(next_center(self.center, teacher))
         return {"loss": loss, "teacher_entropy": entropy}

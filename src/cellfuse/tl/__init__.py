@@ -2,10 +2,10 @@
 
 from cellfuse.tl.classify import classify_treatments
 from cellfuse.tl.edges import edge_classification
-from cellfuse.tl.fidelity import fidelity, real_vs_synthetic
 from cellfuse.tl.guides import guide_consistency
 from cellfuse.tl.profiles import aggregate
 from cellfuse.tl.recall import relationship_recall
+from cellfuse.tl.synthetic import fidelity, real_vs_synthetic
 
 __all__ = [
     "aggregate",
