@@ -209,7 +209,7 @@ def simulated() -> None:
                 model = train_phenoseq(
                     mdata,
                     seed=seed,
-                    epochs=40,
+                    epochs=80,
                     context_keys="sample",
                     documents_per_context=10,
                     **setup,
@@ -269,7 +269,7 @@ def classify() -> None:
             model = train_phenoseq(
                 mdata,
                 seed=seed,
-                epochs=40,
+                epochs=80,
                 context_keys="sample",
                 documents_per_context=10,
                 **setup,
@@ -352,10 +352,10 @@ def jump() -> None:
             model = train_phenoseq(
                 mdata,
                 seed=seed,
-                epochs=60,
+                epochs=40,
                 context_keys="compound",
                 set_size=2,
-                documents_per_context=10,
+                documents_per_context=5,
                 **setup,
             )
             found = {

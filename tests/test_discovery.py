@@ -64,14 +64,14 @@ def test_all_negatives_give_scikit_learns_figures():
 def test_sampled_negatives_are_the_plain_loop(monkeypatch):
     compounds, genes, targets = world(n_genes=60, seed=2)
     seen = {}
-    draw = discovery._draw_negatives
+    draw = discovery.draw_negatives
 
     def spy(actives, *rest):
         drawn = draw(actives, *rest)
         seen.update({tuple(a): d for a, d in zip(actives.tolist(), drawn, strict=True)})
         return drawn
 
-    monkeypatch.setattr(discovery, "_draw_negatives", spy)
+    monkeypatch.setattr(discovery, "draw_negatives", spy)
     target_discovery(compounds, genes, targets, n_seeds=3, **KEYS)
     pool = np.unique(targets["target"])  # negatives are targets of other compounds
     similarity = np.abs(cosine_similarity(compounds.X, genes[pool].X))
@@ -95,7 +95,7 @@ def test_sampled_negatives_are_the_plain_loop(monkeypatch):
 
 def test_every_set_of_negatives_is_equally_likely():
     rng = np.random.default_rng(0)
-    drawn = discovery._draw_negatives(np.array([[1, 4]]), 6, 2, 12_000, rng)[0]
+    drawn = discovery.draw_negatives(np.array([[1, 4]]), 6, 2, 12_000, rng)[0]
     sets, count = np.unique(np.sort(drawn, axis=1), axis=0, return_counts=True)
     assert sets.tolist() == [[0, 2], [0, 3], [0, 5], [2, 3], [2, 5], [3, 5]]
     np.testing.assert_allclose(count / 12_000, 1 / 6, atol=0.015)
@@ -111,7 +111,7 @@ def test_ties_are_shared(positive, negative, k):
     """AP and AUC as scikit-learn's; Hit@k the mean over all orders of the tied."""
     label = np.array([1] * len(positive) + [0] * len(negative))
     score = np.array(positive + negative, float)
-    ap, auc, hit = discovery._rank(
+    ap, auc, hit = discovery.rank_scores(
         np.array([positive], float), np.array([[negative]], float), k
     ).ravel()
     assert ap == pytest.approx(average_precision_score(label, score))
@@ -129,13 +129,13 @@ def test_ties_are_shared(positive, negative, k):
 def test_chance_is_the_mean_over_all_rankings(n_targets, n_negative, k):
     n = n_targets + n_negative
     scores = [
-        discovery._rank(
+        discovery.rank_scores(
             np.array([order[:n_targets]], float), np.array([[order[n_targets:]]], float), k
         ).ravel()
         for order in permutations(range(n))
     ]
     np.testing.assert_allclose(
-        discovery._by_chance(n_targets, n_negative, k), np.mean(scores, axis=0), rtol=1e-9
+        discovery.chance_scores(n_targets, n_negative, k), np.mean(scores, axis=0), rtol=1e-9
     )
 
 

@@ -33,6 +33,7 @@ def corrected(operation: str) -> np.ndarray:
     """The same by the library's own verbs."""
     adata = cells()
     if operation == "tvn":
+        center_scale(adata, **ARGUMENTS, scale=False)
         tvn(adata, **ARGUMENTS, input_axes=True)
     elif operation != "none":
         center_scale(adata, **ARGUMENTS, scale=operation == "center_scale")

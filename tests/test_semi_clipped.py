@@ -122,6 +122,14 @@ def test_the_teacher_and_the_data_stay_as_they_are(drugs):
     names = {n.split(".")[0] for n, p in model.module.named_parameters() if p.requires_grad}
     assert names == {"adapter", "temperature"}
     wanted = drugs["image"].copy()
+    cf.pp.center_scale(
+        wanted,
+        use_rep="X_img",
+        batch_key="plate",
+        control_key="compound",
+        control="DMSO",
+        scale=False,
+    )
     cf.pp.tvn(
         wanted,
         use_rep="X_img",

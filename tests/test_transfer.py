@@ -10,7 +10,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KNeighborsClassifier
 
-from cellfuse.tl import transfer
+from cellfuse.tl import _nearest, transfer
 from cellfuse.tl._intervals import crossed_intervals
 from cellfuse.tl.transfer import knn_accuracy, one_shot_transfer
 
@@ -48,7 +48,8 @@ def plain_one_shot(adata, references, k, groups=None):
                 own = run[code]
                 if row == own or (groups is not None and groups[row] == groups[own]):
                     continue
-                nearest = sorted(run, key=lambda r, row=row: -cosine[row, r])[:k]
+                rivals = [r for r in run if groups is None or groups[r] != groups[row]]
+                nearest = sorted(rivals, key=lambda r, row=row: -cosine[row, r])[:k]
                 hits.append(own in nearest)
             if hits:
                 means.append(np.mean(hits))
@@ -58,24 +59,25 @@ def plain_one_shot(adata, references, k, groups=None):
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("block", [1, 1 << 23])
 def test_one_shot_transfer_is_the_plain_loop(grouped, block, monkeypatch):
-    monkeypatch.setattr(transfer, "BLOCK_CELLS", block)  # one block, or many
+    monkeypatch.setattr(_nearest, "BLOCK_CELLS", block)  # one block, or many
     well = [f"w{i % 3}" for i in range(6 * 14)]
     adata = screen(size=14, well=well)
     columns = {"use_rep": None, "target": "gene", "n_runs": 4, "seed": 3}
     table = one_shot_transfer(adata, k=(1, 3), group_key="well" if grouped else None, **columns)
     read = transfer._read(adata, None, "gene", None, None)
-    references = read.rows[transfer._draw_references(read, 4, 3)]
+    references = read.rows[_nearest.draw_references(read, 4, 3)]
     for k in (1, 3):
         expected = plain_one_shot(adata, references, k, well if grouped else None)
         assert table.loc[k, "accuracy"] == pytest.approx(expected)
-    assert table["chance"].tolist() == pytest.approx([1 / 6, 3 / 6])
+    if not grouped:
+        assert table["chance"].tolist() == pytest.approx([1 / 6, 3 / 6])
     by_class = adata.uns["one_shot_transfer"]["classes"]
     assert by_class["top_1"].mean() == pytest.approx(table.loc[1, "accuracy"])
 
 
 def test_references_are_drawn_evenly_and_one_of_each_class():
     read = transfer._read(screen(n_classes=3, size=4), None, "gene", None, None)
-    drawn = transfer._draw_references(read, 4000, 0)
+    drawn = _nearest.draw_references(read, 4000, 0)
     assert (read.codes[drawn] == np.arange(3)).all()
     share = np.bincount(drawn.ravel(), minlength=12) / 4000
     np.testing.assert_allclose(share, 0.25, atol=0.04)
@@ -104,6 +106,19 @@ def test_random_profiles_are_found_by_chance():
     np.testing.assert_allclose(table["accuracy"], table["chance"], atol=0.03)
     inside = (table["accuracy_low"] < table["chance"]) & (table["chance"] < table["accuracy_high"])
     assert inside.all()
+
+
+def test_plates_mislead_and_their_references_can_be_left_out():
+    """No class effect, a plate effect, each class once per plate: below chance, unless grouped."""
+    rng = np.random.default_rng(0)
+    plate = np.tile(np.arange(4), 40)
+    values = 3 * rng.normal(size=(4, 6))[plate] + rng.normal(size=(160, 6))
+    adata = profiles(values, np.repeat([f"g{i:02d}" for i in range(40)], 4), plate=plate)
+    free = one_shot_transfer(adata, use_rep=None, target="gene", k=5)
+    apart = one_shot_transfer(adata, use_rep=None, target="gene", k=5, group_key="plate")
+    assert free.loc[5, "accuracy_high"] < free.loc[5, "chance"]
+    assert apart.loc[5, "accuracy_low"] < apart.loc[5, "chance"] < apart.loc[5, "accuracy_high"]
+    assert apart.loc[5, "chance"] == pytest.approx(5 / 30, abs=0.01)
 
 
 def test_classes_count_alike_and_single_ones_are_references_only():
@@ -143,7 +158,7 @@ def test_the_interval_covers_both_factors():
 
 @pytest.mark.parametrize("block", [1, 1 << 23])
 def test_the_vote_is_scikit_learns(block, monkeypatch):
-    monkeypatch.setattr(transfer, "BLOCK_CELLS", block)
+    monkeypatch.setattr(_nearest, "BLOCK_CELLS", block)
     adata = screen(2, 60, noise=3.0)  # two classes and odd k: no vote is tied
     adata.obs["split"] = np.where(np.arange(120) % 3 == 0, "test", "train")
     table = knn_accuracy(adata, use_rep=None, target="gene", k=7, split_key="split")

@@ -94,8 +94,9 @@ def fit_pea(
 ) -> PEA:
     """Fit every operation on the controls of each batch.
 
-    ``"tvn"`` is turned back to the axes of the input (see :func:`fit_tvn`), so that one network
-    reads the same coordinates whatever was drawn.
+    ``"tvn"`` is fitted on batches that were centred on their own controls, since the typical
+    variation of a batch leaves its mean where it is. It is turned back to the axes of the input
+    (see :func:`fit_tvn`), so that one network reads the same coordinates whatever was drawn.
 
     Parameters
     ----------
@@ -120,9 +121,13 @@ def fit_pea(
         "tvn": none,
     }
     if "tvn" in chosen:
-        fit = fit_tvn(values, controls, regularization=regularization, turned_back=True)
-        matrices = fit.matrices
-        parts["tvn"] = np.broadcast_to(fit.mean, mean.shape), none[1]
+        centred = [values[own] - m for own, m in zip(controls, mean, strict=True)]
+        ends = np.cumsum([len(own) for own in controls])
+        rows = np.split(np.arange(ends[-1]), ends[:-1])
+        matrices = fit_tvn(
+            np.concatenate(centred), rows, regularization=regularization, turned_back=True
+        ).matrices
+        parts["tvn"] = mean, none[1]
     return PEA(
         chosen,
         np.stack([parts[o][0] for o in chosen], axis=1).astype(dtype),

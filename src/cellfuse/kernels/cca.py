@@ -73,7 +73,8 @@ def fit_cca(x: NDArray, y: NDArray, *, n_components: int, shrinkage: float = 0.0
     return CCA(
         mean_x,
         mean_y,
-        *weights,
+        weights[0],
+        weights[1],
         np.einsum("ij,ik,kj->j", weights[0], cross, weights[1], optimize=True),
         len(own_x) - fits[0].n_dropped,
         len(own_y) - fits[1].n_dropped,

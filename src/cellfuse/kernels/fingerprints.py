@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Kind", "smiles_fingerprints"]
+__all__ = ["Kind", "canonical_smiles", "smiles_fingerprints"]
 
 logger = logging.getLogger("cellfuse")
 
@@ -120,3 +120,19 @@ def _generator(kind: Kind, n_bits: int) -> Callable[[list[Any]], list[Any]]:
         )
     # 0: as many threads as there are cores.
     return lambda mols: list(made.GetFingerprints(tuple(mols), numThreads=0))
+
+
+def canonical_smiles(text: str) -> str | None:
+    """RDKit's canonical spelling of a structure; None where it is not read.
+
+    Examples
+    --------
+    >>> from cellfuse.kernels.fingerprints import canonical_smiles
+    >>> canonical_smiles("OCC") == canonical_smiles("CCO")
+    True
+    """
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        mol, _ = _parse(text)
+        return None if mol is None else str(Chem.MolToSmiles(mol))

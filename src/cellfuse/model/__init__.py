@@ -2,8 +2,21 @@
 
 from cellfuse.model.clip import CLIP
 from cellfuse.model.cross_modal import CrossModalAE
+from cellfuse.model.dino import DINO
+from cellfuse.model.mae import MAE
 from cellfuse.model.petri import PETRI, Reconstruction
 from cellfuse.model.phenoseq import PhenoSeq
 from cellfuse.model.semi_clipped import SemiClipped
+from cellfuse.model.tide import TIDE
 
-__all__ = ["CLIP", "CrossModalAE", "PETRI", "PhenoSeq", "Reconstruction", "SemiClipped"]
+__all__ = [
+    "CLIP",
+    "DINO",
+    "MAE",
+    "CrossModalAE",
+    "PETRI",
+    "PhenoSeq",
+    "Reconstruction",
+    "SemiClipped",
+    "TIDE",
+]

@@ -9,7 +9,9 @@ from cellfuse.nn.autoencoders import (
     TokenAutoencoder,
 )
 from cellfuse.nn.blocks import Block, CrossBlock
+from cellfuse.nn.checkpoints import read_tensors
 from cellfuse.nn.clip import SetCLIP, Temperature
+from cellfuse.nn.codebook import Codebook, distillation_loss
 from cellfuse.nn.contrastive import (
     clip_loss,
     from_all_devices,
@@ -18,8 +20,20 @@ from cellfuse.nn.contrastive import (
     sigmoid_loss,
     vicreg_loss,
 )
+from cellfuse.nn.crops import CropSettings, multi_crop, random_crops
 from cellfuse.nn.cross_modal import CrossModalAutoencoder, VariationalCell, reverse_gradient
+from cellfuse.nn.dino import (
+    Dino,
+    DinoHead,
+    cosine_schedule,
+    dino_loss,
+    follow,
+    next_center,
+    teacher_target,
+    warm_up,
+)
 from cellfuse.nn.distill import Adapter, Distillation, collapse, perturb_embedding
+from cellfuse.nn.film import DoseFiLM, log_dose
 from cellfuse.nn.genes import GeneDecoder, GeneEncoder
 from cellfuse.nn.joint_mae import JointMaskedAutoencoder
 from cellfuse.nn.keyed import normal, uniform
@@ -29,22 +43,48 @@ from cellfuse.nn.losses import (
     masked_squared_error,
     nb_log_prob,
 )
+from cellfuse.nn.mae import ImageMAE, normalize_patches
 from cellfuse.nn.masking import random_mask
+from cellfuse.nn.response import RESPONSE_PRESETS, ResponseNetwork, ResponseSizes
+from cellfuse.nn.scgpt import ScGPT, ScGPTCheckpoint, read_scgpt
 from cellfuse.nn.sets import SetTransformer
 from cellfuse.nn.tokens import TokenDecoder, TokenEncoder, patchify, sincos_positions, unpatchify
+from cellfuse.nn.vit import (
+    VIT_PRESETS,
+    ChannelViT,
+    ImageEncoder,
+    PlainViT,
+    ViTSizes,
+    make_vit,
+    sample_channels,
+)
 
 __all__ = [
     "Adapter",
     "Block",
     "CellAutoencoder",
+    "ChannelViT",
+    "Codebook",
+    "CropSettings",
     "CrossBlock",
     "CrossModalAutoencoder",
+    "Dino",
+    "DinoHead",
     "Distillation",
+    "DoseFiLM",
     "GeneAutoencoder",
     "GeneDecoder",
     "GeneEncoder",
+    "ImageEncoder",
+    "ImageMAE",
     "InputSpec",
     "JointMaskedAutoencoder",
+    "PlainViT",
+    "RESPONSE_PRESETS",
+    "ResponseNetwork",
+    "ResponseSizes",
+    "ScGPT",
+    "ScGPTCheckpoint",
     "SetCLIP",
     "SetTransformer",
     "Sizes",
@@ -52,26 +92,43 @@ __all__ = [
     "TokenAutoencoder",
     "TokenDecoder",
     "TokenEncoder",
+    "VIT_PRESETS",
     "VariationalCell",
+    "ViTSizes",
     "center_crop",
     "clip_loss",
     "collapse",
+    "cosine_schedule",
+    "dino_loss",
+    "distillation_loss",
+    "follow",
     "from_all_devices",
+    "log_dose",
+    "make_vit",
     "masked_mean_squared_error",
     "masked_nb_loss",
     "masked_squared_error",
+    "multi_crop",
     "nb_log_prob",
+    "next_center",
     "normal",
+    "normalize_patches",
     "patchify",
     "perturb_embedding",
     "random_affine",
+    "random_crops",
     "random_mask",
+    "read_scgpt",
+    "read_tensors",
     "relational_distillation",
     "reverse_gradient",
     "same_context",
+    "sample_channels",
     "sigmoid_loss",
     "sincos_positions",
+    "teacher_target",
     "uniform",
     "unpatchify",
     "vicreg_loss",
+    "warm_up",
 ]

@@ -1,5 +1,8 @@
 """Preprocessing: what is done to cells before they are compared."""
 
+from cellfuse.pp.activity import filter_active
+from cellfuse.pp.augmentation import perturbation_embedding_augmentation
+from cellfuse.pp.center_scale import center_scale, mad_robustize
 from cellfuse.pp.compounds import fingerprints
 from cellfuse.pp.contexts import filter_contexts, map_contexts
 from cellfuse.pp.crops import crop_cells
@@ -7,16 +10,24 @@ from cellfuse.pp.images import embed_images
 from cellfuse.pp.pca import embed_pca
 from cellfuse.pp.scaling import robust_center_scale
 from cellfuse.pp.scgpt import embed_scgpt
+from cellfuse.pp.sphere import sphere
+from cellfuse.pp.tvn import tvn
 from cellfuse.pp.whitening import whiten
 
 __all__ = [
+    "center_scale",
     "crop_cells",
     "embed_images",
     "embed_pca",
     "embed_scgpt",
+    "filter_active",
     "filter_contexts",
     "fingerprints",
+    "mad_robustize",
     "map_contexts",
+    "perturbation_embedding_augmentation",
     "robust_center_scale",
+    "sphere",
+    "tvn",
     "whiten",
 ]

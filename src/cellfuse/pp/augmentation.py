@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cellfuse._access import Data, context_labels, per_modality, where
+from cellfuse._batches import Labels, batches_of
 from cellfuse.kernels.augmentation import check_operations, fit_pea, jitter, mixup
-from cellfuse.pp._matrices import Labels, batches_of, open_matrices
+from cellfuse.pp._matrices import open_matrices
 
 __all__ = ["perturbation_embedding_augmentation"]
 
@@ -41,9 +42,10 @@ def perturbation_embedding_augmentation(
     Batch correction as augmentation: a model that sees the same perturbation raw, centred, scaled
     and TVN-corrected learns what the corrections leave alone. The operations are fitted once, on
     the controls of each batch: ``"center"`` subtracts their mean, ``"center_scale"`` also divides
-    by their standard deviation, ``"tvn"`` is :func:`tvn` with ``input_axes=True`` (the paper does
-    not say in which axes; turned ones would give a network four different inputs to learn), whose
-    shared part comes from all controls. The draw is uniform, for each cell.
+    by their standard deviation, ``"tvn"`` is ``"center"`` and then :func:`tvn` with
+    ``input_axes=True`` (the paper does not say in which axes; turned ones would give a network
+    different inputs to learn), whose shared part comes from all controls. The draw is uniform,
+    for each cell.
 
     Noise, dropout and mixup, in this order, come after it.
 
@@ -128,7 +130,8 @@ def perturbation_embedding_augmentation(
     prepared = []
     for matrix in matrices:
         batches = batches_of(
-            matrix,
+            matrix.adata,
+            modality=matrix.modality,
             control_key=per_modality(control_key, matrix.modality, name="control_key"),
             control=per_modality(control, matrix.modality, name="control"),
             keys=[per_modality(batch_key, matrix.modality, name="batch_key")],

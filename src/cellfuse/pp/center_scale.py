@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellfuse._access import Data
+from cellfuse._batches import Labels
 from cellfuse.kernels.moments import grouped_mean_sd
 from cellfuse.kernels.robust import grouped_location_scale
-from cellfuse.pp._matrices import Labels
 from cellfuse.pp.scaling import scale_by_controls
 
 __all__ = ["center_scale", "mad_robustize"]

@@ -12,8 +12,9 @@ from typing import get_args
 from numpy.typing import NDArray
 
 from cellfuse._access import Data, per_modality, where
+from cellfuse._batches import Batches, Labels, batches_of
 from cellfuse.kernels.robust import Scale, center_scale, grouped_location_scale
-from cellfuse.pp._matrices import Batches, Labels, Matrix, batches_of, open_matrices
+from cellfuse.pp._matrices import Matrix, open_matrices
 
 __all__ = ["robust_center_scale", "scale_by_controls"]
 
@@ -137,7 +138,8 @@ def scale_by_controls(
     fits = []
     for matrix in matrices:
         batches = batches_of(
-            matrix,
+            matrix.adata,
+            modality=matrix.modality,
             control_key=per_modality(control_key, matrix.modality, name="control_key"),
             control=per_modality(control, matrix.modality, name="control"),
             keys=[within, per_modality(batch_key, matrix.modality, name="batch_key")],

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Mapping
 
 from cellfuse._access import Data, per_modality, where
+from cellfuse._batches import Labels, batches_of
 from cellfuse.kernels.groups import group_rows
 from cellfuse.kernels.sphering import SpheringMethod, fit_sphering
 from cellfuse.kernels.whitening import apply_whitening
-from cellfuse.pp._matrices import Labels, batches_of, open_matrices
+from cellfuse.pp._matrices import open_matrices
 
 __all__ = ["sphere"]
 
@@ -87,7 +88,8 @@ def sphere(
     fits = []
     for matrix in matrices:
         batches = batches_of(
-            matrix,
+            matrix.adata,
+            modality=matrix.modality,
             control_key=per_modality(control_key, matrix.modality, name="control_key"),
             control=per_modality(control, matrix.modality, name="control"),
             keys=[per_modality(batch_key, matrix.modality, name="batch_key")],

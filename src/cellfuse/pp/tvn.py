@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Mapping
 
 from cellfuse._access import Data, per_modality, where
+from cellfuse._batches import Batches, Labels, batches_of
 from cellfuse.kernels.groups import group_rows
 from cellfuse.kernels.tvn import TVN, fit_tvn
 from cellfuse.kernels.whitening import apply_whitening
-from cellfuse.pp._matrices import Batches, Labels, Matrix, batches_of, open_matrices
+from cellfuse.pp._matrices import Matrix, open_matrices
 
 __all__ = ["tvn"]
 
@@ -101,7 +102,8 @@ def tvn(
     fits: list[tuple[Matrix, Batches, TVN]] = []
     for matrix in matrices:
         batches = batches_of(
-            matrix,
+            matrix.adata,
+            modality=matrix.modality,
             control_key=per_modality(control_key, matrix.modality, name="control_key"),
             control=per_modality(control, matrix.modality, name="control"),
             keys=[per_modality(batch_key, matrix.modality, name="batch_key")],

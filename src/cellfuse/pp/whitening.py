@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellfuse._access import Data, control_mask, per_modality, where
+from cellfuse._batches import codes_of
 from cellfuse._errors import listing
 from cellfuse.kernels.groups import group_rows
 from cellfuse.kernels.whitening import (
@@ -20,7 +21,7 @@ from cellfuse.kernels.whitening import (
     fit_whitening,
     pooled_covariance,
 )
-from cellfuse.pp._matrices import Matrix, codes_of, open_matrices
+from cellfuse.pp._matrices import Matrix, open_matrices
 
 __all__ = ["whiten"]
 

@@ -78,10 +78,11 @@ def mean_average_precision(
     Of tied similarities the mean over all orders is taken, where copairs puts one order first. The
     null are random rankings with as many positives and negatives; of a group, the mean over its
     profiles, which share one draw for equal sizes (as in copairs: taking them for independent
-    would call dependent ones significant). ``p = (k + 1) / (B + 1)`` with k null values at or
-    above the observed one. copairs counts those above only, so that a perfect ranking of one
-    positive and one negative, which chance gives half of the time, gets the smallest p-value. The
-    null of given sizes depends on `seed` and the sizes only: on no cache, and on no other group.
+    would call dependent ones significant; the price is a cautious p for groups of many profiles).
+    ``p = (k + 1) / (B + 1)`` with k null values at or above the observed one. copairs counts those
+    above only, so that a perfect ranking of one positive and one negative, which chance gives half
+    of the time, gets the smallest p-value. The null of given sizes depends on `seed` and the sizes
+    only: on no cache, and on no other group.
 
     Parameters
     ----------

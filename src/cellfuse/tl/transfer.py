@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,27 +14,13 @@ from numpy.typing import NDArray
 
 from cellfuse._access import control_mask, obs_column, profiles_only
 from cellfuse._errors import listing, missing_key
-from cellfuse.kernels.nulls import TIE
 from cellfuse.tl._intervals import crossed_intervals, mean_present
+from cellfuse.tl._nearest import Profiles, draw_references, neighbour_votes, reference_hits
 from cellfuse.tl._units import unit_profiles
 
 __all__ = ["knn_accuracy", "one_shot_transfer"]
 
 logger = logging.getLogger("cellfuse")
-
-#: Cosines that exist at a time (float32).
-BLOCK_CELLS = 1 << 23
-
-
-@dataclass(frozen=True)
-class _Profiles:
-    """Profiles in the order of class and name, so that no draw hangs on the order of the rows."""
-
-    rows: NDArray
-    units: NDArray
-    codes: NDArray
-    classes: NDArray
-    groups: NDArray | None
 
 
 def one_shot_transfer(
@@ -73,8 +58,10 @@ def one_shot_transfer(
     control
         Label or labels in `target` to leave out.
     group_key
-        obs column (well, plate) within which nothing is asked: a profile from the same group as
-        the reference of its class is left out of that run.
+        obs column (well, plate): references from a profile's own group do not compete for it, and
+        a profile whose own reference is among them is not asked in that run. Where the replicates
+        of a class are spread over plates, the figure is unfair without it: what a profile has in
+        common with its plate points at other classes' references more often than at its own.
     n_boot
         Bootstrap replicates, over runs and classes, of the 95% intervals; 0 for none.
     seed
@@ -83,7 +70,7 @@ def one_shot_transfer(
     Returns
     -------
     One row per `k` (index ``k``): ``accuracy``, ``accuracy_low``, ``accuracy_high``, ``chance``
-    (k / classes), ``n_classes``, ``n_queries`` (mean per run).
+    (k over the references that compete), ``n_classes``, ``n_queries`` (mean per run).
 
     ``adata.uns["one_shot_transfer"]`` keeps it as ``"table"``, beside ``"classes"`` (the accuracy
     of each class) and ``"params"``.
@@ -118,8 +105,8 @@ def one_shot_transfer(
             f"obs[{target!r}] holds one class, {listing(profiles.classes)}: there is nothing to "
             "tell it from."
         )
-    references = _draw_references(profiles, n_runs, seed)
-    hits, asked = _reference_hits(profiles, references, ks)
+    references = draw_references(profiles, n_runs, seed)
+    hits, by_chance, asked = reference_hits(profiles, references, ks)
     if not asked.any():
         what = f" in another {group_key!r} than their reference" if group_key else ""
         raise ValueError(
@@ -127,16 +114,16 @@ def one_shot_transfer(
             f"profiles of {n_classes} classes. Give cells or replicates, not one row per class."
         )
     with np.errstate(invalid="ignore"):
-        rates = hits / asked  # NaN where a class was not asked for
+        rates, chance = hits / asked, by_chance / asked  # NaN where a class was not asked for
     ends = crossed_intervals(rates, n_boot=n_boot, seed=seed)
     rows = []
-    for position, number in enumerate(ks):
+    for position in range(len(ks)):
         rows.append(
             {
                 "accuracy": mean_present(rates[position]),
                 "accuracy_low": ends[position, 0],
                 "accuracy_high": ends[position, 1],
-                "chance": min(number / n_classes, 1.0),
+                "chance": mean_present(chance[position]),
                 "n_classes": n_classes,
                 "n_queries": float(asked.sum(axis=1).mean()),
             }
@@ -242,7 +229,7 @@ def knn_accuracy(
             f"the neighbours are of {n_known} class ({listing(profiles.classes, 3)}): nothing to "
             "tell apart."
         )
-    credit = _vote(profiles, asked, known, k)
+    credit = neighbour_votes(profiles, asked, known, k)
     n_classes = len(profiles.classes)
     code, counted = profiles.codes[asked], ~np.isnan(credit)
     count = np.bincount(code[counted], minlength=n_classes)
@@ -288,7 +275,7 @@ def _read(
     target: str,
     control: str | list[str] | None,
     group_key: str | None,
-) -> _Profiles:
+) -> Profiles:
     labels = obs_column(adata, target, missing=control is not None)
     kept = np.ones(adata.n_obs, bool)
     if control is not None:
@@ -303,7 +290,7 @@ def _read(
     groups = None
     if group_key is not None:
         groups = pd.factorize(obs_column(adata, group_key).astype(str).to_numpy()[rows])[0]
-    return _Profiles(rows, unit_profiles(adata, use_rep, rows), codes, np.asarray(classes), groups)
+    return Profiles(rows, unit_profiles(adata, use_rep, rows), codes, np.asarray(classes), groups)
 
 
 def _params(
@@ -329,83 +316,3 @@ def _by_class(classes: NDArray, rates: NDArray, columns: list[str]) -> pd.DataFr
         means = np.where(there, rates, 0.0).sum(axis=1) / there.sum(axis=1)
     index = pd.Index(classes.astype(object), name="class")
     return pd.DataFrame(means.T, index=index, columns=columns)
-
-
-# -- one-shot transfer ----------------------------------------------------------------------------
-
-
-def _draw_references(profiles: _Profiles, n_runs: int, seed: int) -> NDArray:
-    """One profile of each class per run, ``(runs, classes)``."""
-    size = np.bincount(profiles.codes)
-    first = np.cumsum(size) - size
-    draw = np.random.default_rng(seed).random((n_runs, len(size)))
-    return first + (draw * size).astype(np.int64)
-
-
-def _reference_hits(
-    profiles: _Profiles, references: NDArray, ks: list[int]
-) -> tuple[NDArray, NDArray]:
-    """Hits ``(k, runs, classes)`` and profiles asked ``(runs, classes)``."""
-    n_runs, n_classes = references.shape
-    # A profile that serves in several runs is compared with the others once.
-    distinct, place = np.unique(references, return_inverse=True)
-    place = place.reshape(references.shape)
-    vectors = profiles.units[distinct]
-    hits = np.zeros((len(ks), n_runs, n_classes))
-    asked = np.zeros((n_runs, n_classes))
-    step = max(64, BLOCK_CELLS // len(distinct))
-    for start in range(0, len(profiles.rows), step):
-        rows = np.arange(start, min(start + step, len(profiles.rows)))
-        code = profiles.codes[rows]
-        cosine = vectors @ profiles.units[rows].T  # (references, profiles)
-        for run in range(n_runs):
-            own = references[run, code]
-            counts = own != rows
-            if profiles.groups is not None:
-                counts &= profiles.groups[own] != profiles.groups[rows]
-            nearness = cosine[place[run]]
-            mine = nearness[code, np.arange(len(rows))]
-            above = np.count_nonzero(nearness > mine + np.float32(TIE), axis=0)
-            tied = np.count_nonzero(nearness >= mine - np.float32(TIE), axis=0) - above
-            asked[run] += np.bincount(code, counts, n_classes)
-            for position, number in enumerate(ks):
-                share = np.clip((number - above) / tied, 0.0, 1.0) * counts
-                hits[position, run] += np.bincount(code, share, n_classes)
-    return hits, asked
-
-
-# -- neighbours -----------------------------------------------------------------------------------
-
-
-def _vote(profiles: _Profiles, asked: NDArray, known: NDArray, k: int) -> NDArray:
-    """Share of the decision that falls to each profile's own class; NaN without a neighbour."""
-    credit = np.full(len(asked), np.nan)
-    vectors, code = profiles.units[known], profiles.codes[known]
-    step = max(16, BLOCK_CELLS // len(known))
-    for start in range(0, len(asked), step):
-        rows = asked[start : start + step]
-        cosine = profiles.units[rows] @ vectors.T
-        cosine[rows[:, None] == known[None]] = -np.inf  # nobody is its own neighbour
-        if profiles.groups is not None:
-            cosine[profiles.groups[rows][:, None] == profiles.groups[known][None]] = -np.inf
-        votes = _votes(cosine, code, k, len(profiles.classes))
-        most = votes.max(axis=1)
-        winners = votes >= most[:, None] - 1e-9
-        own = winners[np.arange(len(rows)), profiles.codes[rows]]
-        credit[start : start + step] = np.where(most > 0, own / winners.sum(axis=1), np.nan)
-    return credit
-
-
-def _votes(cosine: NDArray, code: NDArray, k: int, n_classes: int) -> NDArray:
-    """Votes of the k nearest, ``(rows, classes)``; the last places are shared among the tied."""
-    n = cosine.shape[1]
-    k = min(k, n)
-    last = np.partition(cosine, n - k, axis=1)[:, n - k, None]
-    row, column = np.nonzero((cosine >= last - np.float32(TIE)) & (cosine > -np.inf))
-    certain = cosine[row, column] > last[row, 0] + np.float32(TIE)
-    n_certain = np.bincount(row, certain, len(cosine))
-    n_tied = np.bincount(row, ~certain, len(cosine))
-    share = np.minimum((k - n_certain) / np.maximum(n_tied, 1), 1.0)
-    weight = np.where(certain, 1.0, share[row])
-    votes = np.bincount(row * n_classes + code[column], weight, len(cosine) * n_classes)
-    return votes.reshape(len(cosine), n_classes)

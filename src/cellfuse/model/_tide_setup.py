@@ -1,0 +1,300 @@
+"""What TIDE has to know of a screen: structures, doses, cell lines, controls, pairs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from numpy.typing import NDArray
+
+from cellfuse._access import context_labels, control_mask, obs_column
+from cellfuse._errors import listing, missing_key
+from cellfuse.data import Reader, check_values
+from cellfuse.kernels.fingerprints import Kind, canonical_smiles, smiles_fingerprints
+from cellfuse.model._setup import check_mudata, read_inputs, roles_of
+
+__all__ = [
+    "field_arrays",
+    "fingerprints_of",
+    "read_doses",
+    "read_screen",
+]
+
+
+def fingerprints_of(smiles: Sequence[str], kind: Kind, n_bits: int) -> NDArray[np.uint8]:
+    """Fingerprints ``(n, n_bits)``; SMILES that RDKit does not read are an error."""
+    bits, read = smiles_fingerprints(smiles, kind=kind, n_bits=n_bits)
+    if not read.all():
+        bad = [text for text, good in zip(smiles, read, strict=True) if not good]
+        raise ValueError(f"RDKit does not read {len(bad)} SMILES: {listing(bad)}.")
+    return bits
+
+
+def read_structures(
+    adatas: Mapping[str, AnnData],
+    smiles_key: str,
+    *,
+    compound_key: str,
+    control: str,
+    fingerprint: Kind,
+    n_bits: int,
+) -> dict[str, str]:
+    """SMILES of every compound but the control, in the order of their names.
+
+    Raises
+    ------
+    KeyError
+        No modality has `smiles_key`.
+    ValueError
+        SMILES that RDKit does not read (by row), that are missing, or two of one compound.
+
+    Warns
+    -----
+    UserWarning
+        Compounds with the same fingerprint.
+    """
+    if not any(smiles_key in adata.obs for adata in adatas.values()):
+        columns = sorted({str(c) for adata in adatas.values() for c in adata.obs})
+        raise missing_key(smiles_key, columns, what="obs of any modality (`smiles_key`)")
+    parts = []
+    for name, adata in adatas.items():
+        labels = context_labels(adata, compound_key, modality=name)
+        text = pd.Series(None, index=adata.obs_names, dtype=object)
+        if smiles_key in adata.obs:
+            column = adata.obs[smiles_key].astype(object)
+            text = column.map(lambda s: s.strip() or None if isinstance(s, str) else None)
+        parts.append(pd.DataFrame({"compound": labels.to_numpy(), "smiles": text}))
+    table = pd.concat(parts)
+    table = table[table["compound"] != control]
+    given = table.dropna(subset=["smiles"])
+    distinct = list(given["smiles"].unique())
+    bits, read = smiles_fingerprints(distinct, kind=fingerprint, n_bits=n_bits)
+    unread = {text for text, good in zip(distinct, read, strict=True) if not good}
+    if unread:
+        bad = given[given["smiles"].isin(unread)]
+        rows = [f"{row}: {text}" for row, text in bad["smiles"].items()]
+        raise ValueError(
+            f"RDKit does not read obs[{smiles_key!r}] in {len(rows)} rows: {listing(rows)}. Mend "
+            "these SMILES or leave the rows out."
+        )
+    found = {str(name): sorted(set(part)) for name, part in given.groupby("compound")["smiles"]}
+    lacking = sorted(set(table["compound"].astype(str)) - set(found))
+    if lacking:
+        raise ValueError(
+            f"{len(lacking)} compounds have no structure in obs[{smiles_key!r}] of any modality: "
+            f"{listing(lacking)}. Fill it in, leave their rows out, or name the controls with "
+            f"`control` (it is {control!r})."
+        )
+    structures = {name: _one_structure(name, texts) for name, texts in sorted(found.items())}
+    _warn_alike(structures, dict(zip(distinct, bits, strict=True)), fingerprint)
+    return structures
+
+
+def _one_structure(compound: str, texts: list[str]) -> str:
+    if len(texts) > 1 and len({canonical_smiles(text) for text in texts}) > 1:
+        raise ValueError(
+            f"compound {compound!r} has {len(texts)} structures: {listing(texts)}. A drug has one: "
+            "mend the SMILES, or give the compounds different names."
+        )
+    return texts[0]
+
+
+def _warn_alike(structures: Mapping[str, str], bits: Mapping[str, NDArray], kind: str) -> None:
+    groups: dict[bytes, list[str]] = {}
+    for name, smiles in structures.items():
+        groups.setdefault(bits[smiles].tobytes(), []).append(name)
+    alike = [" = ".join(names) for names in groups.values() if len(names) > 1]
+    if alike:
+        warnings.warn(
+            f"compounds with the same {kind} fingerprint start from the same prototype: "
+            f"{listing(alike)}. If they are one substance, give them one name.",
+            stacklevel=5,
+        )
+
+
+def read_doses(
+    adata: AnnData, dose_key: str | None, treated: NDArray[np.bool_], *, modality: str
+) -> NDArray[np.float32]:
+    """Dose of each row in uM, ``(n,)``; 0 for the controls, whatever stands there.
+
+    Raises
+    ------
+    ValueError
+        A treated row's dose is missing, negative or no number (a dose with its unit, say).
+    """
+    out = np.zeros(adata.n_obs, np.float32)
+    if dose_key is None:
+        return out
+    column = obs_column(adata, dose_key, modality=modality, missing=True)
+    place = f"obs[{dose_key!r}] of modality {modality!r}"
+    text = column.astype(object).where(column.notna(), None)
+    numbers = pd.to_numeric(text, errors="coerce").to_numpy(float)
+    worded = treated & np.isnan(numbers) & column.notna().to_numpy()
+    if worded.any():
+        raise ValueError(
+            f"{place} must hold numbers, doses in uM; found "
+            f"{listing(sorted(set(map(str, column[worded]))), 4)}. Take the unit off and convert "
+            "to uM."
+        )
+    for problem, bad in (
+        ("missing or infinite", ~np.isfinite(numbers)),
+        ("negative", numbers < 0),
+    ):
+        rows = adata.obs_names[treated & bad]
+        if len(rows):
+            raise ValueError(
+                f"{place} is {problem} for {len(rows)} treated rows: {listing(rows)}. Doses are "
+                "numbers in uM from 0; fill them in, leave the rows out, or do without doses by "
+                "`dose_key=None`."
+            )
+    out[treated] = numbers[treated]
+    return out
+
+
+def check_cell_lines(
+    adatas: Mapping[str, AnnData],
+    cell_line_key: str | None,
+    *,
+    context_keys: Sequence[str],
+    compound_key: str,
+    control: str,
+) -> None:
+    """Refuse one cell line only, and cell lines whose basal expression was not measured."""
+    rna = adatas["rna"]
+    is_control = control_mask(rna, compound_key, control, modality="rna")
+    if cell_line_key is None:
+        return
+    if cell_line_key not in context_keys:
+        raise ValueError(
+            f"`cell_line_key` {cell_line_key!r} must be one of the context keys "
+            f"{list(context_keys)}: images and RNA pair, and controls count, within a cell line."
+        )
+    lines = {m: context_labels(a, cell_line_key, modality=m) for m, a in adatas.items()}
+    found = sorted({line for column in lines.values() for line in column})
+    if len(found) == 1:
+        raise ValueError(
+            f"obs[{cell_line_key!r}] holds one cell line only, {found[0]!r}; its type tells the "
+            "teacher nothing. Give `cell_line_key=None` and leave it out of `context_keys`, or add "
+            "other lines."
+        )
+    bare = sorted(set(lines["rna"][~is_control]) - set(lines["rna"][is_control]))
+    if bare:
+        raise ValueError(
+            f"no control ({control!r}) RNA in cell lines {listing(bare)}: their basal state is "
+            "unknown. Add controls, or leave these lines' RNA out."
+        )
+
+
+def paired_drugs(
+    adatas: Mapping[str, AnnData], context_keys: Sequence[str], *, compound_key: str, control: str
+) -> list[str]:
+    """Compounds with images and RNA in one context: those the teacher can learn."""
+    contexts = {}
+    for name, adata in adatas.items():
+        frame = pd.DataFrame(
+            {key: context_labels(adata, key, modality=name).to_numpy() for key in context_keys}
+        )
+        contexts[name] = frame.drop_duplicates()
+    both = contexts["image"].merge(contexts["rna"], on=list(context_keys))
+    drugs = sorted(set(both[compound_key]) - {control})
+    if len(drugs) < 2:
+        of = {m: sorted(set(t[compound_key]) - {control})[:3] for m, t in contexts.items()}
+        raise ValueError(
+            f"{len(drugs)} compounds have images and RNA in one context {list(context_keys)}; at "
+            f"least 2 are needed (image: {listing(of['image'])}; rna: {listing(of['rna'])}). Spell "
+            "the labels alike in both; for images alone there are `cf.DINO` and `cf.MAE`."
+        )
+    return drugs
+
+
+def field_arrays(
+    adata: AnnData, setup: Mapping[str, Any], names: Sequence[str], *, modality: str
+) -> dict[str, NDArray]:
+    """Per-row numbers that a batch carries: dose, and position among `names` (-1: none of them)."""
+    labels = context_labels(adata, setup["compound_key"], modality=modality)
+    treated = (labels != setup["control"]).to_numpy()
+    which = pd.Index(names).get_indexer(labels).astype(np.int64)
+    return {
+        "dose": read_doses(adata, setup["dose_key"], treated, modality=modality),
+        "compound": which,
+    }
+
+
+def read_screen(
+    mdata: MuData,
+    *,
+    context_keys: str | Sequence[str],
+    image_rep: str | None,
+    rna_layer: str | None,
+    rna_rep: str | None,
+    rna_counts: bool,
+    smiles_key: str,
+    dose_key: str | None,
+    cell_line_key: str | None,
+    control_key: str | None,
+    control: str,
+    fingerprint: Kind,
+    n_bits: int,
+    modalities: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    """Read and check a screen; see :meth:`cellfuse.TIDE.setup_mudata`. Gives the setup."""
+    roles = roles_of(modalities)
+    if set(roles) != {"image", "rna"}:
+        raise ValueError(f"TIDE needs images and RNA; `modalities` names only {list(roles)}.")
+    keys = [context_keys] if isinstance(context_keys, str) else list(context_keys)
+    check_mudata("TIDE", mdata, roles, keys)
+    compound_key = control_key or next((k for k in keys if k != cell_line_key), "")
+    if compound_key not in keys:
+        raise missing_key(compound_key, keys, what="the context keys (`control_key`)")
+    adatas = {role: mdata.mod[name] for role, name in roles.items()}
+    compounds = read_structures(
+        adatas,
+        smiles_key,
+        compound_key=compound_key,
+        control=control,
+        fingerprint=fingerprint,
+        n_bits=n_bits,
+    )
+    check_cell_lines(
+        adatas, cell_line_key, context_keys=keys, compound_key=compound_key, control=control
+    )
+    setup = {"compound_key": compound_key, "control": control, "dose_key": dose_key}
+    for role, adata in adatas.items():
+        field_arrays(adata, setup, [], modality=roles[role])
+    found, inputs = read_inputs(
+        "TIDE",
+        mdata,
+        roles,
+        context_keys=keys[0] if len(keys) == 1 else keys,
+        reps={"image": image_rep, "rna": rna_rep},
+        layers={"rna": rna_layer},
+    )
+    counts = rna_counts and rna_rep is None
+    if counts:
+        _check_counts(inputs[1].reader(adatas["rna"]), inputs[1].label)
+    return {
+        **setup,
+        "context_keys": found,
+        "inputs": [i.to_json() for i in inputs],
+        "cell_line_key": cell_line_key,
+        "compounds": compounds,
+        "drugs": paired_drugs(adatas, keys, compound_key=compound_key, control=control),
+        "fingerprint": fingerprint,
+        "n_bits": n_bits,
+        "counts": counts,
+    }
+
+
+def _check_counts(reader: Reader, label: str) -> None:
+    try:
+        check_values(reader, "counts", label)
+    except ValueError as error:
+        raise ValueError(
+            f"{label} holds no raw counts; name their layer with `rna_layer`, or give "
+            "`rna_counts=False` for values that are read as they are (such as L1000's)."
+        ) from error

@@ -1,0 +1,574 @@
+"""TIDE: images that learnt from transcriptomes (2604.22832)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from mudata import MuData
+from numpy.typing import NDArray
+
+from cellfuse.data import DocumentDataModule, Source
+from cellfuse.kernels.fingerprints import Kind
+from cellfuse.model._correction import read_dense
+from cellfuse.model._setup import check_seed
+from cellfuse.model._tide_config import (
+    LEARNING,
+    SSL,
+    check_arguments,
+    image_side,
+    make_image,
+    make_response,
+    sizes_of,
+)
+from cellfuse.model._tide_inference import TideInference
+from cellfuse.model._tide_response import (
+    Transcriptomes,
+    fit_response,
+    response_report,
+)
+from cellfuse.model._tide_setup import (
+    field_arrays,
+    read_screen,
+)
+from cellfuse.model._tide_training import (
+    JointLosses,
+    JointTraining,
+    KeepBest,
+    bank_rows,
+    capped,
+    held_images,
+    joint_plans,
+    neighbour_accuracy,
+)
+from cellfuse.model._training import fit, seeded
+from cellfuse.model.dino import TeacherSchedule, _views
+from cellfuse.nn.codebook import Codebook
+from cellfuse.nn.dino import Dino
+from cellfuse.nn.tide import Objective, TideNetwork
+
+__all__ = ["TIDE"]
+
+
+class TIDE(TideInference):
+    """Images that learnt what drugs do to transcriptomes, and need none at inference.
+
+    A *teacher* reads an image, a transcriptome of the same drug and cell line (at whatever dose),
+    both doses and the basal state of the cell line, and must name the drug: a softmax over
+    prototypes that start at the drugs' chemistry and drift to what the drugs do. A *student* reads
+    the image alone and must give the teacher's distribution. Both share one image encoder, which a
+    self-supervised term trains on every image.
+
+    Parameters
+    ----------
+    adata
+        MuData on which :meth:`setup_mudata` was called.
+    preset
+        ``"small"`` (two CPU cores) or ``"base"`` (ViT-Small, patches of 8 pixels).
+    ssl
+        Self-supervised term: ``"dino"``, ``"mae"`` or None. Flat image features have none.
+    objective
+        ``"tide"``; ``"drug"`` and ``"rna"`` are the paper's baselines CL(D) and CL(R), CLIP's loss
+        of the image against the drug's prototype or against the transcriptome, on the same
+        batches and with the same self-supervised term.
+    tau
+        Temperature of the softmax over prototypes, .1.
+    alpha, beta
+        Weights of the teacher's cross-entropy and of the self-supervised term, 1 and 1.
+    use_dose
+        Tell the doses to teacher and response model.
+    finetune_response
+        Train the response model on perturbation responses first; without it the transcriptome is
+        read by weights that have seen none (the built-in network's first ones, or those of
+        `checkpoint`).
+    n_paired
+        Most RNA samples of each paired drug that are used; None takes all, 0 leaves the
+        self-supervised method alone.
+    checkpoint
+        Folder of a scGPT checkpoint, which then reads the transcriptomes. None: the built-in gene
+        transformer.
+    channel_agnostic, channel_dropout
+        A token per place and channel, and whether DINO's student sees a random choice of channels.
+    crop
+        Side in pixels of the centre crop; None takes the whole image.
+    n_basal
+        Control profiles averaged to a basal state, 8.
+    seed
+        Seed of weights, pairs, views and order.
+    **sizes
+        Single sizes on top of the preset: `width`, `depth`, `n_heads`, `patch_size`, `mlp_ratio`
+        of the ViT; `hidden` of the heads; `codebook_hidden`, `codebook_width`; `flat_width`.
+
+    Raises
+    ------
+    ValueError
+        No setup, an unknown preset or objective, a checkpoint that lacks genes.
+
+    Notes
+    -----
+    The paper's code is not public; what it leaves open is settled as follows. Prototypes are
+    ``norm(MLP(fingerprint) + delta)``, `delta` learned and 0 at the start, so that a compound never
+    seen has a place too; they are of the drugs with images and RNA in one context, as only these
+    are ever named. The control is none of them: it is the basal state, and its images are in the
+    self-supervised term. FiLM on ``log10(dose + 1e-3)``, the identity at the start. The response
+    model is trained first and frozen. ``KL(P_t || P_s)`` with `P_t` detached. Paired images are
+    turned, mirrored and shifted, never rescaled or brightened. Optimiser and schedule are those of
+    the self-supervised method, so that zero pairs are :class:`cellfuse.DINO` or
+    :class:`cellfuse.MAE` to the step.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> mdata = cf.datasets.simulated_drugs(n_mechanisms=3, images_per_condition=2, seed=0)
+    >>> cf.TIDE.setup_mudata(mdata, context_keys=["compound", "cell_line"], image_rep="crops")
+    >>> model = cf.TIDE(mdata, depth=1, width=24, n_heads=2, ssl=None)
+    >>> model.train(max_epochs=1, response_epochs=1, enable_progress_bar=False)
+    >>> p = model.predict(mdata["image"])
+    >>> bool((p.sum(axis=1).round(4) == 1).all())
+    True
+    """
+
+    def __init__(
+        self,
+        adata: MuData | None = None,
+        *,
+        preset: Literal["small", "base"] = "small",
+        ssl: SSL | None = "dino",
+        objective: Objective = "tide",
+        tau: float = 0.1,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        use_dose: bool = True,
+        finetune_response: bool = True,
+        n_paired: int | None = None,
+        checkpoint: str | Path | None = None,
+        channel_agnostic: bool = False,
+        channel_dropout: bool = True,
+        crop: int | None = None,
+        n_basal: int = 8,
+        seed: int = 0,
+        **sizes: Any,
+    ) -> None:
+        self._begin(adata)
+        check_seed(seed)
+        check_arguments(ssl, objective, alpha, beta, n_paired, n_basal)
+        own, vit = sizes_of(preset, sizes)
+        self.preset, self.objective, self.seed = preset, objective, seed
+        self.n_paired, self.n_basal = n_paired, n_basal
+        self.finetune_response = finetune_response
+        self.channel_agnostic = channel_agnostic
+        self.channel_dropout = channel_agnostic and channel_dropout
+        self.use_dose = use_dose
+        if use_dose and self._setup["dose_key"] is None:
+            raise ValueError("there are no doses (`dose_key=None`): give `use_dose=False`.")
+        image = self.inputs["image"]
+        self.side = image_side(image, preset, vit, crop)
+        self.ssl: SSL | None = None if self.side is None else ssl
+        if n_paired == 0 and self.ssl is None:
+            raise ValueError("n_paired=0 leaves the self-supervised term alone, and there is none.")
+        self.channels = list(image.names or (f"channel {i}" for i in range(image.shape[0])))
+        self.compounds: dict[str, str] = dict(self._setup["compounds"])
+        self.drugs: list[str] = list(self._setup["drugs"])
+        self._checkpoint = None if checkpoint is None else str(checkpoint)
+        # As it is saved: a path is no JSON.
+        checkpoint = self._checkpoint
+        with seeded(seed):
+            self.module = self._network(own, vit, tau=tau, alpha=alpha, beta=beta)
+        self._model_summary_string = (
+            f"TIDE ({preset}, {objective}): images {image.shape}, RNA "
+            f"{self.inputs['rna'].shape[0]} genes, {len(self.drugs)} drugs with both, "
+            f"self-supervised term {self.ssl}"
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    def _network(self, own: Any, vit: Mapping[str, Any], **weights: float) -> TideNetwork:
+        """Build the network; the image encoder first, so that it starts as DINO's and MAE's do."""
+        image = make_image(
+            self.inputs["image"],
+            self.channels,
+            side=self.side,
+            preset=self.preset,
+            ssl=self.ssl,
+            channel_agnostic=self.channel_agnostic,
+            sizes=own,
+            vit=vit,
+            seed=self.seed,
+        )
+        response, outline = make_response(
+            self.inputs["rna"],
+            self._setup["n_bits"],
+            preset=self.preset,
+            checkpoint=self._checkpoint,
+            stored=self._setup.get("scgpt") if self._loading is not None else None,
+        )
+        self._setup["scgpt"] = outline
+        codebook = Codebook(
+            torch.from_numpy(self._fingerprints([self.compounds[d] for d in self.drugs])),
+            width=own.codebook_width,
+            hidden=own.codebook_hidden,
+            temperature=weights["tau"],
+        )
+        return TideNetwork(
+            image,
+            response,
+            codebook,
+            n_channels=self.inputs["image"].shape[0],
+            hidden=own.hidden,
+            objective=self.objective,
+            alpha=weights["alpha"],
+            beta=weights["beta"],
+            use_dose=self.use_dose,
+        )
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        *,
+        context_keys: str | Sequence[str] = ("compound", "cell_line"),
+        image_rep: str | None = "crops",
+        rna_layer: str | None = None,
+        rna_rep: str | None = None,
+        rna_counts: bool = True,
+        smiles_key: str = "smiles",
+        dose_key: str | None = "dose_um",
+        cell_line_key: str | None = "cell_line",
+        control_key: str | None = None,
+        control: str = "DMSO",
+        fingerprint: Kind = "fcfp4",
+        n_bits: int = 2048,
+        modalities: Mapping[str, str] | None = None,
+    ) -> None:
+        """Say what is read, what images and RNA share, and what the compounds are.
+
+        Parameters
+        ----------
+        mdata
+            Modalities with different samples. Only ``.uns["cellfuse"]`` is written. Images without
+            RNA, RNA without images and RNA at other doses than the images are all used.
+        context_keys
+            obs columns, in both modalities, whose joint value pairs images with RNA: the compound
+            and the cell line.
+        image_rep
+            obsm key of pixels ``(n, C, H, W)`` or of flat features ``(n, D)``; None is X.
+        rna_layer, rna_rep
+            Layer or obsm key of the expression; X by default.
+        rna_counts
+            X or the layer holds raw counts, which are read as log(1 + counts per 10,000). False
+            reads values as they are (L1000); an obsm key always is.
+        smiles_key
+            obs column with the compounds' SMILES, in one of the modalities at least. Controls need
+            none.
+        dose_key
+            obs column with the dose in uM, in both modalities; None for a screen without.
+        cell_line_key
+            obs column with the cell line, one of `context_keys`. None: one cell line.
+        control_key
+            obs column with the compound, one of `context_keys`; by default the first that is not
+            the cell line.
+        control
+            Label of the untreated samples, which must have RNA in every cell line with RNA.
+        fingerprint, n_bits
+            See :func:`cellfuse.pp.fingerprints`.
+        modalities
+            Name in the MuData of the roles ``"image"`` and ``"rna"``.
+
+        Raises
+        ------
+        KeyError
+            A modality, key or label is missing.
+        ValueError
+            SMILES that are not read (checked first), two structures of one compound, missing or
+            negative doses, one cell line only, no pairs, NaN, no counts where there should be.
+
+        Warns
+        -----
+        UserWarning
+            Compounds with the same fingerprint.
+        """
+        setup = read_screen(
+            mdata,
+            context_keys=context_keys,
+            image_rep=image_rep,
+            rna_layer=rna_layer,
+            rna_rep=rna_rep,
+            rna_counts=rna_counts,
+            smiles_key=smiles_key,
+            dose_key=dose_key,
+            cell_line_key=cell_line_key,
+            control_key=control_key,
+            control=control,
+            fingerprint=fingerprint,
+            n_bits=n_bits,
+            modalities=modalities,
+        )
+        cls._keep_setup(mdata, setup)
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def train_response(
+        self,
+        max_epochs: int = 100,
+        *,
+        holdout: float = 0.2,
+        batch_size: int = 64,
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+        **trainer_kwargs: Any,
+    ) -> pd.DataFrame:
+        """Train the response model: basal expression, drug and dose to treated expression.
+
+        :meth:`train` does this first by itself. It is useful alone: see
+        :meth:`predict_expression`.
+
+        Parameters
+        ----------
+        max_epochs
+            Times that every profile is told from its drug.
+        holdout
+            Share of the compounds with RNA that the training does not see; the report is on them.
+        batch_size, lr, weight_decay
+            AdamW, 5% linear warm-up, then cosine.
+        **trainer_kwargs
+            Passed to Lightning's trainer.
+
+        Returns
+        -------
+        The report, also :attr:`response_report_`: for held-out and training drugs, over all
+        contexts and doses, ``r2`` of the predicted change against "no change",
+        ``r2_over_mean_change`` of it against the mean change of the training drugs,
+        ``mean_change_r2`` of that mean change against "no change", and the ``correlation`` of
+        predicted and measured change. R^2 below 0 is worse than what it is compared with.
+        """
+        if max_epochs < 1 or not 0 <= holdout < 1:
+            raise ValueError(
+                f"expected max_epochs >= 1 and 0 <= holdout < 1, found {max_epochs} and {holdout}."
+            )
+        data = self._transcriptomes()
+        rows = self._used_rna(data)
+        names = np.unique(data.fields["compound"][rows & (data.fields["compound"] >= 0)])
+        held = np.random.default_rng([self.seed, 32_452_843]).permutation(names)
+        held = held[: int(len(names) * holdout)]
+        known = rows & ~np.isin(data.fields["compound"], held)
+        response = self.module.response
+        response.set_statistics(*data.statistics(np.flatnonzero(known)))
+        with seeded(self.seed, "response"):
+            self._response_history = fit_response(
+                response,
+                data,
+                known,
+                use_dose=self.use_dose,
+                max_epochs=max_epochs,
+                batch_size=batch_size,
+                lr=lr,
+                weight_decay=weight_decay,
+                seed=self.seed,
+                **trainer_kwargs,
+            )
+        self.module.response_report.copy_(
+            response_report(response, data, rows, held.tolist(), use_dose=self.use_dose)
+        )
+        self.history_ = {**(self.history_ or {}), **self._response_history}
+        return self.response_report_
+
+    def train(
+        self,
+        max_epochs: int = 400,
+        *,
+        response_epochs: int = 100,
+        batch_size: int | None = None,
+        validation_images: int = 10,
+        lr: float | None = None,
+        weight_decay: tuple[float, float] | None = None,
+        warmup: float | None = None,
+        momentum: float = 0.996,
+        temperature: tuple[float, float] = (0.04, 0.07),
+        temperature_epochs: int = 30,
+        freeze_epochs: int = 1,
+        num_workers: int = 0,
+        accelerator: str = "auto",
+        devices: Any = "auto",
+        precision: str | None = None,
+        callbacks: list[L.Callback] | None = None,
+        ckpt_path: str | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the response model, then teacher, student and self-supervised term together.
+
+        Parameters
+        ----------
+        max_epochs
+            Epochs, 400 (paper); each shows every image once to the self-supervised term, and every
+            image of a paired drug once to the teacher.
+        response_epochs
+            Epochs of :meth:`train_response`, which is run first unless it was already, or is not
+            wanted (`finetune_response`).
+        batch_size
+            Images per batch and stream, over all devices: 64 for ``"small"``, 256 for ``"base"``.
+        validation_images
+            Images of each compound (at most a fifth of them) that are held out. The weights kept
+            are those of the epoch with the highest accuracy of their 20 nearest neighbours among
+            the training images (paper: 10 images); 0 holds none out and keeps the last.
+        lr, weight_decay, warmup
+            AdamW; the self-supervised method's by default (see :meth:`cellfuse.DINO.train`,
+            :meth:`cellfuse.MAE.train`). `weight_decay` at the first and last step changes in DINO
+            only.
+        momentum, temperature, temperature_epochs, freeze_epochs
+            Of DINO's teacher.
+        num_workers
+            Processes that read ahead.
+        accelerator, devices, precision, callbacks, ckpt_path, **trainer_kwargs
+            Passed to Lightning's trainer. `ckpt_path` resumes the joint training.
+        """
+        if self.adata is None:
+            raise ValueError("this model was loaded without data: load it with `adata=mdata`.")
+        if max_epochs < 1 or validation_images < 0:
+            raise ValueError(
+                "expected max_epochs >= 1 and validation_images >= 0, found "
+                f"{max_epochs} and {validation_images}."
+            )
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum={momentum}: expected a share from 0 to 1.")
+        place: dict[str, Any] = {
+            "accelerator": accelerator,
+            "devices": devices,
+            "precision": precision,
+        }
+        data = self._transcriptomes()
+        if self.n_paired != 0 and ckpt_path is None and self.response_report_.isna().all(axis=None):
+            self._first_stage(data, response_epochs, {**place, **_quiet(trainer_kwargs)})
+        learning = LEARNING[self.ssl]
+        decay = learning.weight_decay if weight_decay is None else weight_decay
+        schedule = None
+        if isinstance(self.module.image, Dino):
+            schedule = TeacherSchedule(
+                self.module.image,
+                momentum=momentum,
+                temperature=temperature,
+                warmup_epochs=temperature_epochs,
+                weight_decay=decay,
+                freeze_epochs=freeze_epochs,
+            )
+        fields = self._image_fields()
+        held = held_images(fields["compound"], validation_images, self.seed)
+        source = Source(
+            {role: self._reader(None, role) for role in self.inputs},
+            {"image": fields, "rna": dict(data.fields)},
+        )
+        if not self.is_trained_:
+            images = Source({"image": source.readers["image"]})
+            found = self._statistics(images, {"image": ~held}, seed=self.seed)
+            self.module.set_statistics(*found["image"])
+        roles = ["image"] if self.n_paired == 0 else ["image", "rna"]
+        plans = joint_plans(
+            self._contexts(None, roles),
+            data,
+            images=~held,
+            labelled=fields["drug"] >= 0,
+            rna=self._used_rna(data),
+            paired=self.n_paired != 0,
+            ssl=self.ssl is not None,
+            batch_size=learning.batch_size[self.preset] if batch_size is None else batch_size,
+            seed=self.seed,
+        )
+        keep = self._keep_best(fields["compound"], held, max_epochs)
+        self.module.train()
+        history = fit(
+            JointTraining(
+                self.module,
+                self._joint_losses(data, schedule),  # type: ignore[arg-type]  # a batch per stream
+                lr=learning.lr[self.preset] if lr is None else lr,
+                betas=learning.betas,
+                weight_decay=decay[0],
+                warmup=learning.warmup if warmup is None else warmup,
+            ),
+            DocumentDataModule(plans, source, num_workers=num_workers),
+            max_epochs=max_epochs,
+            callbacks=[c for c in (schedule, keep, *(callbacks or [])) if c is not None],
+            ckpt_path=ckpt_path,
+            **{"gradient_clip": learning.gradient_clip, **place, **trainer_kwargs},
+        )
+        if keep is not None:
+            keep.put()
+            name = "validation_knn_accuracy"
+            history[name] = pd.DataFrame({name: keep.scores}).rename_axis("epoch")
+        response = {k: v for k, v in (self.history_ or {}).items() if k.startswith("response_")}
+        self.history_ = {**response, **history}
+        self.module.eval()
+        self.is_trained_ = True
+
+    def _first_stage(self, data: Transcriptomes, epochs: int, trainer: dict[str, Any]) -> None:
+        if self.finetune_response and self.objective != "drug":
+            self.train_response(epochs, **trainer)
+        else:
+            rows = np.flatnonzero(self._used_rna(data))
+            self.module.response.set_statistics(*data.statistics(rows))
+
+    def _joint_losses(self, data: Transcriptomes, schedule: TeacherSchedule | None) -> JointLosses:
+        views = None
+        if isinstance(self.module.image, Dino):
+            assert self.side is not None
+            views = _views(None, self.side, self.module.image.encoder.patch_size)
+        return JointLosses(
+            self.module,
+            data,
+            self.channels,
+            self.side,
+            views,
+            schedule,
+            self.channel_dropout,
+            self.seed,
+        )
+
+    def _keep_best(
+        self, compound: NDArray[np.int64], held: NDArray[np.bool_], max_epochs: int
+    ) -> KeepBest | None:
+        if not held.any():
+            return None
+        bank, asked = bank_rows(compound, held, self.seed), np.flatnonzero(held)
+        reader = self._reader(None, "image")
+
+        def score() -> float:
+            x = [self._features(read_dense(reader, rows)) for rows in (asked, bank)]
+            labels = [torch.as_tensor(compound[rows]).to(x[0].device) for rows in (asked, bank)]
+            return neighbour_accuracy(x[0], labels[0], x[1], labels[1])
+
+        return KeepBest(self.module, score, every=max(1, max_epochs // 20))
+
+    def _image_fields(self) -> dict[str, NDArray]:
+        adata = self._modality(None, "image")
+        of = {"modality": self.inputs["image"].modality}
+        fields = field_arrays(adata, self._setup, list(self.compounds), **of)
+        fields["drug"] = field_arrays(adata, self._setup, self.drugs, **of)["compound"]
+        return fields
+
+    def _transcriptomes(self) -> Transcriptomes:
+        if self.adata is None:
+            raise ValueError("this model was loaded without data: load it with `adata=mdata`.")
+        adata = self._modality(None, "rna")
+        names = list(self.compounds)
+        return Transcriptomes(
+            self._reader(None, "rna"),
+            field_arrays(adata, self._setup, names, modality=self.inputs["rna"].modality),
+            self._contexts(None, ["rna"]),
+            torch.from_numpy(self._fingerprints([self.compounds[name] for name in names])),
+            self._setup["counts"],
+            self._setup["compound_key"],
+            self._setup["control"],
+            self.n_basal,
+        )
+
+    def _used_rna(self, data: Transcriptomes) -> NDArray[np.bool_]:
+        names = list(self.compounds)
+        drugs = [names.index(drug) for drug in self.drugs]
+        return capped(data.fields["compound"], drugs, self.n_paired, self.seed)
+
+
+def _quiet(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the trainer's arguments holds for both stages."""
+    return {k: trainer[k] for k in ("enable_progress_bar", "num_nodes", "strategy") if k in trainer}

@@ -1,0 +1,293 @@
+"""TIDE: a teacher of images and transcriptomes, a student of images (2604.22832)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cellfuse.nn.clip import Temperature
+from cellfuse.nn.codebook import Codebook, distillation_loss
+from cellfuse.nn.contrastive import clip_loss, from_all_devices, same_context
+from cellfuse.nn.dino import Dino
+from cellfuse.nn.film import DoseFiLM
+from cellfuse.nn.mae import ImageMAE
+from cellfuse.nn.response import ResponseNetwork, ResponseSizes
+from cellfuse.nn.scgpt import ScGPT, ScGPTCheckpoint
+from cellfuse.nn.vit import ImageEncoder
+
+__all__ = ["FlatEncoder", "Objective", "ScGPTResponse", "TideNetwork"]
+
+Objective = Literal["tide", "drug", "rna"]
+
+
+class FlatEncoder(nn.Module):
+    """A vector of image features through an MLP, in the place of a ViT.
+
+    Parameters
+    ----------
+    n_in
+        Features.
+    width
+        Of the embedding.
+    hidden
+        Of the hidden layer.
+    """
+
+    def __init__(self, n_in: int, *, width: int, hidden: int) -> None:
+        super().__init__()
+        self.width = width
+        self.mlp = nn.Sequential(
+            nn.Linear(n_in, hidden), nn.GELU(), nn.Linear(hidden, width), nn.LayerNorm(width)
+        )
+
+    def embed(self, images: Tensor, *, channels: Sequence[str] | None = None) -> Tensor:
+        """Embedding of features ``(N, n_in)``, ``(N, width)``."""
+        return self.mlp(images)
+
+
+#: What encodes an image: with a self-supervised term around it, or bare.
+ImageSide: TypeAlias = Dino | ImageMAE | ImageEncoder | FlatEncoder
+
+
+class ScGPTResponse(ResponseNetwork):
+    """:class:`ResponseNetwork` whose profiles are read by scGPT.
+
+    Parameters
+    ----------
+    checkpoint
+        What :func:`~cellfuse.nn.scgpt.read_scgpt` gave.
+    genes
+        Token number of each gene, -1 where the vocabulary lacks it, ``(n_genes,)``.
+    n_bits, sizes
+        As in :class:`ResponseNetwork`.
+    n_bins
+        Bins of expression with that of zero, 51 as in scGPT's pretraining.
+    """
+
+    def __init__(
+        self,
+        checkpoint: ScGPTCheckpoint,
+        genes: Tensor,
+        n_bits: int,
+        sizes: ResponseSizes,
+        *,
+        n_bins: int = 51,
+    ) -> None:
+        super().__init__(len(genes), n_bits, sizes)
+        self.encoder = _ScGPTProfiles(checkpoint, genes, sizes.width, n_bins)  # type: ignore[assignment]
+
+    def encode(self, expression: Tensor) -> Tensor:
+        """Latents of profiles ``(N, n_genes)``, ``(N, 2, width)``: ``<cls>`` and the mean gene."""
+        values = (expression.float() - self.mean) / self.sd
+        # scGPT bins a profile by its own order of genes: it takes the values as they were measured.
+        return self.encoder(expression.float()) + self.direct(values)[:, None]
+
+
+class _ScGPTProfiles(nn.Module):
+    """Bulk or single-cell profiles as scGPT's tokens, in the order of their columns."""
+
+    columns: Tensor
+    tokens: Tensor
+
+    def __init__(self, checkpoint: ScGPTCheckpoint, genes: Tensor, width: int, n_bins: int) -> None:
+        super().__init__()
+        self.scgpt: ScGPT = checkpoint.encoder
+        self.pad_value, self.n_bins = checkpoint.pad_value, n_bins
+        columns = (genes >= 0).nonzero()[:, 0]
+        self.register_buffer("columns", columns)
+        first = torch.tensor([checkpoint.cls])
+        self.register_buffer("tokens", torch.cat([first, genes[columns]]))
+        self.project = nn.Linear(self.scgpt.width, width)
+
+    def forward(self, expression: Tensor) -> Tensor:
+        values = self.bins(expression[:, self.columns])
+        values = F.pad(values, (1, 0), value=self.pad_value)
+        out = self.scgpt(self.tokens.expand(len(values), -1), values)
+        return self.project(torch.stack([out[:, 0], out[:, 1:].mean(dim=1)], dim=1))
+
+    def bins(self, x: Tensor) -> Tensor:
+        """Bin of each value among the profile's own other than zero; 0 for zeros."""
+        zero = x == 0
+        rank = x.masked_fill(zero, -torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
+        n_zero = zero.sum(dim=1, keepdim=True)
+        n_other = (x.shape[1] - n_zero).clamp(min=1)
+        bins = 1 + (rank - n_zero) * (self.n_bins - 1) // n_other
+        return bins.masked_fill(zero, 0).float()
+
+
+class TideNetwork(nn.Module):
+    """Shared image encoder; teacher over image, RNA, doses and cell type; image-only student.
+
+    The teacher sees no structure of a drug: it names the drug from what the cells did, and the
+    codebook ties that name to chemistry. The student must give the teacher's distribution from the
+    image alone. The transcriptome is read by a response network that is not trained any further.
+
+    Parameters
+    ----------
+    image
+        Image encoder, bare or inside DINO or MAE, whose loss then is the self-supervised term.
+    response
+        Reads the transcriptome without its dose, `h_R`, and the basal state, `h_C`.
+    codebook
+        Prototypes of the drugs.
+    n_channels
+        Channels (or features) that are standardised.
+    hidden
+        Of the heads of teacher and student, MLPs with one hidden layer.
+    objective
+        ``"tide"``; ``"drug"`` and ``"rna"`` are the paper's baselines CL(D) and CL(R): CLIP's loss
+        between the image and the drug's prototype, or between the image and `h_R`.
+    alpha, beta
+        Weights of the teacher's cross-entropy and of the self-supervised term.
+    use_dose
+        Whether the teacher is told the doses.
+    """
+
+    mean: Tensor
+    sd: Tensor
+    response_report: Tensor
+
+    def __init__(
+        self,
+        image: ImageSide,
+        response: ResponseNetwork,
+        codebook: Codebook,
+        *,
+        n_channels: int,
+        hidden: int = 512,
+        objective: Objective = "tide",
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        use_dose: bool = True,
+    ) -> None:
+        super().__init__()
+        self.image, self.response, self.codebook = image, response, codebook
+        self.objective: Objective = objective
+        self.alpha, self.beta, self.use_dose = alpha, beta, use_dose
+        self.register_buffer("mean", torch.zeros(n_channels))
+        self.register_buffer("sd", torch.ones(n_channels))
+        # What the response model explains, kept with its weights (NaN: it was not fine-tuned).
+        self.register_buffer("response_report", torch.full((2, 6), torch.nan))
+        width, out = self.encoder.width, codebook.delta.shape[1]
+        self.student = _head(width, hidden, out)
+        self.dose = DoseFiLM(width)
+        parts = (width, response.width, response.width)
+        self.norms = nn.ModuleList([nn.LayerNorm(part) for part in parts])
+        self.fuse = _head(sum(parts), hidden, out)
+        self.rna_head = _head(response.width, hidden, out) if objective == "rna" else None
+        self.temperature = Temperature(codebook.temperature) if objective != "tide" else None
+        response.requires_grad_(False)
+
+    @property
+    def encoder(self) -> ImageEncoder | FlatEncoder:
+        """The image encoder that teacher and student share."""
+        if isinstance(self.image, Dino | ImageMAE):
+            return self.image.encoder
+        return self.image
+
+    def set_statistics(self, mean: Tensor, sd: Tensor) -> None:
+        """Take each channel's mean and standard deviation; a constant one keeps scale 1."""
+        self.mean.copy_(mean)
+        self.sd.copy_(torch.where(sd > 0, sd, torch.ones_like(sd)))
+
+    def scale(self, images: Tensor, channels: Sequence[int] | None = None) -> Tensor:
+        """Standardise ``(N, C, H, W)`` or ``(N, D)``; `channels`: positions in the training."""
+        mean, sd = self.mean, self.sd
+        if images.ndim == 4:
+            at = list(range(len(mean))) if channels is None else list(channels)
+            mean, sd = mean[at, None, None], sd[at, None, None]
+        return (images.float() - mean) / sd
+
+    # -- what is read off -------------------------------------------------------------------------
+
+    def features(self, images: Tensor, *, channels: Sequence[str] | None = None) -> Tensor:
+        """Embedding of standardised images, ``(N, width)``."""
+        if isinstance(self.image, ImageMAE):  # the class token takes no part in its loss
+            return self.image.embed(images, channels=channels)
+        return self.encoder.embed(images, channels=channels)
+
+    @torch.no_grad()
+    def transcriptome(
+        self, rna: Tensor, basal: Tensor, dose: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`h_R` and `h_C` of profiles and their basal states, ``(N, n_genes)`` each."""
+        # It is trained no further: what it does in training (dropout) is over.
+        self.response.eval()
+        dose = dose if self.use_dose else None
+        return self.response.effect_of_profile(rna, basal, dose), self.response.state(basal)
+
+    def condition(self, features: Tensor, dose: Tensor | None) -> Tensor:
+        """`h_I`: image features from which their dose is peeled."""
+        return self.dose(features, dose if self.use_dose else None)
+
+    def teach(
+        self, features: Tensor, image_dose: Tensor | None, effect: Tensor, state: Tensor
+    ) -> Tensor:
+        """`h_t = f_t([h_I, h_R, h_C])`, ``(N, codebook width)``."""
+        parts = (self.condition(features, image_dose), effect, state)
+        normed = [norm(part) for norm, part in zip(self.norms, parts, strict=True)]
+        return self.fuse(torch.cat(normed, dim=1))
+
+    # -- losses -----------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        images: Tensor,
+        image_dose: Tensor | None,
+        rna: Tensor,
+        basal: Tensor,
+        rna_dose: Tensor | None,
+        drug: Tensor,
+    ) -> dict[str, Tensor]:
+        """Losses of images with a transcriptome of the same drug and cell line.
+
+        Parameters
+        ----------
+        images
+            Standardised, ``(N, C, H, W)`` or ``(N, D)``.
+        image_dose, rna_dose
+            In uM, ``(N,)``; None leaves dose out.
+        rna, basal
+            Treated profiles, and the basal state of their cell line, ``(N, n_genes)``.
+        drug
+            Position of each drug in the codebook, ``(N,)``.
+
+        Returns
+        -------
+        ``loss`` without the self-supervised term, its parts, and accuracies.
+        """
+        features = self.features(images)
+        prototypes, h_s = self.codebook(), self.student(features)
+        if self.objective == "drug":
+            return self._align(h_s, prototypes[drug], drug)
+        effect, state = self.transcriptome(rna, basal, rna_dose)
+        if self.rna_head is not None:
+            return self._align(h_s, self.rna_head(effect), drug)
+        student = self.codebook.log_probabilities(h_s, prototypes)
+        teacher = self.codebook.log_probabilities(
+            self.teach(features, image_dose, effect, state), prototypes
+        )
+        distill = distillation_loss(student, teacher)
+        label = F.nll_loss(teacher, drug)
+        return {
+            "loss": distill + self.alpha * label,
+            "distillation_loss": distill,
+            "teacher_loss": label,
+            "teacher_accuracy": (teacher.argmax(dim=1) == drug).float().mean(),
+            "student_accuracy": (student.argmax(dim=1) == drug).float().mean(),
+        }
+
+    def _align(self, h_s: Tensor, other: Tensor, drug: Tensor) -> dict[str, Tensor]:
+        """CL(D) and CL(R); images of one drug are never each other's negatives."""
+        assert self.temperature is not None
+        a, b, label = (from_all_devices(x) for x in (h_s.float(), other.float(), drug))
+        loss = clip_loss(a, b, self.temperature(), weight=same_context(label))
+        return {"loss": loss, "alignment_loss": loss}
+
+
+def _head(n_in: int, hidden: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(n_in, hidden), nn.GELU(), nn.Linear(hidden, n_out))
