@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cellfuse import bench, data, datasets, io, pl, pp, tl
-    from cellfuse.model import CLIP, DINO, MAE, PETRI, CrossModalAE, PhenoSeq, SemiClipped
+    from cellfuse.model import CLIP, DINO, MAE, PETRI, TIDE, CrossModalAE, PhenoSeq, SemiClipped
 
 try:
     __version__ = version("cellfuse")
@@ -16,7 +16,7 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0.0.0"
 
 _SUBMODULES = ("bench", "data", "datasets", "io", "pl", "pp", "tl")
-_MODELS = ("CLIP", "CrossModalAE", "DINO", "MAE", "PETRI", "PhenoSeq", "SemiClipped")
+_MODELS = ("CLIP", "CrossModalAE", "DINO", "MAE", "PETRI", "PhenoSeq", "SemiClipped", "TIDE")
 
 __all__ = [*_SUBMODULES, *_MODELS, "__version__"]
 

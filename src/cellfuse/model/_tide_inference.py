@@ -10,17 +10,14 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cellfuse._access import Data
 from cellfuse._errors import missing_key
 from cellfuse.data import Reader, check_values
-from cellfuse.model._correction import read_dense
 from cellfuse.model._scvi import DocumentModel
 from cellfuse.model._tide_codebook import codebook_adata
-from cellfuse.model._tide_config import log_normalize
-from cellfuse.model._tide_response import report_frame
 from cellfuse.model._tide_setup import field_arrays, fingerprints_of
 from cellfuse.nn.augment import center_crop
 from cellfuse.nn.dino import Dino
@@ -42,15 +39,7 @@ class TideInference(DocumentModel):
     use_dose: bool
     channel_agnostic: bool
 
-    def _fingerprints(self, smiles: Sequence[str]) -> NDArray[np.uint8]:
-        return fingerprints_of(smiles, self._setup["fingerprint"], self._setup["n_bits"])
-
     # -- what a trained model gives ---------------------------------------------------------------
-
-    @property
-    def response_report_(self) -> pd.DataFrame:
-        """What the response model explains; NaN before it was trained. See `train_response`."""
-        return report_frame(self.module.response_report)
 
     @property
     def codebook(self) -> AnnData:
@@ -181,74 +170,10 @@ class TideInference(DocumentModel):
         """
         self._check_student()
         texts = [smiles] if isinstance(smiles, str) else [str(text) for text in smiles]
-        bits = torch.from_numpy(self._fingerprints(texts)).to(self.device)
+        bits = torch.from_numpy(
+            fingerprints_of(texts, self._setup["fingerprint"], self._setup["n_bits"])
+        ).to(self.device)
         return self.module.codebook.embed(bits).float().cpu().numpy()
-
-    @torch.inference_mode()
-    def predict_expression(
-        self,
-        basal: Data,
-        smiles: str | Sequence[str],
-        dose: ArrayLike | None = None,
-        *,
-        batch_size: int = 256,
-    ) -> NDArray[np.float32]:
-        """Expression after treatment, by the response model.
-
-        Parameters
-        ----------
-        basal
-            RNA of untreated samples, with the genes of training; a MuData's RNA modality.
-        smiles
-            One structure, or one for each row of `basal`.
-        dose
-            In uM, one or one for each row; None for a model without doses.
-        batch_size
-            Samples at a time.
-
-        Returns
-        -------
-        ``(n, n_genes)``, `n` the longest of the three (each of length 1 or `n`). For a model of
-        counts, log(1 + counts per 10,000).
-
-        Raises
-        ------
-        RuntimeError
-            The response model was not trained.
-        ValueError
-            Lengths that do not fit; SMILES that are not read; negative or missing doses.
-        """
-        if self.response_report_.isna().all(axis=None):
-            raise RuntimeError("the response model is not trained: call `model.train_response()`.")
-        texts = [smiles] if isinstance(smiles, str) else [str(text) for text in smiles]
-        distinct, which = np.unique(texts, return_inverse=True)
-        bits = torch.from_numpy(self._fingerprints(distinct.tolist()))
-        doses = self._checked_doses(dose)
-        reader = self._reader(basal, "rna")
-        lengths = {"basal": reader.shape[0], "smiles": len(texts), "dose": len(doses)}
-        n = max(lengths.values())
-        if any(length not in (1, n) for length in lengths.values()):
-            raise ValueError(f"expected lengths of 1 or {n}, found {lengths}.")
-        net = self.module.response
-        out = np.empty((n, reader.shape[1]), np.float32)
-        for start in range(0, n, batch_size):
-            rows = np.arange(start, min(start + batch_size, n))
-            state, drug, at = (np.zeros_like(rows) if k == 1 else rows for k in lengths.values())
-            x = log_normalize(read_dense(reader, state), counts=self._setup["counts"])
-            effect = net.effect_of_drug(bits[which[drug]].to(self.device))
-            given = torch.from_numpy(doses[at]).to(self.device) if self.use_dose else None
-            out[rows] = net.predict(x.to(self.device), effect, given).cpu().numpy()
-        return out
-
-    def _checked_doses(self, dose: ArrayLike | None) -> NDArray[np.float32]:
-        if not self.use_dose:
-            return np.zeros(1, np.float32)
-        if dose is None:
-            raise ValueError("this TIDE knows doses: give `dose`, in uM.")
-        doses = np.atleast_1d(np.asarray(dose, np.float32))
-        if not np.isfinite(doses).all() or (doses < 0).any():
-            raise ValueError("doses are numbers in uM from 0; found missing or negative ones.")
-        return doses
 
     def _check_student(self) -> None:
         self._check_trained()

@@ -218,7 +218,7 @@ def field_arrays(
     """Per-row numbers that a batch carries: dose, and position among `names` (-1: none of them)."""
     labels = context_labels(adata, setup["compound_key"], modality=modality)
     treated = (labels != setup["control"]).to_numpy()
-    which = pd.Index(names).get_indexer(labels).astype(np.int64)
+    which = pd.Index(list(names)).get_indexer(pd.Index(labels)).astype(np.int64)
     return {
         "dose": read_doses(adata, setup["dose_key"], treated, modality=modality),
         "compound": which,

@@ -13,7 +13,7 @@ import torch
 from mudata import MuData
 from numpy.typing import NDArray
 
-from cellfuse.data import DocumentDataModule, Source
+from cellfuse.data import DocumentDataModule, DocumentPlan, Source
 from cellfuse.kernels.fingerprints import Kind
 from cellfuse.model._correction import read_dense
 from cellfuse.model._setup import check_seed
@@ -29,9 +29,8 @@ from cellfuse.model._tide_config import (
 from cellfuse.model._tide_inference import TideInference
 from cellfuse.model._tide_response import (
     Transcriptomes,
-    fit_response,
-    response_report,
 )
+from cellfuse.model._tide_response_stage import ResponseStage
 from cellfuse.model._tide_setup import (
     field_arrays,
     read_screen,
@@ -41,7 +40,6 @@ from cellfuse.model._tide_training import (
     JointTraining,
     KeepBest,
     bank_rows,
-    capped,
     held_images,
     joint_plans,
     neighbour_accuracy,
@@ -55,7 +53,7 @@ from cellfuse.nn.tide import Objective, TideNetwork
 __all__ = ["TIDE"]
 
 
-class TIDE(TideInference):
+class TIDE(ResponseStage, TideInference):
     """Images that learnt what drugs do to transcriptomes, and need none at inference.
 
     A *teacher* reads an image, a transcriptome of the same drug and cell line (at whatever dose),
@@ -311,71 +309,6 @@ class TIDE(TideInference):
 
     # -- training ---------------------------------------------------------------------------------
 
-    def train_response(
-        self,
-        max_epochs: int = 100,
-        *,
-        holdout: float = 0.2,
-        batch_size: int = 64,
-        lr: float = 1e-3,
-        weight_decay: float = 0.05,
-        **trainer_kwargs: Any,
-    ) -> pd.DataFrame:
-        """Train the response model: basal expression, drug and dose to treated expression.
-
-        :meth:`train` does this first by itself. It is useful alone: see
-        :meth:`predict_expression`.
-
-        Parameters
-        ----------
-        max_epochs
-            Times that every profile is told from its drug.
-        holdout
-            Share of the compounds with RNA that the training does not see; the report is on them.
-        batch_size, lr, weight_decay
-            AdamW, 5% linear warm-up, then cosine.
-        **trainer_kwargs
-            Passed to Lightning's trainer.
-
-        Returns
-        -------
-        The report, also :attr:`response_report_`: for held-out and training drugs, over all
-        contexts and doses, ``r2`` of the predicted change against "no change",
-        ``r2_over_mean_change`` of it against the mean change of the training drugs,
-        ``mean_change_r2`` of that mean change against "no change", and the ``correlation`` of
-        predicted and measured change. R^2 below 0 is worse than what it is compared with.
-        """
-        if max_epochs < 1 or not 0 <= holdout < 1:
-            raise ValueError(
-                f"expected max_epochs >= 1 and 0 <= holdout < 1, found {max_epochs} and {holdout}."
-            )
-        data = self._transcriptomes()
-        rows = self._used_rna(data)
-        names = np.unique(data.fields["compound"][rows & (data.fields["compound"] >= 0)])
-        held = np.random.default_rng([self.seed, 32_452_843]).permutation(names)
-        held = held[: int(len(names) * holdout)]
-        known = rows & ~np.isin(data.fields["compound"], held)
-        response = self.module.response
-        response.set_statistics(*data.statistics(np.flatnonzero(known)))
-        with seeded(self.seed, "response"):
-            self._response_history = fit_response(
-                response,
-                data,
-                known,
-                use_dose=self.use_dose,
-                max_epochs=max_epochs,
-                batch_size=batch_size,
-                lr=lr,
-                weight_decay=weight_decay,
-                seed=self.seed,
-                **trainer_kwargs,
-            )
-        self.module.response_report.copy_(
-            response_report(response, data, rows, held.tolist(), use_dose=self.use_dose)
-        )
-        self.history_ = {**(self.history_ or {}), **self._response_history}
-        return self.response_report_
-
     def train(
         self,
         max_epochs: int = 400,
@@ -440,7 +373,7 @@ class TIDE(TideInference):
             "precision": precision,
         }
         data = self._transcriptomes()
-        if self.n_paired != 0 and ckpt_path is None and self.response_report_.isna().all(axis=None):
+        if self.n_paired != 0 and ckpt_path is None:
             self._first_stage(data, response_epochs, {**place, **_quiet(trainer_kwargs)})
         learning = LEARNING[self.ssl]
         decay = learning.weight_decay if weight_decay is None else weight_decay
@@ -456,26 +389,8 @@ class TIDE(TideInference):
             )
         fields = self._image_fields()
         held = held_images(fields["compound"], validation_images, self.seed)
-        source = Source(
-            {role: self._reader(None, role) for role in self.inputs},
-            {"image": fields, "rna": dict(data.fields)},
-        )
-        if not self.is_trained_:
-            images = Source({"image": source.readers["image"]})
-            found = self._statistics(images, {"image": ~held}, seed=self.seed)
-            self.module.set_statistics(*found["image"])
-        roles = ["image"] if self.n_paired == 0 else ["image", "rna"]
-        plans = joint_plans(
-            self._contexts(None, roles),
-            data,
-            images=~held,
-            labelled=fields["drug"] >= 0,
-            rna=self._used_rna(data),
-            paired=self.n_paired != 0,
-            ssl=self.ssl is not None,
-            batch_size=learning.batch_size[self.preset] if batch_size is None else batch_size,
-            seed=self.seed,
-        )
+        size = learning.batch_size[self.preset] if batch_size is None else batch_size
+        plans, source = self._joint_data(data, fields, held, size)
         keep = self._keep_best(fields["compound"], held, max_epochs)
         self.module.train()
         history = fit(
@@ -493,6 +408,9 @@ class TIDE(TideInference):
             ckpt_path=ckpt_path,
             **{"gradient_clip": learning.gradient_clip, **place, **trainer_kwargs},
         )
+        self._end(history, keep)
+
+    def _end(self, history: dict[str, pd.DataFrame], keep: KeepBest | None) -> None:
         if keep is not None:
             keep.put()
             name = "validation_knn_accuracy"
@@ -502,12 +420,35 @@ class TIDE(TideInference):
         self.module.eval()
         self.is_trained_ = True
 
-    def _first_stage(self, data: Transcriptomes, epochs: int, trainer: dict[str, Any]) -> None:
-        if self.finetune_response and self.objective != "drug":
-            self.train_response(epochs, **trainer)
-        else:
-            rows = np.flatnonzero(self._used_rna(data))
-            self.module.response.set_statistics(*data.statistics(rows))
+    def _joint_data(
+        self,
+        data: Transcriptomes,
+        fields: dict[str, NDArray],
+        held: NDArray[np.bool_],
+        batch_size: int,
+    ) -> tuple[dict[str, DocumentPlan], Source]:
+        """Streams of the joint training and where they are read; also takes the pixels' scale."""
+        source = Source(
+            {role: self._reader(None, role) for role in self.inputs},
+            {"image": fields, "rna": dict(data.fields)},
+        )
+        if not self.is_trained_:
+            images = Source({"image": source.readers["image"]})
+            found = self._statistics(images, {"image": ~held}, seed=self.seed)
+            self.module.set_statistics(*found["image"])
+        paired = self.n_paired != 0
+        plans = joint_plans(
+            self._contexts(None, ["image", "rna"] if paired else ["image"]),
+            data,
+            images=~held,
+            labelled=fields["drug"] >= 0,
+            rna=self._used_rna(data),
+            paired=paired,
+            ssl=self.ssl is not None,
+            batch_size=batch_size,
+            seed=self.seed,
+        )
+        return plans, source
 
     def _joint_losses(self, data: Transcriptomes, schedule: TeacherSchedule | None) -> JointLosses:
         views = None
@@ -546,27 +487,6 @@ class TIDE(TideInference):
         fields = field_arrays(adata, self._setup, list(self.compounds), **of)
         fields["drug"] = field_arrays(adata, self._setup, self.drugs, **of)["compound"]
         return fields
-
-    def _transcriptomes(self) -> Transcriptomes:
-        if self.adata is None:
-            raise ValueError("this model was loaded without data: load it with `adata=mdata`.")
-        adata = self._modality(None, "rna")
-        names = list(self.compounds)
-        return Transcriptomes(
-            self._reader(None, "rna"),
-            field_arrays(adata, self._setup, names, modality=self.inputs["rna"].modality),
-            self._contexts(None, ["rna"]),
-            torch.from_numpy(self._fingerprints([self.compounds[name] for name in names])),
-            self._setup["counts"],
-            self._setup["compound_key"],
-            self._setup["control"],
-            self.n_basal,
-        )
-
-    def _used_rna(self, data: Transcriptomes) -> NDArray[np.bool_]:
-        names = list(self.compounds)
-        drugs = [names.index(drug) for drug in self.drugs]
-        return capped(data.fields["compound"], drugs, self.n_paired, self.seed)
 
 
 def _quiet(trainer: Mapping[str, Any]) -> dict[str, Any]:
