@@ -127,7 +127,7 @@ def drawn(model: cf.PhenoSeq, images: ad.AnnData) -> dict[str, ad.AnnData]:
     """Both kinds of conditioning, one draw and the mean of several."""
     out = {}
     for conditioning in ("mean", "set"):
-        for n in (1, 20):
+        for n in (1, 100):
             found = model.sample(images, conditioning=conditioning, n_samples=n)
             draws = "1 draw" if n == 1 else f"{n} draws"
             out[f"PhenoSeq {conditioning}, {draws}"] = found
@@ -274,7 +274,7 @@ def classify() -> None:
                 documents_per_context=10,
                 **setup,
             )
-            synthetic = model.sample(n_samples=20)
+            synthetic = model.sample(n_samples=100)
             synthetic.var_names = [f"synthetic_{k}" for k in range(synthetic.n_vars)]
             synthetic.obs_names = "synthetic-" + synthetic.obs_names
             whole = md.MuData({**mdata.mod, "synthetic": synthetic})

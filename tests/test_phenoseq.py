@@ -665,6 +665,13 @@ def test_a_training_that_cannot_run_is_refused(given, text):
         build().train(**{**SHORT, **given})
 
 
+def test_noise_of_more_features_than_the_width_is_warned_of():
+    with pytest.warns(UserWarning, match="width 16 cannot tell noise of 20 RNA features"):
+        model = build(toy(rna=20), prediction="noise")
+    assert model.module.diffusion.prediction == "noise"
+    assert build(toy(rna=20)).module.diffusion.prediction == "v"
+
+
 def test_an_untrained_model_draws_nothing():
     with pytest.raises(RuntimeError, match="not trained"):
         build().sample()

@@ -169,7 +169,7 @@ def simulated_drugs(
         ],
         columns=["gene", "line"],
     )
-    gene_number = pd.Index(genes).get_indexer(knockout["gene"])
+    gene_number = pd.Index(genes).get_indexer(pd.Index(knockout["gene"]))
     mean["image"] = np.concatenate(
         [mean["image"], of_gene[knockout["line"].to_numpy(int), gene_number]]
     )
@@ -319,7 +319,7 @@ def _conditions(
 
 def _mean_latents(table: pd.DataFrame, drugs: pd.DataFrame, effects: np.ndarray) -> np.ndarray:
     """Mean latent of each sample: Hill's share of the drug's effect; 0 for controls."""
-    which = drugs.index.get_indexer(table["compound"])
+    which = drugs.index.get_indexer(pd.Index(table["compound"]))
     treated = which >= 0
     dose = table["dose"].to_numpy()[treated]
     of = drugs.iloc[which[treated]]

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from cellfuse._errors import listing, missing_key
 from cellfuse.nn.denoiser import ContextEncoder, Denoiser, DenoiserSizes, FoldedDenoiser
-from cellfuse.nn.diffusion import DDIM, Diffusion
+from cellfuse.nn.diffusion import DDIM, Diffusion, Prediction
 from cellfuse.nn.keyed import normal, uniform
 
-__all__ = ["PRESETS", "TRAINING", "PhenoSeqNetwork", "sizes_of"]
+__all__ = ["PREDICTIONS", "PRESETS", "TRAINING", "PhenoSeqNetwork", "sizes_of"]
 
 #: ``"base"`` is the paper's (Table 4); ``"small"`` trains on two CPU cores in about a
 #: minute (some fifty contexts).
@@ -24,6 +24,10 @@ PRESETS: dict[str, DenoiserSizes] = {
         width=128, n_heads=4, depth=3, encoder_heads=4, encoder_depth=1, time_width=64
     ),
 }
+#: What is predicted. Noise of more dimensions than a network is wide does not pass through it, and
+#: DDIM's first steps multiply what is missed by 30 and more: v, which is never divided by the
+#: little signal there is, asks less of a small network.
+PREDICTIONS: dict[str, Prediction] = {"base": "noise", "small": "v"}
 #: Epochs at most, documents per batch, learning rate: the paper's (Table 5), and ten times its
 #: learning rate for the small network.
 TRAINING: dict[str, tuple[int, int, float]] = {"base": (5000, 256, 1e-4), "small": (50, 64, 1e-3)}

@@ -59,13 +59,16 @@ def _plane(x: NDArray) -> NDArray[np.float32]:
 def _pairs(
     names: NDArray, bits: NDArray, now: NDArray, then: NDArray, n_pairs: int
 ) -> pd.DataFrame:
-    """Pairs whose prototypes came nearest to each other, largest gain first."""
-    on = bits.astype(np.float32)
-    n_on = on.sum(axis=1)
+    """Pairs whose prototypes came nearer to each other than other pairs did, largest gain first.
+
+    All prototypes start near each other and spread in training, so that a cosine is measured by
+    the mean and standard deviation of all pairs' at its time.
+    """
+    (mean_now, sd_now), (mean_then, sd_then) = _spread(now), _spread(then)
     kept: list[tuple[NDArray, ...]] = []
     for start in range(0, len(names), BLOCK):
         rows = np.arange(start, min(start + BLOCK, len(names)))
-        gain = now[rows] @ now.T - then[rows] @ then.T
+        gain = (now[rows] @ now.T - mean_now) / sd_now - (then[rows] @ then.T - mean_then) / sd_then
         gain[rows[:, None] >= np.arange(len(names))] = -np.inf
         flat = np.argsort(-gain, axis=None, kind="stable")[:n_pairs]
         a, b = np.unravel_index(flat, gain.shape)
@@ -74,8 +77,9 @@ def _pairs(
     a, b, gain = (np.concatenate(parts) for parts in zip(*kept, strict=True))
     best = np.argsort(-gain, kind="stable")[:n_pairs]
     a, b, gain = a[best], b[best], gain[best]
+    on = bits.astype(np.float32)
     shared = (on[a] * on[b]).sum(axis=1)
-    either = np.maximum(n_on[a] + n_on[b] - shared, 1)
+    either = np.maximum(on[a].sum(axis=1) + on[b].sum(axis=1) - shared, 1)
     return pd.DataFrame(
         {
             "source": names[a],
@@ -87,3 +91,14 @@ def _pairs(
         },
         index=pd.RangeIndex(len(a)).astype(str),
     )
+
+
+def _spread(unit: NDArray) -> tuple[float, float]:
+    """Mean and standard deviation of the cosines of all pairs, without writing them down."""
+    x = unit.astype(np.float64)
+    n = len(x)
+    n_pairs = n * (n - 1)
+    mean = (np.square(x.sum(axis=0)).sum() - np.square(x).sum()) / n_pairs
+    own = np.square(np.square(x).sum(axis=1)).sum()
+    square = (np.square(x.T @ x).sum() - own) / n_pairs
+    return float(mean), float(np.sqrt(max(square - mean**2, 1e-12)))

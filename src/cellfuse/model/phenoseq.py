@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from cellfuse._access import Data, is_mudata
 from cellfuse._errors import listing, missing_key
 from cellfuse.data import Batch, Contexts, DocumentDataModule, DocumentPlan, Draw, Source, Stream
-from cellfuse.model._phenoseq_network import TRAINING, PhenoSeqNetwork, sizes_of
+from cellfuse.model._phenoseq_network import PREDICTIONS, TRAINING, PhenoSeqNetwork, sizes_of
 from cellfuse.model._phenoseq_sampling import (
     chosen_contexts,
     mean_batches,
@@ -60,7 +61,9 @@ class PhenoSeq(DocumentModel):
     schedule
         ``"cosine"`` (paper) or ``"linear"``.
     prediction
-        What the network predicts: ``"noise"`` (paper), ``"x0"`` or ``"v"``.
+        What the network predicts: ``"noise"`` (paper), ``"x0"`` or ``"v"``. By default the
+        paper's for ``"base"`` and ``"v"`` for ``"small"``: a network cannot tell noise of more
+        dimensions than it is wide, and draws then run away.
     context_dropout
         Share of training documents whose context is left out; .1 is usual where `guidance` is to
         be used in :meth:`sample`. Default 0 (paper).
@@ -107,7 +110,7 @@ class PhenoSeq(DocumentModel):
         set_size: int = 16,
         n_diffusion_steps: int = 1000,
         schedule: Schedule = "cosine",
-        prediction: Prediction = "noise",
+        prediction: Prediction | None = None,
         context_dropout: float = 0.0,
         seed: int = 0,
         **sizes: Any,
@@ -120,7 +123,15 @@ class PhenoSeq(DocumentModel):
         check_seed(seed)
         self.preset, self.set_size, self.seed = preset, set_size, seed
         self.sizes = sizes_of(preset, sizes)
+        self.prediction = PREDICTIONS[preset] if prediction is None else prediction
         widths = {role: cell_input.shape[0] for role, cell_input in self.inputs.items()}
+        if self.prediction == "noise" and self.sizes.width < widths["rna"]:
+            warnings.warn(
+                f"a network of width {self.sizes.width} cannot tell noise of {widths['rna']} RNA "
+                "features, and what it draws will run away: give a larger `width`, or "
+                "prediction='v'.",
+                stacklevel=2,
+            )
         with seeded(seed):
             self.module = PhenoSeqNetwork(
                 widths["image"],
@@ -129,7 +140,7 @@ class PhenoSeq(DocumentModel):
                 diffusion={
                     "n_steps": n_diffusion_steps,
                     "schedule": schedule,
-                    "prediction": prediction,
+                    "prediction": self.prediction,
                 },
                 context_dropout=context_dropout,
                 seed=seed,

@@ -1,0 +1,114 @@
+"""The drug space of TIDE before and after training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from cellfuse._access import obs_column, profiles_only
+from cellfuse._errors import missing_key
+from cellfuse.pl._figure import GREY, Save, bare, finish, legend_below, line_style, panels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["codebook"]
+
+MAPS = {"fingerprint_map": "Fingerprints", "prototype_map": "Codebook"}
+
+
+def codebook(
+    codebook: AnnData,
+    *,
+    color: str | None = None,
+    n_pairs: int = 5,
+    ax: Sequence[Axes] | np.ndarray | None = None,
+    show: bool = False,
+    save: Save = None,
+) -> np.ndarray:
+    """Draw drugs by their fingerprints beside the same drugs by their prototypes.
+
+    Lines join the pairs that came nearest to each other in training, in both panels.
+
+    Parameters
+    ----------
+    codebook
+        ``model.codebook`` of a :class:`cellfuse.TIDE`. Its maps are first principal components.
+    color
+        obs column whose groups are coloured, such as a mechanism that was put there.
+    n_pairs
+        Pairs that are joined and named; 0 for none.
+    ax
+        Two axes to draw into; None makes a figure.
+    show
+        Whether to call ``matplotlib.pyplot.show``.
+    save
+        Path to save the figure to.
+
+    Returns
+    -------
+    The two axes.
+
+    Raises
+    ------
+    KeyError
+        The obs column or the maps are absent.
+    ValueError
+        Not two axes, or a negative `n_pairs`.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> axes = cf.pl.codebook(model.codebook, color="mechanism")  # doctest: +SKIP
+    """
+    book = profiles_only(codebook)
+    for key in MAPS:
+        if key not in book.obsm:
+            raise missing_key(
+                key, list(book.obsm), what="obsm", fix="Pass `model.codebook` of a `cf.TIDE`."
+            )
+    if "pairs" not in book.uns:
+        raise missing_key("pairs", list(book.uns), what="uns", fix="Pass `model.codebook`.")
+    if n_pairs < 0:
+        raise ValueError(f"n_pairs={n_pairs}: expected 0 or more.")
+    groups = None if color is None else obs_column(book, color).astype(str)
+    axes = panels(ax, 2, (4.6, 4.2))
+    pairs = book.uns["pairs"].iloc[:n_pairs]
+    for one, (key, title) in zip(axes, MAPS.items(), strict=True):
+        _draw(one, np.asarray(book.obsm[key]), groups, book.obs_names, pairs)
+        one.set(title=title, xlabel="PC 1", ylabel="PC 2")
+    if groups is not None:
+        legend_below(axes[0])
+    finish(list(axes), show=show, save=save)
+    return axes
+
+
+def _draw(
+    ax: Axes, at: np.ndarray, groups: pd.Series | None, names: pd.Index, pairs: pd.DataFrame
+) -> None:
+    ends = [names.get_indexer(pd.Index(pairs[side])) for side in ("source", "target")]
+    for a, b in zip(*ends, strict=True):
+        ax.plot(at[[a, b], 0], at[[a, b], 1], color="black", linewidth=0.8, zorder=1)
+    if groups is None:
+        ax.scatter(at[:, 0], at[:, 1], s=18, color=GREY, zorder=2)
+    else:
+        for k, label in enumerate(sorted(groups.unique())):
+            mine = (groups == label).to_numpy()
+            marker = "os^Dv"[k // 6 % 5]  # colours start again: the shape changes
+            colour = line_style(k)["color"]
+            ax.scatter(
+                at[mine, 0], at[mine, 1], s=22, color=colour, marker=marker, label=label, zorder=2
+            )
+    for row in sorted({int(end) for side in ends for end in side}):
+        ax.annotate(
+            str(names[row]),
+            (float(at[row, 0]), float(at[row, 1])),
+            xytext=(3, 3),
+            textcoords="offset points",
+            fontsize=7,
+        )
+    bare(ax)

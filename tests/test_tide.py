@@ -1,0 +1,804 @@
+"""TIDE: its losses by hand, what reaches whom, what it learns, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import anndata as ad
+import matplotlib.pyplot as plt
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import ModelCheckpoint
+from sklearn.neighbors import KNeighborsClassifier
+
+import cellfuse as cf
+from cellfuse.model._tide_response import _explained
+from cellfuse.model._tide_training import bank_rows, capped, held_images, neighbour_accuracy
+from cellfuse.nn.codebook import Codebook, distillation_loss
+from cellfuse.nn.contrastive import clip_loss
+from cellfuse.nn.response import RESPONSE_PRESETS, ResponseNetwork, ResponseSizes
+from cellfuse.nn.scgpt import ScGPT
+from cellfuse.nn.tide import FlatEncoder, ScGPTResponse, TideNetwork
+from cellfuse.pl._codebook import codebook as draw_codebook
+
+SMILES = {
+    "aspirin": "CC(=O)Oc1ccccc1C(O)=O",
+    "caffeine": "Cn1c(=O)c2c(ncn2C)n(C)c1=O",
+    "colchicine": "COc1cc2CCC(NC(C)=O)c3cc(=O)c(OC)ccc3-c2c(OC)c1OC",
+    "vorinostat": "ONC(=O)CCCCCCC(=O)Nc1ccccc1",
+    "imaged only": "CCCC(CCC)C(O)=O",
+    "sequenced only": "Nc1ccccc1",
+}
+PAIRED = ["aspirin", "caffeine", "colchicine", "vorinostat"]
+KEYS = ["compound", "cell_line"]
+SMALL = {"hidden": 16, "codebook_hidden": 16, "codebook_width": 8}
+VIT = {"width": 12, "depth": 1, "n_heads": 2}
+SHORT = {"response_epochs": 1, "enable_progress_bar": False}
+TINY = ResponseSizes(8, 2, n_latents=2, n_cross=1, n_self=1, depth=1, hidden=8)
+
+
+def make_screen(*, replicates=4, n_genes=8, side=16, strength=2.0, noise=0.5, seed=0) -> md.MuData:
+    """Drugs that move images and expression along directions of their own; doses that differ."""
+    rng = np.random.default_rng(seed)
+    names = list(SMILES)
+    place = {m: strength * rng.normal(size=(len(names), 8)) for m in ("image", "rna")}
+    doses = {"image": (0.1, 10.0), "rna": (1.0, 30.0)}
+    mods = {}
+    for m in ("image", "rna"):
+        skipped = {"image": "sequenced only", "rna": "imaged only"}[m]
+        rows = [
+            (name, line, dose)
+            for name in names
+            if name != skipped
+            for line in ("A549", "U2OS")
+            for dose in doses[m]
+            for _ in range(replicates)
+        ]
+        rows += [("DMSO", line, np.nan) for line in ("A549", "U2OS") for _ in range(4)]
+        obs = pd.DataFrame(rows, columns=["compound", "cell_line", "dose_um"])
+        obs.index = [f"{m}-{i}" for i in range(len(obs))]
+        obs["smiles"] = obs["compound"].map(SMILES)
+        which = obs["compound"].map({n: i for i, n in enumerate(names)})
+        effect = np.zeros((len(obs), 8))
+        treated = which.notna().to_numpy()
+        share = obs["dose_um"].to_numpy()[treated] / (1 + obs["dose_um"].to_numpy()[treated])
+        effect[treated] = place[m][which[treated].astype(int)] * (0.5 + share[:, None] / 2)
+        effect += (obs["cell_line"] == "U2OS").to_numpy()[:, None] * 0.5
+        x = effect + noise * rng.normal(size=effect.shape)
+        if m == "image":
+            adata = ad.AnnData(obs=obs)
+            adata.obsm["flat"] = x.astype("f4")
+            adata.obsm["crops"] = rng.integers(0, 256, (len(obs), 2, side, side), dtype=np.uint8)
+            adata.uns["channels"] = ["DNA", "ER"]
+        else:
+            counts = rng.poisson(50 * np.exp(0.3 * x[:, :n_genes]))
+            var = pd.DataFrame(index=[f"GENE{i}" for i in range(n_genes)])
+            adata = ad.AnnData(sp.csr_matrix(counts.astype("f4")), obs=obs, var=var)
+            adata.obsm["X_values"] = x.astype("f4")
+        mods[m] = adata
+    return md.MuData(mods)
+
+
+@pytest.fixture(scope="module")
+def screen():
+    return make_screen()
+
+
+def setup(mdata, **given):
+    cf.TIDE.setup_mudata(mdata, **{"context_keys": KEYS, "image_rep": "flat", **given})
+
+
+def built(mdata, *, setup_with=None, **given):
+    setup(mdata, **(setup_with or {}))
+    return cf.TIDE(mdata, **{**SMALL, **given})
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = built(make_screen(), seed=0)
+    model.train(60, response_epochs=30, validation_images=0, lr=5e-3, enable_progress_bar=False)
+    return model
+
+
+# -- the losses -----------------------------------------------------------------------------------
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def network(**given) -> TideNetwork:
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(0)
+        made = TideNetwork(
+            FlatEncoder(5, width=6, hidden=4),
+            ResponseNetwork(7, 12, TINY),
+            Codebook((drawn(3, 12) > 0).float(), width=4, hidden=8),
+            n_channels=5,
+            hidden=8,
+            **given,
+        )
+        # Away from the identity, so that a dose that is told changes something.
+        for film in (made.dose, made.response.take_dose):
+            film.mlp[-1].weight.data.normal_()
+    return made
+
+
+def inputs(seed=0):
+    dose = torch.tensor([0.1, 1.0, 10.0, 0.0])
+    return {
+        "images": drawn(4, 5, seed=seed),
+        "image_dose": dose,
+        "rna": drawn(4, 7, seed=seed + 1),
+        "basal": drawn(4, 7, seed=seed + 2),
+        "rna_dose": dose.flip(0),
+        "drug": torch.tensor([0, 2, 1, 1]),
+    }
+
+
+def test_the_loss_is_the_one_worked_out_by_hand():
+    net, given = network(alpha=0.7), inputs()
+    found = net(**given)
+    h = net.image.mlp(given["images"])
+    gamma, beta = net.dose.mlp((given["image_dose"] + 1e-3).log10()[:, None]).chunk(2, 1)
+    h_i = h * (1 + gamma) + beta
+    h_r = net.response.effect_of_profile(given["rna"], given["basal"], given["rna_dose"])
+    h_c = net.response.state(given["basal"])
+    parts = [F.layer_norm(x, x.shape[1:]) for x in (h_i, h_r, h_c)]
+    h_t = net.fuse[2](F.gelu(net.fuse[0](torch.cat(parts, 1))))
+    h_s = net.student[2](F.gelu(net.student[0](h)))
+    v = net.codebook()
+    p_t = (h_t @ v.T / (0.1 * h_t.norm(dim=1, keepdim=True))).softmax(1)
+    p_s = (h_s @ v.T / (0.1 * h_s.norm(dim=1, keepdim=True))).softmax(1)
+    distill = (p_t * (p_t / p_s).log()).sum(1).mean()
+    label = -p_t[torch.arange(4), given["drug"]].log().mean()
+    torch.testing.assert_close(found["distillation_loss"], distill, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["teacher_loss"], label, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["loss"], distill + 0.7 * label, rtol=1e-4, atol=1e-5)
+    right = (p_t.argmax(1) == given["drug"]).float().mean()
+    torch.testing.assert_close(found["teacher_accuracy"], right)
+
+
+def test_distillation_teaches_the_student_and_not_the_teacher():
+    net = network()
+    net(**inputs())["distillation_loss"].backward()
+    teacher = [*net.fuse.parameters(), *net.norms.parameters(), *net.dose.parameters()]
+    assert all(p.grad is None or (p.grad == 0).all() for p in teacher)
+    assert all(p.grad is None for p in net.response.parameters())
+    for taught in (net.student, net.image, net.codebook):
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in taught.parameters())
+
+
+def test_the_labels_teach_the_teacher_and_not_the_students_head():
+    net = network()
+    net(**inputs())["teacher_loss"].backward()
+    assert all(p.grad is None for p in net.student.parameters())
+    assert net.fuse[0].weight.grad.abs().sum() > 0
+    assert net.dose.mlp[-1].weight.grad.abs().sum() > 0
+    assert net.codebook.delta.grad.abs().sum() > 0
+
+
+def test_no_structure_of_a_drug_reaches_the_teacher():
+    net, given = network(), inputs()
+
+    def teach():
+        h_r, h_c = net.transcriptome(given["rna"], given["basal"], given["rna_dose"])
+        return net.teach(net.features(given["images"]), given["image_dose"], h_r, h_c)
+
+    before = teach()
+    net.codebook.fingerprints.zero_()
+    net.codebook.delta.data += 1
+    torch.testing.assert_close(teach(), before)
+
+
+@pytest.mark.parametrize("dose", ["image_dose", "rna_dose"])
+def test_doses_reach_the_teacher_unless_they_are_left_out(dose):
+    given = inputs()
+    other = {**given, dose: given[dose] + 3}
+    with torch.no_grad():
+        told, kept = network(), network(use_dose=False)
+        assert told(**other)["teacher_loss"] != told(**given)["teacher_loss"]
+        assert kept(**other)["teacher_loss"] == kept(**given)["teacher_loss"]
+
+
+def test_the_baselines_are_clips_loss_against_prototypes_and_against_rna():
+    given = inputs()
+    same = (given["drug"][:, None] == given["drug"]).float()
+    net = network(objective="drug")
+    student = net.student(net.features(given["images"]))
+    by_hand = clip_loss(student, net.codebook()[given["drug"]], 10.0, weight=same)
+    torch.testing.assert_close(net(**given)["loss"], by_hand)
+    net = network(objective="rna")
+    student = net.student(net.features(given["images"]))
+    h_r, _ = net.transcriptome(given["rna"], given["basal"], given["rna_dose"])
+    by_hand = clip_loss(student, net.rna_head(h_r), 10.0, weight=same)
+    torch.testing.assert_close(net(**given)["loss"], by_hand)
+
+
+def test_without_loss_where_student_and_teacher_agree():
+    p = drawn(3, 4).log_softmax(1)
+    assert distillation_loss(p, p) == pytest.approx(0, abs=1e-6)
+
+
+# -- what it learns -------------------------------------------------------------------------------
+
+
+def accuracy(model, mdata) -> float:
+    images = mdata["image"][mdata["image"].obs["compound"].isin(model.drugs).to_numpy()].copy()
+    found = model.predict(images).idxmax(axis=1)
+    return float((found == images.obs["compound"]).mean())
+
+
+def test_it_names_the_drugs_of_new_images_and_not_where_labels_were_dealt_at_random(trained):
+    new = make_screen(noise=1.0, seed=0)  # the same effects, other noise
+    assert accuracy(trained, new) > 0.8  # chance is .25
+    mixed = make_screen()
+    obs = mixed["image"].obs
+    treated = np.flatnonzero(obs["compound"].isin(PAIRED))
+    order = np.random.default_rng(0).permutation(treated)
+    for column in ("compound", "smiles"):
+        values = obs[column].to_numpy(dtype=object).copy()
+        values[treated] = values[order]
+        obs[column] = values
+    model = built(mixed, seed=0)
+    model.train(60, validation_images=0, lr=5e-3, **SHORT)
+    assert accuracy(model, new) < 0.6
+
+
+def test_the_transcriptome_helps_the_teacher_where_images_say_nothing():
+    outcome = {}
+    for told in (True, False):
+        mdata = make_screen()
+        mdata["image"].obsm["flat"] = drawn(mdata["image"].n_obs, 8).numpy()
+        if not told:
+            values = mdata["rna"].obsm["X_values"]
+            mdata["rna"].obsm["X_values"] = np.random.default_rng(0).permutation(values)
+        model = built(mdata, setup_with={"rna_rep": "X_values"}, seed=0)
+        model.train(12, response_epochs=12, lr=5e-3, enable_progress_bar=False)
+        outcome[told] = model.history["train_teacher_accuracy_epoch"].iloc[-1, 0]
+    assert outcome[True] > outcome[False] + 0.2
+
+
+def test_the_response_model_explains_training_drugs_and_is_judged_on_others(trained):
+    report = trained.response_report_
+    assert list(report.index) == ["held-out drugs", "training drugs"]
+    assert report["n_drugs"].tolist() == [1, 4]
+    assert report["n_conditions"].tolist() == [4, 16]
+    assert report.loc["training drugs", "r2"] > 0.5
+    assert report.loc["training drugs", "r2_over_mean_change"] > 0.3
+
+
+def test_what_is_explained_by_hand():
+    change = np.array([[1.0, 0.0], [0.0, 2.0]])
+    predicted = np.array([[1.0, 0.0], [0.0, 1.0]])
+    mean = np.array([0.5, 1.0])
+    r2, over_mean, of_mean, correlation = _explained(change, predicted, mean)
+    assert r2 == pytest.approx(1 - 1 / 5)
+    assert over_mean == pytest.approx(1 - 1 / 2.5)
+    assert of_mean == pytest.approx(1 - 2.5 / 5)
+    assert correlation == pytest.approx(np.corrcoef(change.ravel(), predicted.ravel())[0, 1])
+
+
+def test_prototypes_are_of_the_drugs_with_both_and_drift(trained):
+    assert trained.drugs == PAIRED
+    book = trained.codebook
+    assert list(book.obs_names) == PAIRED
+    assert (book.obs["drift"] > 1e-3).all()
+    bits = cf.pp.fingerprints(pd.DataFrame({"s": [SMILES[d] for d in PAIRED]}), "s")
+    np.testing.assert_array_equal(book.obsm["fingerprint"], bits)
+    for key in ("prototype", "initial_prototype"):
+        np.testing.assert_allclose(np.linalg.norm(book.obsm[key], axis=1), 1, rtol=1e-5)
+    pairs = book.uns["pairs"]
+    assert len(pairs) == 6
+    assert pairs["gain"].is_monotonic_decreasing
+    cosine = book.obsm["prototype"] @ book.obsm["prototype"].T
+    first = pairs.iloc[0]
+    a, b = (PAIRED.index(first[side]) for side in ("source", "target"))
+    assert first["cosine"] == pytest.approx(cosine[a, b], abs=1e-6)
+    upper = cosine[np.triu_indices(4, 1)].astype(float)
+    then = book.obsm["initial_prototype"] @ book.obsm["initial_prototype"].T
+    other = then[np.triu_indices(4, 1)].astype(float)
+    gain = (cosine[a, b] - upper.mean()) / upper.std() - (then[a, b] - other.mean()) / other.std()
+    assert first["gain"] == pytest.approx(gain, rel=1e-3)
+    on = bits.astype(bool)
+    tanimoto = (on[a] & on[b]).sum() / (on[a] | on[b]).sum()
+    assert first["tanimoto"] == pytest.approx(tanimoto)
+
+
+def test_compounds_never_seen_have_a_place(trained):
+    places = trained.embed_compounds([SMILES["aspirin"], "Nc1ccccc1", "CCO"])
+    assert places.shape == (3, 8)
+    np.testing.assert_allclose(np.linalg.norm(places, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(trained.embed_compounds("CCO")[0], places[2], rtol=1e-5)
+    with pytest.raises(ValueError, match="does not read 1 SMILES: 'nonsense'"):
+        trained.embed_compounds(["CCO", "nonsense"])
+
+
+# -- what reaches inference -----------------------------------------------------------------------
+
+
+def test_inference_reads_images_alone(trained):
+    bare = ad.AnnData(obsm={"flat": make_screen()["image"].obsm["flat"]})
+    whole = make_screen()
+    whole["image"].obs["dose_um"] = 99.0
+    whole["image"].obs["cell_line"] = "HeLa"
+    whole["rna"].X = whole["rna"].X * 0
+    p = trained.predict()
+    assert list(p.columns) == PAIRED
+    assert list(p.index) == list(make_screen()["image"].obs_names)
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
+    for data in (bare, whole, whole["image"]):
+        np.testing.assert_array_equal(trained.predict(data).to_numpy(), p.to_numpy())
+        for layer in ("encoder", "student"):
+            np.testing.assert_array_equal(
+                trained.get_latent_representation(data, layer=layer),
+                trained.get_latent_representation(layer=layer),
+            )
+    with pytest.raises(ValueError, match="'encoder' or 'student'"):
+        trained.get_latent_representation(layer="teacher")
+
+
+def test_the_student_meets_the_prototypes_in_their_space(trained):
+    z = trained.get_latent_representation(layer="student")
+    logits = torch.from_numpy(z @ trained.codebook.obsm["prototype"].T) / 0.1
+    np.testing.assert_allclose(logits.softmax(1), trained.predict(), atol=1e-5)
+
+
+def test_the_dose_is_peeled_from_an_embedding(trained):
+    mdata = make_screen()
+    h = trained.dose_conditioned_representation(mdata)
+    assert h.shape == trained.get_latent_representation(mdata).shape
+    mdata["image"].obs["other"] = mdata["image"].obs["dose_um"] * 100
+    assert not np.allclose(trained.dose_conditioned_representation(mdata, dose_key="other"), h)
+
+
+def test_expression_is_predicted_from_basal_state_structure_and_dose(trained):
+    rna = make_screen()["rna"]
+    controls = rna[(rna.obs["compound"] == "DMSO").to_numpy()].copy()
+    one = trained.predict_expression(controls, SMILES["aspirin"], 30.0)
+    assert one.shape == controls.shape
+    rows = trained.predict_expression(controls[:1].copy(), SMILES["aspirin"], [0.0, 1.0, 30.0])
+    assert rows.shape == (3, rna.n_vars)
+    np.testing.assert_allclose(rows[2], one[0], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(rows[0], rows[2])
+    both = trained.predict_expression(controls[:2].copy(), [SMILES["aspirin"], "CCO"], 30.0)
+    np.testing.assert_allclose(both[0], one[0], rtol=1e-4, atol=1e-5)
+    # Nearer to what was measured than the untreated cells are.
+    mine = (rna.obs["compound"] == "aspirin") & (rna.obs["dose_um"] == 30)
+    log = {
+        k: np.log1p(x.X.toarray() * 1e4 / x.X.toarray().sum(1, keepdims=True)).mean(0)
+        for k, x in (("treated", rna[mine.to_numpy()]), ("basal", controls))
+    }
+    off = np.square(one.mean(0) - log["treated"]).sum()
+    assert off < 0.7 * np.square(log["basal"] - log["treated"]).sum()
+
+
+def test_what_predict_expression_refuses(trained):
+    rna = make_screen()["rna"][:3].copy()
+    with pytest.raises(ValueError, match="lengths of 1 or 3, found"):
+        trained.predict_expression(rna, ["CCO", "CCC"], 1.0)
+    for dose in (-1.0, np.nan):
+        with pytest.raises(ValueError, match="doses are numbers in uM"):
+            trained.predict_expression(rna, "CCO", dose)
+    with pytest.raises(ValueError, match="give `dose`"):
+        trained.predict_expression(rna, "CCO")
+    with pytest.raises(RuntimeError, match="train_response"):
+        built(make_screen()).predict_expression(rna, "CCO", 1.0)
+
+
+# -- zero pairs, caps, choices --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ssl", ["dino", "mae"])
+def test_zero_pairs_are_the_self_supervised_method_alone(screen, ssl):
+    model = built(screen, setup_with={"image_rep": "crops"}, ssl=ssl, n_paired=0, seed=3, **VIT)
+    options = {"batch_size": 16, "enable_progress_bar": False}
+    model.train(2, validation_images=0, **options)
+    other = {"dino": cf.DINO, "mae": cf.MAE}[ssl]
+    images = screen["image"].copy()
+    other.setup_anndata(images, image_rep="crops")
+    alone = other(images, seed=3, **VIT)
+    alone.train(2, **options)
+    np.testing.assert_allclose(
+        model.get_latent_representation(),
+        alone.get_latent_representation(),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    assert "train_distillation_loss_epoch" not in model.history
+    with pytest.raises(RuntimeError, match="saw no pairs"):
+        model.predict()
+
+
+@pytest.mark.parametrize("ssl", ["dino", "mae", None])
+@pytest.mark.parametrize("objective", ["tide", "drug", "rna"])
+def test_every_term_trains_on_pixels(screen, ssl, objective):
+    model = built(screen, setup_with={"image_rep": "crops"}, ssl=ssl, objective=objective, **VIT)
+    model.train(1, batch_size=32, validation_images=0, **SHORT)
+    assert np.isfinite(model.history["train_loss_epoch"]).all(axis=None)
+    assert ("train_ssl_loss_epoch" in model.history) == (ssl is not None)
+    assert model.get_latent_representation(screen["image"]).shape[1] == 12
+    if objective == "rna":
+        with pytest.raises(RuntimeError, match="no codebook"):
+            model.predict()
+    else:
+        assert model.predict().shape == (screen["image"].n_obs, 4)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms(screen):
+    given = {"ssl": "mae", "alpha": 0.5, "beta": 2.0, **VIT}
+    model = built(screen, setup_with={"image_rep": "crops"}, **given)
+    model.train(1, validation_images=0, batch_size=1000, **SHORT)
+    of = {k: v.iloc[0, 0] for k, v in model.history.items()}
+    total = of["train_distillation_loss_epoch"] + 0.5 * of["train_teacher_loss_epoch"]
+    assert of["train_loss_epoch"] == pytest.approx(total + 2 * of["train_ssl_loss_epoch"], rel=1e-5)
+
+
+def test_a_cap_keeps_so_many_profiles_of_each_paired_drug():
+    compound = np.repeat([-1, 0, 1, 2], [5, 7, 3, 9])
+    keep = capped(compound, [0, 1], 4, seed=0)
+    assert [int(keep[compound == c].sum()) for c in (-1, 0, 1, 2)] == [5, 4, 3, 9]
+    more = capped(compound, [0, 1], 5, seed=0)
+    assert (more >= keep).all()  # the larger cap holds the smaller one's profiles
+    assert capped(compound, [0], None, seed=0).all()
+
+
+def test_profiles_beyond_the_cap_are_never_read(screen):
+    def outcome(poke):
+        mdata = make_screen()
+        model = built(mdata, n_paired=1, seed=0)
+        used = model._used_rna(model._transcriptomes())
+        if poke:
+            x = mdata["rna"].X.toarray()
+            x[~used] = 7
+            mdata["rna"].X = sp.csr_matrix(x)
+            model = built(mdata, n_paired=1, seed=0)
+        model.train(1, validation_images=0, **SHORT)
+        return model.predict().to_numpy()
+
+    np.testing.assert_array_equal(outcome(False), outcome(True))
+
+
+def test_without_fine_tuning_the_response_model_stays_as_it_began(screen):
+    model = built(screen, finetune_response=False, seed=0)
+    before = {k: v.clone() for k, v in model.module.response.state_dict().items()}
+    model.train(1, validation_images=0, **SHORT)
+    for name, weight in model.module.response.state_dict().items():
+        if name not in ("mean", "sd"):
+            torch.testing.assert_close(weight, before[name])
+    assert model.response_report_.isna().all(axis=None)
+    assert not any(name.startswith("response_") for name in model.history)
+
+
+def test_the_response_model_is_frozen_in_the_joint_training(screen):
+    model = built(screen, seed=0)
+    model.train_response(1, enable_progress_bar=False)
+    before = {k: v.clone() for k, v in model.module.response.state_dict().items()}
+    model.train(1, validation_images=0, **SHORT)
+    for name, weight in model.module.response.state_dict().items():
+        torch.testing.assert_close(weight, before[name])
+    assert "response_train_loss_epoch" in model.history  # it is not trained a second time
+    assert len(model.history["response_train_loss_epoch"]) == 1
+
+
+def test_channels_may_be_left_out_of_a_channel_agnostic_model(screen):
+    model = built(screen, setup_with={"image_rep": "crops"}, channel_agnostic=True, **VIT)
+    model.train(1, validation_images=0, batch_size=32, **SHORT)
+    one = ad.AnnData(obsm={"crops": screen["image"].obsm["crops"][:, 1:]})
+    one.uns["channels"] = ["ER"]
+    assert model.predict(one).shape == (screen["image"].n_obs, 4)
+    one.uns["channels"] = ["AGP"]
+    with pytest.raises(KeyError, match="'AGP' is not in the channels this TIDE has seen"):
+        model.predict(one)
+
+
+def test_one_cell_line_and_no_doses(screen):
+    one = md.MuData({m: a[(a.obs["cell_line"] == "A549")].copy() for m, a in screen.mod.items()})
+    with pytest.raises(ValueError, match="one cell line only, 'A549'.*`cell_line_key=None`"):
+        setup(one)
+    setup(one, context_keys="compound", cell_line_key=None, dose_key=None)
+    with pytest.raises(ValueError, match="use_dose=False"):
+        cf.TIDE(one)
+    model = cf.TIDE(one, use_dose=False, **SMALL)
+    model.train(1, **SHORT)
+    assert model.predict().shape[1] == 4
+    controls = one["rna"][-2:].copy()
+    assert model.predict_expression(controls, "CCO").shape == controls.shape
+
+
+# -- which epoch is kept --------------------------------------------------------------------------
+
+
+def test_neighbours_vote_as_scikit_learns_do():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(4, 6)) * 2
+    label, asked_label = rng.integers(4, size=80), rng.integers(4, size=60)
+    bank = centres[label] + rng.normal(size=(80, 6))
+    asked = centres[asked_label] + rng.normal(size=(60, 6))
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (asked, bank)]
+    for k in (1, 7):
+        expected = KNeighborsClassifier(k).fit(unit[1], label).score(unit[0], asked_label)
+        tensors = [torch.from_numpy(x) for x in (asked, asked_label, bank, label)]
+        assert neighbour_accuracy(*tensors, k=k) == pytest.approx(expected, abs=0.05)
+
+
+def test_images_are_held_out_by_compound():
+    compound = np.repeat([-1, 0, 1, 2], [9, 40, 10, 3])
+    held = held_images(compound, 4, seed=0)
+    assert [int(held[compound == c].sum()) for c in (-1, 0, 1, 2)] == [0, 4, 2, 0]
+    bank = bank_rows(compound, held, seed=0)
+    assert not held[bank].any()
+    assert np.bincount(compound[bank], minlength=3).tolist() == [20, 8, 3]
+
+
+def test_the_best_epoch_is_kept_and_held_out_images_are_not_trained_on():
+    def outcome(poke):
+        mdata = make_screen(replicates=6)
+        model = built(mdata, seed=0)
+        held = held_images(model._image_fields()["compound"], 2, 0)
+        if poke:
+            mdata["image"].obsm["flat"][held] = 9.0
+        model.train(6, validation_images=2, **SHORT)
+        return model
+
+    model, poked = outcome(False), outcome(True)
+    scores = model.history["validation_knn_accuracy"]
+    assert list(scores.index) == list(range(6))
+    assert ((scores >= 0) & (scores <= 1)).all(axis=None)
+    name = "train_loss_epoch"
+    pd.testing.assert_frame_equal(model.history[name], poked.history[name])
+
+
+# -- state ----------------------------------------------------------------------------------------
+
+
+def test_a_saved_model_gives_the_same(trained, tmp_path, monkeypatch):
+    trained.save(tmp_path / "model")
+    monkeypatch.setattr(pickle, "load", None)
+    monkeypatch.setattr(pickle, "loads", None)
+    assert {p.suffix for p in (tmp_path / "model").iterdir()} == {".json", ".safetensors"}
+    other = cf.TIDE.load(tmp_path / "model")
+    images = make_screen()["image"]
+    np.testing.assert_array_equal(other.predict(images), trained.predict(images))
+    pd.testing.assert_frame_equal(other.response_report_, trained.response_report_)
+    np.testing.assert_array_equal(
+        other.codebook.obsm["prototype"], trained.codebook.obsm["prototype"]
+    )
+    assert set(other.history) == set(trained.history)
+    with pytest.raises(ValueError, match="loaded without data"):
+        other.train(1)
+    attached = cf.TIDE.load(tmp_path / "model", make_screen())
+    attached.train(1, **SHORT)
+
+
+def test_the_same_seed_gives_the_same_model(screen):
+    results = []
+    for seed in (0, 0, 1):
+        model = built(screen, setup_with={"image_rep": "crops"}, seed=seed, **VIT)
+        model.train(1, batch_size=32, **SHORT)
+        results.append(model.predict().to_numpy())
+    np.testing.assert_array_equal(results[0], results[1])
+    assert not np.allclose(results[0], results[2])
+
+
+def test_a_training_resumed_after_an_epoch_ends_with_the_same_weights(screen, tmp_path):
+    def made():
+        return built(screen, setup_with={"image_rep": "crops"}, seed=0, **VIT)
+
+    options = {"batch_size": 32, "validation_images": 2, **SHORT}
+    keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    whole = made()
+    whole.train(3, callbacks=[keep], **options)
+    resumed = made()
+    resumed.train(3, ckpt_path=str(tmp_path / "epoch=0.ckpt"), **options)
+    np.testing.assert_array_equal(resumed.predict(), whole.predict())
+    pd.testing.assert_frame_equal(resumed.response_report_, whole.response_report_)
+
+
+# -- scGPT ----------------------------------------------------------------------------------------
+
+
+def write_checkpoint(folder, genes):
+    vocabulary = {name: i for i, name in enumerate([*genes, "<pad>", "<cls>", "<eoc>"])}
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    sizes = {"embsize": 8, "nheads": 2, "d_hid": 8, "nlayers": 1, "pad_value": -2}
+    (folder / "args.json").write_text(json.dumps({**sizes, "dropout": 0.5}))
+    net = ScGPT(len(vocabulary), width=8, n_heads=2, hidden=8, n_layers=1, pad=vocabulary["<pad>"])
+    weights = {}
+    for name, tensor in net.state_dict().items():
+        name = name.replace("genes.embedding.", "encoder.embedding.")
+        name = name.replace("genes.norm.", "encoder.enc_norm.")
+        name = name.replace("values.first.", "value_encoder.linear1.")
+        name = name.replace("values.second.", "value_encoder.linear2.")
+        name = name.replace("values.norm.", "value_encoder.norm.")
+        name = name.replace("blocks.", "transformer_encoder.layers.")
+        name = name.replace("attention.out.", "self_attn.out_proj.")
+        for ours, theirs in (("first", "linear1"), ("second", "linear2")):
+            name = name.replace(f"layers.0.{ours}.", f"layers.0.{theirs}.")
+        name = name.replace("norm_attention", "norm1").replace("norm_mlp", "norm2")
+        weights[name] = tensor
+    for kind in ("weight", "bias"):
+        base = "transformer_encoder.layers.0."
+        parts = [weights.pop(f"{base}attention.{part}.{kind}") for part in ("query", "key_value")]
+        weights[f"{base}self_attn.Wqkv.{kind}"] = torch.cat(parts)
+    torch.save(weights, folder / "best_model.pt")
+    return folder
+
+
+def test_a_checkpoint_reads_the_transcriptomes_and_is_saved_with_the_model(screen, tmp_path):
+    folder = write_checkpoint(tmp_path / "scgpt", [f"GENE{i}" for i in range(6)])
+    model = built(screen, checkpoint=folder, seed=0)
+    assert isinstance(model.module.response, ScGPTResponse)
+    model.train(1, validation_images=0, **SHORT)
+    model.save(tmp_path / "model")
+    (folder / "vocab.json").unlink()
+    other = cf.TIDE.load(tmp_path / "model")
+    controls = screen["rna"][-3:].copy()
+    np.testing.assert_allclose(
+        other.predict_expression(controls, "CCO", 1.0),
+        model.predict_expression(controls, "CCO", 1.0),
+        rtol=1e-5,
+    )
+
+
+def test_a_checkpoint_that_lacks_genes_is_refused(screen, tmp_path):
+    folder = write_checkpoint(tmp_path / "scgpt", ["GENE0", "TP53"])
+    with pytest.raises(ValueError, match="lacks 7 of the 8 genes .*'GENE1'"):
+        built(screen, checkpoint=folder)
+    with pytest.raises(ValueError, match="reads genes by name"):
+        built(screen, checkpoint=folder, setup_with={"rna_rep": "X_values"})
+
+
+def test_expression_is_binned_by_its_own_order(tmp_path, screen):
+    folder = write_checkpoint(tmp_path / "scgpt", [f"GENE{i}" for i in range(8)])
+    bins = built(screen, checkpoint=folder).module.response.encoder.bins
+    found = bins(torch.tensor([[0.0, 5.0, 1.0, 3.0, 0.0]]))
+    assert found[0, [0, 4]].tolist() == [0, 0]
+    assert found[0, 2] < found[0, 3] < found[0, 1]
+    assert 1 <= found[0, 2] and found[0, 1] <= 50
+    torch.testing.assert_close(bins(torch.tensor([[0.0, 5.0, 1.0, 3.0, 0.0]]) * 9), found)
+
+
+# -- what setup refuses ---------------------------------------------------------------------------
+
+
+def poked(modality, column, value, rows=slice(0, 2)):
+    mdata = make_screen()
+    obs = mdata[modality].obs
+    values = obs[column].to_numpy(dtype=object).copy()
+    values[rows] = value
+    obs[column] = values
+    return mdata
+
+
+def test_smiles_that_are_not_read_are_named_before_anything_else():
+    mdata = poked("image", "smiles", "nonsense")
+    mdata["image"].obs["dose_um"] = -1.0  # wrong too, and told later
+    with pytest.raises(ValueError, match=r"does not read obs\['smiles'\] in 2 rows: 'image-0: no"):
+        setup(mdata)
+
+
+@pytest.mark.parametrize(
+    ("modality", "column", "value", "text"),
+    [
+        ("image", "smiles", "CCO", "'aspirin' has 2 structures: 'CC.*', 'CCO'"),
+        ("image", "dose_um", -1.0, "is negative for 2 treated rows: 'image-0', 'image-1'"),
+        ("rna", "dose_um", np.nan, "of modality 'rna' is missing or infinite for 2 treated rows"),
+        ("rna", "dose_um", "10 uM", "must hold numbers, doses in uM; found '10 uM'"),
+        ("rna", "compound", "DMSO-d6", "compound 'aspirin'|have no structure|2 structures"),
+    ],
+)
+def test_bad_rows_are_named(modality, column, value, text):
+    mdata = poked(modality, column, value)
+    if column == "compound":
+        mdata[modality].obs.iloc[:2, mdata[modality].obs.columns.get_loc("smiles")] = None
+    with pytest.raises(ValueError, match=text):
+        setup(mdata)
+
+
+def test_one_structure_spelled_twice_is_no_error():
+    setup(poked("image", "smiles", "O=C(O)c1ccccc1OC(C)=O"))
+
+
+def test_compounds_with_one_fingerprint_are_named():
+    mdata = make_screen()
+    for m in ("image", "rna"):
+        obs = mdata[m].obs
+        obs["smiles"] = obs["smiles"].replace(SMILES["caffeine"], "CCCCCCCCCCCCCCCC")
+        obs["smiles"] = obs["smiles"].replace(SMILES["vorinostat"], "CCCCCCCCCCCCCCCCCC")
+    with pytest.warns(UserWarning, match="same fcfp4 fingerprint .*'caffeine = vorinostat'"):
+        setup(mdata)
+
+
+def test_controls_lines_and_pairs_must_be_there():
+    with pytest.raises(KeyError, match="'dmso' is not in.*Did you mean 'DMSO'"):
+        mdata = make_screen()
+        mdata["image"].obs["smiles"] = mdata["image"].obs["smiles"].fillna("CS(C)=O")
+        setup(mdata, control="dmso")
+    mdata = make_screen()
+    rna = mdata["rna"]
+    bare = (rna.obs["compound"] == "DMSO") & (rna.obs["cell_line"] == "U2OS")
+    lacking = md.MuData({"image": mdata["image"], "rna": rna[~bare.to_numpy()].copy()})
+    with pytest.raises(ValueError, match="no control .'DMSO'. RNA in cell lines 'U2OS'"):
+        setup(lacking)
+    other = make_screen()
+    names = other["rna"].obs["compound"]
+    other["rna"].obs["compound"] = names.where(names == "DMSO", names + " acid")
+    with pytest.raises(ValueError, match="0 compounds have images and RNA in one context"):
+        setup(other)
+    with pytest.raises(ValueError, match="must be one of the context keys"):
+        setup(make_screen(), context_keys="compound")
+    with pytest.raises(KeyError, match="'drug' is not in the context keys"):
+        setup(make_screen(), control_key="drug")
+    with pytest.raises(KeyError, match="'SMILES' is not in obs of any modality"):
+        setup(make_screen(), smiles_key="SMILES")
+
+
+def test_values_that_are_no_counts_are_named():
+    mdata = make_screen()
+    mdata["rna"].X = mdata["rna"].X * 0.5
+    with pytest.raises(ValueError, match="`rna_counts=False`"):
+        setup(mdata)
+    setup(mdata, rna_counts=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ({"preset": "huge"}, KeyError, "'huge' is not in the presets"),
+        ({"ssl": "simclr"}, ValueError, "ssl='simclr'"),
+        ({"objective": "clip"}, ValueError, "objective='clip'"),
+        ({"n_paired": -1}, ValueError, "n_paired >= 0"),
+        ({"n_paired": 0}, ValueError, "there is none"),
+        ({"tau": 0.0}, ValueError, "temperature=0.0"),
+        ({"hidden": 0}, ValueError, "hidden must be positive"),
+        ({"depth": 2}, TypeError, "'depth'.*not a ViT"),
+        ({"seed": -1}, ValueError, "seed must be"),
+    ],
+)
+def test_bad_arguments_are_named(screen, given, error, text):
+    with pytest.raises(error, match=text):
+        built(screen, **given)
+
+
+def test_an_untrained_model_says_so(screen):
+    model = built(screen)
+    for call in (model.predict, model.get_latent_representation):
+        with pytest.raises(RuntimeError, match="not trained"):
+            call()
+    with pytest.raises(ValueError, match="max_epochs >= 1"):
+        model.train(0)
+    with pytest.raises(ValueError, match="holdout"):
+        model.train_response(1, holdout=1.0)
+
+
+# -- the figure -----------------------------------------------------------------------------------
+
+
+def test_the_codebook_is_drawn_twice_with_its_pairs(trained):
+    book = trained.codebook
+    book.obs["kind"] = ["a", "b", "a", "b"]
+    left, right = draw_codebook(book, color="kind", n_pairs=2)
+    assert (left.get_title(), right.get_title()) == ("Fingerprints", "Codebook")
+    assert len(right.lines) == 2
+    points = np.concatenate([c.get_offsets() for c in right.collections])
+    assert sorted(map(tuple, points.round(4))) == sorted(
+        map(tuple, book.obsm["prototype_map"].astype(float).round(4))
+    )
+    first = book.uns["pairs"].iloc[0]
+    assert {first["source"], first["target"]} <= {text.get_text() for text in right.texts}
+    assert len(draw_codebook(book, n_pairs=0)[0].lines) == 0
+    with pytest.raises(KeyError, match="model.codebook"):
+        draw_codebook(ad.AnnData(np.ones((2, 2))))
+    plt.close("all")
+
+
+def test_the_presets_are_there():
+    assert set(RESPONSE_PRESETS) == {"small", "base"}
