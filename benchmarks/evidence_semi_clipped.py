@@ -304,7 +304,7 @@ def simulated(seed: int) -> list[dict]:
         model = fit_model(mdata, seed, pea=operations)
         images = model.get_latent_representation(md.MuData(new), modality="image")
         picture = means(images, new["image"].obs["compound"].to_numpy(), names)
-        # The strongest that was trained with is the default; what else would have come out is shown.
+        # The strongest that was trained with is the default; the others are shown beside it.
         for correction in operations:
             z = model.get_latent_representation(new["rna"], correction=correction)
             rows += [

@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from _page_methods import alignment, phenoseq, semi_clipped
 from scipy import stats
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +30,11 @@ COLOURS = {
     "untrained": "#999999",
     "truth": "#000000",
 }
+#: Benchmarks with a table of sides and one of targets.
+SPEED = (
+    "preprocessing", "normalisation", "scores", "recall", "precision", "discovery", "crops",
+    "gct", "fingerprints", "phenoseq_sampling", "phenoseq_training", "ssl_steps",
+)  # fmt: skip
 METRICS = {"tpr": "TPR at 5% FPR", "auc": "AUC", "guide_consistency": "consistent targets"}
 
 
@@ -94,6 +100,7 @@ def simulated() -> str:
         _claim_b(frame),
         "![Alignment of the modalities](figures/alignment.png)\n",
         _more_alignment(),
+        alignment(table),
     ]
     _draw_whitening(frame)
     _draw_alignment(frame)
@@ -281,21 +288,22 @@ def real(name: str, intro: str) -> str:
 def speed() -> str:
     """Tables of the benchmarks."""
     text = []
-    for name in ("preprocessing", "scores"):
+    for name in SPEED:
         path = RESULTS / f"{name}.json"
         if not path.exists():
             text.append(f"`benchmarks/{name}.py`: not measured in this checkout.\n")
             continue
         found = json.loads(path.read_text())
         sides = [
-            [side, f"{v['seconds']:.2f}", f"{v['peak_mb']:,.0f}"]
-            for side, v in found["sides"].items()
+            [side, f"{v['seconds']:.2f}", f"{v['peak_mb']:,.0f}" if "peak_mb" in v else ""]
+            for side, v in found.get("sides", {}).items()
         ]
         text.append(
-            f"`python benchmarks/{name}.py` (medians, {found['cores']} cores, "
+            f"`python benchmarks/{name}.py` (medians, {found.get('cores', 2)} cores, "
             f"load {found['load']:.1f}):\n"
         )
-        text.append(table(pd.DataFrame(sides, columns=["what", "seconds", "peak MB"])))
+        if sides:
+            text.append(table(pd.DataFrame(sides, columns=["what", "seconds", "peak MB"])))
         targets = [
             [t["what"], f"{t['found']:.2f}", t["target"], "yes" if t["met"] else "**no**"]
             for t in found["targets"]
@@ -380,6 +388,10 @@ def main() -> None:
         real("papalexi", PAPALEXI),
         "### Image crops\n",
         real("periscope", PERISCOPE),
+        "## PhenoSeq\n",
+        phenoseq(table, cell3),
+        "## Semi-Clipped and PEA\n",
+        semi_clipped(table, cell, cell3),
         "## Speed and memory\n",
         speed(),
     ]

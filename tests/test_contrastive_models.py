@@ -129,7 +129,7 @@ def joined():
     mdata = make_screen()
     set_up("CrossModalAE", mdata, rna_likelihood="mse")
     model = cf.CrossModalAE(mdata, n_latent=8, seed=0, weight_adversary=0.3, **TINY, **DECODERS)
-    model.train(60, batch_size=32, **QUIET)
+    model.train(40, batch_size=32, cells_per_context=12, lr=1e-2, **QUIET)
     return mdata, model
 
 
@@ -140,9 +140,9 @@ def test_expression_lands_where_the_images_of_its_context_are(joined):
 
 def test_the_history_goes_on_from_stage_to_stage(joined):
     _, model = joined
-    assert model.history["train_image_loss_epoch"].index.tolist() == list(range(60))
-    assert model.history["train_rna_loss_epoch"].index.tolist() == list(range(60, 120))
-    assert model.history["train_loss_epoch"].index.tolist() == list(range(120))
+    assert model.history["train_image_loss_epoch"].index.tolist() == list(range(40))
+    assert model.history["train_rna_loss_epoch"].index.tolist() == list(range(40, 80))
+    assert model.history["train_loss_epoch"].index.tolist() == list(range(80))
     for role in ("image", "rna"):
         losses = model.history[f"train_{role}_loss_epoch"].iloc[:, 0]
         assert losses.iloc[-1] < losses.iloc[0]

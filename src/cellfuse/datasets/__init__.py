@@ -1,5 +1,6 @@
 """Screens and annotations: simulated ones, whose truth is known, and real ones by name."""
 
+from cellfuse.datasets._drugs import simulated_drugs
 from cellfuse.datasets._screen import simulated_screen
 from cellfuse.datasets.annotations import drug_targets
 from cellfuse.datasets.networks import humap, reactome, stringdb
@@ -18,6 +19,7 @@ __all__ = [
     "perturb_multi",
     "reactome",
     "scgenescope",
+    "simulated_drugs",
     "simulated_screen",
     "stringdb",
 ]

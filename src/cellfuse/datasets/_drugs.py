@@ -60,7 +60,7 @@ def simulated_drugs(
     shared: float = 0.7,
     effect_size: float = 1.0,
     n_latent: int = 12,
-    cells_per_profile: int = 20,
+    cells_per_profile: int = 100,
     n_plates: int = 4,
     image_size: int = 32,
     n_channels: int = 4,
@@ -83,9 +83,12 @@ def simulated_drugs(
     mechanism in 70% of the variance, and as many of other genes, which no drug hits.
 
     Nothing of a structure enters an effect but the mechanism's name: how much chemistry tells is
-    how much real fingerprints of a mechanism's drugs are alike. The constants were set once, so
-    that images and profiles of a drug can be told from controls' at full dose, and are not to be
-    changed until a method wins.
+    how much the real fingerprints of a mechanism's drugs are alike. The constants (of
+    ``cellfuse.datasets``' files) were set once, before any trained method was looked at, so that
+    responses are graded and neither modality is void: on the default screen (seed 0, A549) a
+    logistic regression names the drug of a profile in 14% of cases at 0.3 uM and in 57% at 3 uM
+    (chance 3%), that of an image, from the very latent it was rendered from, in 2%, 9% and 26% at
+    0.1, 1 and 10 uM (chance 2%). No number is to be changed until a method wins.
 
     Parameters
     ----------

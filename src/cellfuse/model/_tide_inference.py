@@ -169,6 +169,7 @@ class TideInference(DocumentModel):
             SMILES that RDKit does not read.
         """
         self._check_student()
+        self.module.eval()
         texts = [smiles] if isinstance(smiles, str) else [str(text) for text in smiles]
         bits = torch.from_numpy(
             fingerprints_of(texts, self._setup["fingerprint"], self._setup["n_bits"])

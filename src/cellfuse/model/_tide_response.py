@@ -181,7 +181,7 @@ def response_report(
     table = pd.DataFrame(
         {
             "context": of_row[treated],
-            "dose": data.fields["dose"][treated] if use_dose else 0.0,
+            "dose": data.fields["dose"][treated],
             "compound": data.fields["compound"][treated],
         }
     )
@@ -226,13 +226,17 @@ def _explained(change: NDArray, predicted: NDArray, mean_change: NDArray) -> lis
     def error(guess: NDArray | float) -> float:
         return float(np.square(change - guess).sum())
 
+    def explained(left: float, of: float) -> float:
+        return 1 - left / of if of else np.nan  # where nothing changed, nothing is explained
+
+    nothing, model, mean = error(0.0), error(predicted), error(mean_change)
     centred = [x - x.mean() for x in (change.ravel(), predicted.ravel())]
     norm = float(np.linalg.norm(centred[0]) * np.linalg.norm(centred[1]))
     return [
-        1 - error(predicted) / error(0.0),
-        1 - error(predicted) / error(mean_change),
-        1 - error(mean_change) / error(0.0),
-        float(centred[0] @ centred[1]) / norm if norm else 0.0,
+        explained(model, nothing),
+        explained(model, mean),
+        explained(mean, nothing),
+        float(centred[0] @ centred[1]) / norm if norm else np.nan,
     ]
 
 

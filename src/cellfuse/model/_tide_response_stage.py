@@ -156,7 +156,7 @@ class ResponseStage(DocumentModel):
         n = max(lengths.values())
         if any(length not in (1, n) for length in lengths.values()):
             raise ValueError(f"expected lengths of 1 or {n}, found {lengths}.")
-        net = self.module.response
+        net = self.module.response.eval()
         out = np.empty((n, reader.shape[1]), np.float32)
         for start in range(0, n, batch_size):
             rows = np.arange(start, min(start + batch_size, n))

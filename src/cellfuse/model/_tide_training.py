@@ -239,7 +239,7 @@ def neighbour_accuracy(
     near = cosine.topk(min(k, len(bank)), dim=1)
     votes = torch.zeros(len(asked), int(label.max()) + 1, device=asked.device)
     # A vote weighs a hair more the nearer it is, so that no tie hangs on the order of labels.
-    votes.scatter_add_(1, label[near.indices], 1 + 1e-3 * near.values)
+    votes.scatter_add_(1, label[near.indices], 1 + 1e-3 * near.values.float())
     return float((votes.argmax(dim=1) == asked_label).float().mean())
 
 
