@@ -117,11 +117,7 @@ def run_all(jobs: int) -> None:
             )
         time.sleep(1)
         running = [process for process in running if process.poll() is None]
-        rows = [
-            json.loads(place(n, p).read_text())
-            for n, p in wanted
-            if place(n, p).exists()
-        ]
+        rows = [json.loads(place(n, p).read_text()) for n, p in wanted if place(n, p).exists()]
         if rows:
             pd.DataFrame(rows).to_csv(RESULTS / "alignment.csv", index=False, float_format="%.5g")
 

@@ -227,66 +227,67 @@ def explained(model: cf.TIDE) -> dict[str, float]:
     }
 
 
-def simulated(seed: int, scale: Scale) -> list[dict]:
+def simulated(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[dict]]]:
     whole, train = split_screen(scale, seed)
     unseen = set(whole["image"].obs["compound"]) - set(train["image"].obs["compound"])
-    rows = []
 
-    def add(method: str, model: Any, seconds: float, **kwargs: Any) -> None:
+    def row(method: str, model: Any, seconds: float, **kwargs: Any) -> dict:
         found = score(whole, all_images(whole, model, **kwargs), unseen, scale, seed)
         more = {}
         if isinstance(model, cf.TIDE) and not kwargs and model.objective == "tide":
             more = {**prototypes(model, whole), **explained(model)}
-        rows.append({"method": method, "seed": seed, "seconds": seconds, **found, **more})
+        return {"method": method, "seconds": seconds, **found, **more}
 
-    for method, kind in ALONE.items():
+    for method in [*ALONE, *VARIANTS]:
+        if method in there:
+            continue
         start = time.perf_counter()
-        model = quiet(alone, kind, train, scale, seed)
-        add(method, model, time.perf_counter() - start)
-    for method, given in VARIANTS.items():
-        start = time.perf_counter()
-        model = quiet(tide, train, scale, seed, **given)
+        if method in ALONE:
+            model = quiet(alone, ALONE[method], train, scale, seed)
+        else:
+            model = quiet(tide, train, scale, seed, **VARIANTS[method])
         seconds = time.perf_counter() - start
-        add(method, model, seconds)
+        rows = [row(method, model, seconds)]
         if method in ("TIDE", "CL(D)"):
-            add(f"{method}, student's head", model, seconds, layer="student")
-    return rows
+            rows.append(row(f"{method}, student's head", model, seconds, layer="student"))
+        if isinstance(model, cf.TIDE) and model.ssl == "dino":
+            # DINO's own embedding is its running mean: what it is to be compared with.
+            rows.append(row(f"{method}, averaged", model, seconds, layer="average"))
+        yield method, rows
 
 
-def pairs(seed: int, scale: Scale) -> list[dict]:
+def pairs(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[dict]]]:
     """Gain against the number of paired profiles per drug, for each cell line and for both."""
     whole, train = split_screen(scale, seed)
     unseen = set(whole["image"].obs["compound"]) - set(train["image"].obs["compound"])
-    rows = []
     for n_paired in scale.pairs:
         for tuned in (True, False) if n_paired else (True,):
+            run = f"{n_paired} profiles, {'fine-tuned' if tuned else 'not fine-tuned'}"
+            if run in there:
+                continue
             model = quiet(tide, train, scale, seed, n_paired=n_paired, finetune_response=tuned)
-            both = all_images(whole, model)
+            both = all_images(whole, model, layer="average")
+            rows = []
             for line in ("both", *both.obs["cell_line"].unique()):
                 chosen = both
                 if line != "both":
                     chosen = both[(both.obs["cell_line"] == line).to_numpy()].copy()
                 found = score(whole, chosen, unseen, scale, seed)
-                rows.append(
-                    {
-                        "n_paired": n_paired,
-                        "fine_tuned": tuned,
-                        "cell_line": line,
-                        "seed": seed,
-                        **found,
-                    }
-                )
-    return rows
+                setting = {"n_paired": str(n_paired), "fine_tuned": tuned, "cell_line": line}
+                rows.append({**setting, **found})
+            yield run, rows
 
 
 # -- CPJUMP1: phenotypes of compounds and of knock-outs -------------------------------------------
 
 
-def jump(seed: int, scale: Scale) -> list[dict]:
+def jump(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[dict]]]:
     """Nothing is trained: the 15 phenotype probabilities, per cell line and time."""
     full = quiet(md.read_h5mu, DATA / "jump_target1.h5mu")["phenotype"]
     full.obsm["X_p"] = np.asarray(full.X, np.float32)
     kind = full.obs["perturbation_type"].astype(str)
+    if "all" in there:
+        return
     rows = []
     for line in ("A549", "U2OS"):
         here = full.obs["cell_line"] == line
@@ -327,7 +328,6 @@ def jump(seed: int, scale: Scale) -> list[dict]:
                         "cell_line": line,
                         "hours_compound": drug_hours,
                         "hours_gene": gene_hours,
-                        "seed": seed,
                         **{k: float(v) for k, v in table.items()},
                         **{
                             f"one_shot_top{k}_{column}": float(shots.loc[k, column])
@@ -336,7 +336,7 @@ def jump(seed: int, scale: Scale) -> list[dict]:
                         },
                     }
                 )
-    return rows
+    yield "all", rows
 
 
 def centred(part: ad.AnnData) -> ad.AnnData:
@@ -353,7 +353,9 @@ def centred(part: ad.AnnData) -> ad.AnnData:
 # -- L1000: the response model on held-out drugs and held-out doses -------------------------------
 
 
-def l1000(seed: int, scale: Scale) -> list[dict]:
+def l1000(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[dict]]]:
+    if "all" in there:
+        return
     adata = ad.read_h5ad(DATA / "l1000_ljp005_a375.h5ad")
     smiles = adata.obs["smiles"].astype(str)
     adata.obs["compound"] = adata.obs["compound_id"].astype(str)
@@ -410,8 +412,8 @@ def l1000(seed: int, scale: Scale) -> list[dict]:
                 report = response_report(net, data, everything, drugs, use_dose=use_dose)[0]
             else:
                 report = at_doses(net, data, held, use_dose=use_dose)
-            rows.append({"task": task, "use_dose": use_dose, "seed": seed, **_named(report)})
-    return rows
+            rows.append({"task": task, "use_dose": use_dose, **_named(report)})
+    yield "all", rows
 
 
 @torch.inference_mode()
@@ -443,11 +445,13 @@ def _named(report: torch.Tensor) -> dict[str, float]:
 # -- LINCS Cell Painting: what FiLM takes off -----------------------------------------------------
 
 
-def cellpainting(seed: int, scale: Scale) -> list[dict]:
+def cellpainting(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[dict]]]:
     """Name the drug from an image and its dose; does distance from DMSO still tell the dose?
 
     One plate has no RNA: this is the teacher's image branch alone, encoder, FiLM and codebook.
     """
+    if "all" in there:
+        return
     adata = ad.read_h5ad(DATA / "lincs_cellpainting_sq00015054.h5ad")
     obs = adata.obs
     is_control = (obs["pert_type"] == "control").to_numpy()
@@ -485,20 +489,19 @@ def cellpainting(seed: int, scale: Scale) -> list[dict]:
         for name, view in views.items():
             base = {"features": torch.zeros(x.shape[1])}.get(name, still)
             far = (view - base).norm(dim=1).numpy()
-            rank = [
-                spearmanr(dose[usable][drug == d], far[drug == d])[0] for d in range(len(names))
-            ]
+            of = [drug == d for d in range(len(names))]
+            of = [mine for mine in of if len(np.unique(dose[usable][mine])) > 3]
+            rank = [spearmanr(dose[usable][mine], far[mine])[0] for mine in of]
             rows.append(
                 {
                     "film": film,
                     "view": name,
-                    "seed": seed,
                     "dose_rank_correlation": float(np.nanmean(rank)),
                     "n_drugs": len(of),
                     "train_loss": float(loss.detach()),
                 }
             )
-    return rows
+    yield "all", rows
 
 
 PARTS = {
@@ -511,36 +514,32 @@ PARTS = {
 REAL = {"jump", "l1000", "cellpainting"}
 
 
+def summary(table: pd.DataFrame) -> str:
+    labels = [c for c in table if table[c].dtype in (object, bool) and c != "run"] or ["seed"]
+    return table.groupby(labels).mean(numeric_only=True).round(3).T.to_string()
+
+
 def main(names: list[str], scale: Scale, *, write: bool) -> Iterator[str]:
     for name in names:
+        if name in REAL and not DATA.exists():
+            yield f"{name}: {DATA} is not there, left out"
+            continue
         path = RESULTS / f"tide_{name}.csv"
-        done = pd.read_csv(path) if path.exists() and write else pd.DataFrame({"seed": []})
+        done = pd.read_csv(path) if path.exists() and write else pd.DataFrame()
         for seed in SEEDS if write else [0]:
-            if seed in set(done["seed"]):
-                continue
-            if name in REAL and not DATA.exists():
-                yield f"{name}: {DATA} is not there, left out"
-                break
+            there = set(done.loc[done["seed"] == seed, "run"]) if len(done) else set()
             start = time.perf_counter()
-            rows = pd.DataFrame(PARTS[name](seed, scale))
-            done = pd.concat([done, rows], ignore_index=True)
-            if write:
-                RESULTS.mkdir(exist_ok=True)
-                beside = path.with_suffix(".tmp")
-                done.to_csv(beside, index=False)
-                beside.replace(path)
-            yield f"{name}, seed {seed}: {time.perf_counter() - start:.0f} s"
-        yield (
-            done.drop(columns="seed")
-            .groupby(
-                [c for c in done if done[c].dtype == object or done[c].dtype == bool] or ["seed"]
-            )
-            .mean()
-            .round(3)
-            .T.to_string()
-            if len(done)
-            else f"{name}: nothing"
-        )
+            for run, rows in PARTS[name](seed, scale, there):
+                new = pd.DataFrame([{"run": run, "seed": seed, **row} for row in rows])
+                done = pd.concat([done, new], ignore_index=True)
+                if write:
+                    RESULTS.mkdir(exist_ok=True)
+                    beside = path.with_suffix(".tmp")
+                    done.to_csv(beside, index=False, float_format="%.5g")
+                    beside.replace(path)
+                yield f"{name}, seed {seed}, {run}: {time.perf_counter() - start:.0f} s"
+                start = time.perf_counter()
+        yield summary(done)
 
 
 if __name__ == "__main__":

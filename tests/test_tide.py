@@ -260,7 +260,8 @@ def test_the_transcriptome_helps_the_teacher_where_images_say_nothing():
         if not told:
             mdata["rna"].obsm["X_values"] *= 0
         model = built(mdata, setup_with={"rna_rep": "X_values"}, seed=0)
-        model.train_response(15, batch_size=16, lr=3e-3, enable_progress_bar=False)
+        epochs = 15 if told else 1  # from nothing, nothing is learnt
+        model.train_response(epochs, batch_size=16, lr=3e-3, enable_progress_bar=False)
         model.train(15, validation_images=0, lr=5e-3, batch_size=32, enable_progress_bar=False)
         outcome[told] = model.history["train_teacher_accuracy_epoch"].iloc[-1, 0]
     assert outcome[True] > outcome[False] + 0.2
@@ -341,8 +342,10 @@ def test_inference_reads_images_alone(trained):
                 trained.get_latent_representation(data, layer=layer),
                 trained.get_latent_representation(layer=layer),
             )
-    with pytest.raises(ValueError, match="'encoder' or 'student'"):
+    with pytest.raises(ValueError, match="'average' or 'student'"):
         trained.get_latent_representation(layer="teacher")
+    with pytest.raises(ValueError, match="only DINO keeps a running mean"):
+        trained.get_latent_representation(layer="average")
 
 
 def test_the_student_meets_the_prototypes_in_their_space(trained):
@@ -427,7 +430,16 @@ def test_every_term_trains_on_pixels(screen, ssl, objective):
     model.train(1, batch_size=32, validation_images=0, **SHORT)
     assert np.isfinite(model.history["train_loss_epoch"]).all(axis=None)
     assert ("train_ssl_loss_epoch" in model.history) == (ssl is not None)
-    assert model.get_latent_representation(screen["image"]).shape[1] == 12
+    z = model.get_latent_representation(screen["image"])
+    assert z.shape[1] == 12
+    if ssl == "dino":
+        images = torch.from_numpy(screen["image"].obsm["crops"])
+        net = model.module.eval()
+        with torch.no_grad():
+            mean = net.image.teacher[0].embed(net.scale(images)).numpy()
+        found = model.get_latent_representation(screen["image"], layer="average")
+        np.testing.assert_allclose(found, mean, rtol=1e-4, atol=1e-5)
+        assert not np.allclose(found, z)
     if objective == "rna":
         with pytest.raises(RuntimeError, match="no codebook"):
             model.predict()

@@ -18,6 +18,7 @@ from cellfuse._errors import missing_key
 from cellfuse.data import Reader, check_values
 from cellfuse.model._scvi import DocumentModel
 from cellfuse.model._tide_codebook import codebook_adata
+from cellfuse.model._tide_config import SSL
 from cellfuse.model._tide_setup import field_arrays, fingerprints_of
 from cellfuse.nn.augment import center_crop
 from cellfuse.nn.dino import Dino
@@ -34,6 +35,7 @@ class TideInference(DocumentModel):
     drugs: list[str]
     channels: list[str]
     side: int | None
+    ssl: SSL | None
     objective: Objective
     n_paired: int | None
     use_dose: bool
@@ -92,7 +94,7 @@ class TideInference(DocumentModel):
         self,
         data: Data | None = None,
         *,
-        layer: Literal["encoder", "student"] = "encoder",
+        layer: Literal["encoder", "average", "student"] = "encoder",
         batch_size: int = 256,
     ) -> NDArray[np.float32]:
         """Embedding of every image, from the image alone.
@@ -103,8 +105,10 @@ class TideInference(DocumentModel):
             The MuData of training (None), another MuData, or images as an AnnData. A
             channel-agnostic model takes any of the channels it has seen, by ``uns["channels"]``.
         layer
-            ``"encoder"``: the image encoder. ``"student"``: the student's head, in the space of
-            the prototypes and of :meth:`embed_compounds`, of length 1.
+            ``"encoder"``: the image encoder. ``"average"``: its running mean, which DINO keeps as
+            its teacher; without pairs this is what ``"encoder"`` gives too, as in
+            :class:`cellfuse.DINO`. ``"student"``: the student's head, in the space of the
+            prototypes and of :meth:`embed_compounds`, of length 1.
         batch_size
             Images at a time.
 
@@ -112,13 +116,20 @@ class TideInference(DocumentModel):
         -------
         ``(n_images, width)``.
         """
-        if layer not in ("encoder", "student"):
-            raise ValueError(f"layer={layer!r}: expected 'encoder' or 'student'.")
+        if layer not in ("encoder", "average", "student"):
+            raise ValueError(f"layer={layer!r}: expected 'encoder', 'average' or 'student'.")
         net = self.module
-        if layer == "encoder":
+        if layer != "student":
             self._check_trained()
-            width = net.encoder.width
-            return self._images(data, lambda h: h, width=width, batch_size=batch_size)
+            if layer == "average" and not isinstance(net.image, Dino):
+                raise ValueError(f"only DINO keeps a running mean; this TIDE has ssl={self.ssl!r}.")
+            return self._images(
+                data,
+                lambda h: h,
+                width=net.encoder.width,
+                batch_size=batch_size,
+                average=layer == "average",
+            )
         self._check_student()
         return self._images(
             data,
@@ -186,7 +197,12 @@ class TideInference(DocumentModel):
             raise RuntimeError("objective='rna' aligns images with RNA: there is no codebook.")
 
     def _features(
-        self, images: Tensor, names: Sequence[str] | None = None, *, batch_size: int = 256
+        self,
+        images: Tensor,
+        names: Sequence[str] | None = None,
+        *,
+        batch_size: int = 256,
+        average: bool = False,
     ) -> Tensor:
         """Embedding of raw images."""
         net, parts = self.module, []
@@ -199,18 +215,20 @@ class TideInference(DocumentModel):
             x = net.scale(x, [self.channels.index(name) for name in names])
             x = center_crop(x, self.side)
             # Without pairs the self-supervised method stands alone, with its own embedding.
-            alone = self.n_paired == 0 and isinstance(net.image, Dino)
-            embed = net.image.embed if alone else net.features  # type: ignore[union-attr]
+            by_mean = (average or self.n_paired == 0) and isinstance(net.image, Dino)
+            embed = net.image.embed if by_mean else net.features  # type: ignore[union-attr]
             parts.append(embed(x, channels=names).float())
         return torch.cat(parts)
 
-    def _images(self, data: Data | None, head: Any, *, width: int, batch_size: int) -> NDArray:
+    def _images(
+        self, data: Data | None, head: Any, *, width: int, batch_size: int, average: bool = False
+    ) -> NDArray:
         self.module.eval()
         names = self._channels_of(self._modality(data, "image"))
         return self._encode(
             data,
             "image",
-            encode=lambda x: head(self._features(x, names, batch_size=batch_size)),
+            encode=lambda x: head(self._features(x, names, batch_size=batch_size, average=average)),
             width=width,
             batch_size=batch_size,
         )

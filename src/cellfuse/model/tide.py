@@ -166,7 +166,7 @@ class TIDE(ResponseStage, TideInference):
             raise ValueError("there are no doses (`dose_key=None`): give `use_dose=False`.")
         image = self.inputs["image"]
         self.side = image_side(image, preset, vit, crop)
-        self.ssl: SSL | None = None if self.side is None else ssl
+        self.ssl = None if self.side is None else ssl
         if n_paired == 0 and self.ssl is None:
             raise ValueError("n_paired=0 leaves the self-supervised term alone, and there is none.")
         self.channels = list(image.names or (f"channel {i}" for i in range(image.shape[0])))
