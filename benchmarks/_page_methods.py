@@ -109,22 +109,37 @@ def semi_clipped(table: Table, cell: Cell, cell3: Cell) -> str:
 
 def phenoseq(table: Table, cell: Cell) -> str:
     """PhenoSeq on simulated screens and CPJUMP1."""
+    heads = {
+        "phenoseq_simulated": "Synthetic profiles, simulated screens",
+        "phenoseq_classify": "Treatments told from synthetic profiles",
+        "phenoseq_jump": "Images to secretome (CPJUMP1)",
+    }
+    return _all_of(heads, table, cell)
+
+
+def tide(table: Table, cell: Cell) -> str:
+    """TIDE and its baselines."""
+    heads = {
+        "tide_simulated": "Simulated drugs: one-shot transfer and target discovery",
+        "tide_pairs": "Simulated drugs: paired samples per drug",
+        "tide_jump": "Compounds against knock-outs of their targets (CPJUMP1)",
+        "tide_l1000": "Response model, held-out drugs and doses (L1000)",
+        "tide_cellpainting": "Dose in the conditioned embedding (LINCS Cell Painting)",
+    }
+    return _all_of(heads, table, cell)
+
+
+def _all_of(heads: dict[str, str], table: Table, cell: Cell) -> str:
+    """Each file's numbers by its labels, as mean and interval over seeds."""
     text = []
-    for name, head in (
-        ("phenoseq_simulated", "### Synthetic profiles, simulated screens\n"),
-        ("phenoseq_classify", "### Treatments told from synthetic profiles\n"),
-        ("phenoseq_jump", "### Images to secretome (CPJUMP1)\n"),
-    ):
+    for name, head in heads.items():
         frame = _read(name)
-        text.append(head)
+        text.append(f"### {head}\n")
         if frame is None:
             text.append(NONE)
             continue
-        labels = [c for c in frame.columns if frame[c].dtype == object or c in ("epochs",)]
-        numbers = {
-            c: c
-            for c in frame.columns
-            if c not in labels and c not in ("seed", "fold", "seconds") and frame[c].dtype != object
-        }
-        text.append(table(_pivot(frame, labels, numbers, cell)))
+        aside = ("seed", "fold", "seconds")
+        labels = [c for c in frame.columns if not pd.api.types.is_numeric_dtype(frame[c])]
+        numbers = {c: c for c in frame.columns if c not in labels and c not in aside}
+        text.append(table(_pivot(frame.fillna(dict.fromkeys(labels, "")), labels, numbers, cell)))
     return "\n".join(text)

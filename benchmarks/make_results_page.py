@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from _page_methods import alignment, phenoseq, semi_clipped
+from _page_methods import alignment, phenoseq, semi_clipped, tide
 from scipy import stats
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -392,6 +392,8 @@ def main() -> None:
         phenoseq(table, cell3),
         "## Semi-Clipped and PEA\n",
         semi_clipped(table, cell, cell3),
+        "## TIDE\n",
+        tide(table, cell3),
         "## Speed and memory\n",
         speed(),
     ]
