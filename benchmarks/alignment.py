@@ -35,7 +35,6 @@ SETTINGS: dict[str, dict] = {
     "sets of 4, share 1": {"model": {"set_size": 4}, "batch": 16, "screen": {"shared": 1.0}},
     "sets of 4 cells": {"model": {"set_size": 4}, "batch": 16},
     "RNA weight x 10": {"rna_weight": 10.0},
-    "4,000 steps": {"steps": 4000},
 }
 
 

@@ -95,4 +95,9 @@ def fit_tvn(
         whitened[np.diag_indices_from(whitened)] += regularization
         return shared @ inverse_root(whitened) @ back
 
-    return TVN(mean, shared @ back, np.stack(in_threads(of_batch, controls)), fit.n_dropped)
+    return TVN(
+        mean,
+        shared @ back,
+        np.stack(in_threads(of_batch, controls, linear_algebra=True)),
+        fit.n_dropped,
+    )

@@ -270,6 +270,12 @@ class DocumentModel(BaseModelClass):
         """One data frame per number that was logged in training, indexed by epoch."""
         return self.history_ or {}
 
+    def _check_trainable(self, max_epochs: int) -> None:
+        if self.adata is None:
+            raise ValueError("this model was loaded without data: load it with `adata=mdata`.")
+        if max_epochs < 1:
+            raise ValueError(f"max_epochs must be at least 1, found {max_epochs}.")
+
     def _check_trained(self) -> None:
         if not self.is_trained_:
             raise RuntimeError(f"this {type(self).__name__} is not trained: call `model.train()`.")

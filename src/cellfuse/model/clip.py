@@ -200,10 +200,7 @@ class CLIP(DocumentModel):
         ValueError
             A batch of one document, which has nothing to be compared with.
         """
-        if self.adata is None:
-            raise ValueError("this model was loaded without data: load it with `adata=mdata`.")
-        if max_epochs < 1:
-            raise ValueError(f"max_epochs must be at least 1, found {max_epochs}.")
+        self._check_trainable(max_epochs)
         plans = plan_sets(
             self._training_contexts(),
             list(self.inputs),

@@ -204,10 +204,7 @@ class CrossModalAE(DocumentModel):
         num_workers, accelerator, devices, precision, callbacks, **trainer_kwargs
             As in :meth:`PETRI.train`. There is no `ckpt_path`: a checkpoint would hold one stage.
         """
-        if self.adata is None:
-            raise ValueError("this model was loaded without data: load it with `adata=mdata`.")
-        if max_epochs < 1:
-            raise ValueError(f"max_epochs must be at least 1, found {max_epochs}.")
+        self._check_trainable(max_epochs)
         plans = plan_sets(
             self._contexts(None, list(self.inputs)),
             list(self.inputs),

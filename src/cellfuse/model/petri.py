@@ -269,10 +269,7 @@ class PETRI(DocumentModel):
             is bf16 on a GPU and float32 elsewhere. `ckpt_path` resumes from a checkpoint, in the
             middle of an epoch too.
         """
-        if self.adata is None:
-            raise ValueError("this model was loaded without data: load it with `adata=mdata`.")
-        if max_epochs < 1:
-            raise ValueError(f"max_epochs must be at least 1, found {max_epochs}.")
+        self._check_trainable(max_epochs)
         default_batch_size, default_lr = BATCHES[self.preset]
         batch_size = default_batch_size if batch_size is None else batch_size
         lr = default_lr if lr is None else lr

@@ -375,10 +375,7 @@ class SemiClipped(DocumentModel):
         UserWarning
             The adapted embedding collapsed: all samples point the same way, or lie on one line.
         """
-        if self.adata is None:
-            raise ValueError("this model was loaded without data: load it with `adata=mdata`.")
-        if max_epochs < 1:
-            raise ValueError(f"max_epochs must be at least 1, found {max_epochs}.")
+        self._check_trainable(max_epochs)
         preset = PRESETS[self.preset]
         contexts = self._contexts(None, list(self.inputs))
         train_rows, held_out = training_rows(contexts, validation_size, self.seed)
