@@ -119,7 +119,7 @@ def fold_embeddings(image, rna, train: list[str], test: list[str], seed: int) ->
     held = rna[np.isin(labels["rna"], [*test, "DMSO"])].copy()
     for name, kwargs in VARIANTS.items():
         model = fit_model(mdata, seed, image_correction="none", **kwargs)
-        z = model.get_latent_representation(held)
+        z = model.get_latent_representation(held, correction=model.operations[-1])
         theirs = picture
         if kwargs.get("trains") == "heads":
             seen = md.MuData({"image": image, "rna": held})

@@ -392,6 +392,7 @@ def main() -> None:
         phenoseq(table, cell3),
         "## Semi-Clipped and PEA\n",
         semi_clipped(table, cell, cell3),
+        (DOCS / "results_reading_semi_clipped.md").read_text(),
         "## TIDE\n",
         tide(table, cell3),
         "## Speed and memory\n",

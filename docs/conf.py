@@ -26,7 +26,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "results/*", "results_reading.md", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "results/*", "results_reading*.md", "**.ipynb_checkpoints"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import cellfuse as cf
+from cellfuse.model._correction import mixed_up
 from cellfuse.nn import collapse, perturb_embedding
 
 SHORT = {"batch_size": 64, "enable_progress_bar": False}
@@ -264,6 +265,25 @@ def test_noise_and_dropout_hang_on_the_key_alone():
     dropped = perturb_embedding(x, key, seed=0, dropout=0.25)
     assert set(dropped.unique().tolist()) == {0.0, 1.0}
     assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+def test_mixup_keeps_most_of_a_row_and_hangs_on_its_key():
+    x = torch.eye(400)
+    mixed = mixed_up(x, torch.arange(400), seed=0, alpha=0.4)
+    own = mixed.diagonal()
+    assert own.min() >= 0.5
+    assert torch.allclose(mixed.sum(dim=1), torch.ones(400), atol=1e-6)
+    assert torch.allclose(mixed[1, 0], 1 - own[1], atol=1e-6)  # the partner is the row before
+    again = mixed_up(x[5:7], torch.arange(5, 7), seed=0, alpha=0.4)
+    assert torch.allclose(again.diagonal(5), own[5:7], atol=1e-6)
+
+
+def test_new_data_is_corrected_by_centre_scaling_where_it_was_trained_with(trained, drugs):
+    usual = trained.get_latent_representation(drugs["rna"])
+    asked = trained.get_latent_representation(drugs["rna"], correction="center_scale")
+    other = trained.get_latent_representation(drugs["rna"], correction="tvn")
+    np.testing.assert_array_equal(usual, asked)
+    assert np.abs(usual - other).max() > 0.01
 
 
 def test_the_gene_probe_sees_what_is_left_of_each_gene(trained, drugs):

@@ -15,8 +15,9 @@ from torch import Tensor
 from cellfuse._batches import batches_of
 from cellfuse.data import Reader, gather
 from cellfuse.kernels.augmentation import PEA, Operation, fit_pea
+from cellfuse.nn import uniform
 
-__all__ = ["Correction", "read_dense"]
+__all__ = ["Correction", "mixed_up", "read_dense"]
 
 
 def read_dense(reader: Reader, rows: NDArray[np.int64]) -> Tensor:
@@ -91,3 +92,17 @@ class Correction:
         if operation is None:
             operation = torch.full_like(batch, len(self.pea.operations) - 1)
         return self.pea.apply(x, batch, operation)
+
+
+def mixed_up(x: Tensor, key: Tensor, *, seed: int, alpha: float) -> Tensor:
+    """Mix each row (G, d) with the one before it.
+
+    A row keeps at least half of itself, by Beta(alpha, alpha). The weight hangs on the row's key
+    alone (through the distribution function); the partner is a neighbour in the batch.
+    """
+    from scipy.stats import beta
+
+    u = uniform(key, (1,), seed=seed, purpose="mixup").double().cpu().numpy()
+    weight = torch.as_tensor(beta.ppf(u, alpha, alpha)).to(x)
+    weight = torch.maximum(weight, 1 - weight)
+    return weight * x + (1 - weight) * x.roll(1, dims=0)

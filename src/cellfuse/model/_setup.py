@@ -12,7 +12,7 @@ from cellfuse._errors import listing, missing_key
 from cellfuse.data import CellInput, Contexts, check_values
 from cellfuse.data.contexts import PAIRED
 
-__all__ = ["ROLES", "check_mudata", "check_seed", "read_inputs", "roles_of"]
+__all__ = ["ROLES", "check_mudata", "check_seed", "one_of", "read_inputs", "roles_of"]
 
 ROLES = ("image", "rna")
 
@@ -118,3 +118,9 @@ def check_seed(seed: int) -> None:
     """Refuse a seed that does not fit into half of a document's key."""
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed must be from 0 to {2**31 - 1}, found {seed}.")
+
+
+def one_of(name: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a value that an argument does not know."""
+    if value not in known:
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, known))}.")

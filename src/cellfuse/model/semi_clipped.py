@@ -26,11 +26,11 @@ from cellfuse.data import (
     training_rows,
 )
 from cellfuse.kernels.augmentation import Operation, check_operations
-from cellfuse.model._correction import Correction, read_dense
+from cellfuse.model._correction import Correction, mixed_up, read_dense
 from cellfuse.model._petri_config import input_spec, sizes_of
 from cellfuse.model._probe import gene_probe
 from cellfuse.model._scvi import DocumentModel
-from cellfuse.model._setup import check_seed, read_inputs, roles_of
+from cellfuse.model._setup import check_seed, one_of, read_inputs, roles_of
 from cellfuse.model._training import Training, fit, seeded
 from cellfuse.nn import Distillation, perturb_embedding, uniform
 from cellfuse.nn.autoencoders import CellAutoencoder, build
@@ -170,9 +170,9 @@ class SemiClipped(DocumentModel):
     ) -> None:
         self._begin(adata)
         check_seed(seed)
-        _one_of("preset", preset, tuple(PRESETS))
-        _one_of("loss", loss, get_args(Objective))
-        _one_of("trains", trains, get_args(Trained))
+        one_of("preset", preset, tuple(PRESETS))
+        one_of("loss", loss, get_args(Objective))
+        one_of("trains", trains, get_args(Trained))
         if noise < 0 or not 0 <= dropout < 1 or mixup < 0:
             raise ValueError(
                 "expected noise >= 0, 0 <= dropout < 1 and mixup >= 0, found "
@@ -314,6 +314,10 @@ class SemiClipped(DocumentModel):
         }
         cls._keep_setup(mdata, setup)
 
+    @property
+    def _usual_correction(self) -> Operation:
+        return "center_scale" if "center_scale" in self.operations else self.operations[-1]
+
     def _correction(
         self, data: Data | None, role: str, operations: Sequence[Operation]
     ) -> Correction:
@@ -435,7 +439,8 @@ class SemiClipped(DocumentModel):
             return self.module(student, teacher, batch.context)
         student = self.module.standardise(student)
         if not training:  # corrected as at inference
-            student = of["rna"].apply(student, codes["rna"])
+            usual = self.operations.index(self._usual_correction)
+            student = of["rna"].apply(student, codes["rna"], torch.full_like(key, usual))
             return self.module(student, teacher, batch.context)
         student = perturb_embedding(
             student, key, seed=self.seed, noise=self.noise, dropout=self.dropout
@@ -444,17 +449,8 @@ class SemiClipped(DocumentModel):
         operation = (u * len(self.operations)).long()
         student = of["rna"].apply(student, codes["rna"], operation)
         if self.mixup:
-            student = self._mixed(student, key)
+            student = mixed_up(student, key, seed=self.seed, alpha=self.mixup)
         return self.module(student, teacher, batch.context)
-
-    def _mixed(self, student: Tensor, key: Tensor) -> Tensor:
-        # A beta variable through its distribution function, so that it hangs on the key alone.
-        from scipy.stats import beta
-
-        u = uniform(key, (1,), seed=self.seed, purpose="mixup").double().cpu().numpy()
-        weight = torch.as_tensor(beta.ppf(u, self.mixup, self.mixup)).to(student)
-        weight = torch.maximum(weight, 1 - weight)
-        return weight * student + (1 - weight) * student.roll(1, dims=0)
 
     def _warn_collapse(self) -> None:
         spread, rank = (
@@ -492,7 +488,9 @@ class SemiClipped(DocumentModel):
             trained) to compare with.
         correction
             Correction of the RNA embedding, fitted on the controls of each batch of `data`. None:
-            the strongest of the operations the model was trained with.
+            ``"center_scale"`` where the model was trained with it, else the strongest that it was
+            trained with. The covariance that TVN inverts needs many more controls per batch than
+            features: with fewer it did worse on simulated screens (results page).
         batch_size
             Samples adapted at a time.
 
@@ -510,7 +508,8 @@ class SemiClipped(DocumentModel):
         self.module.eval()
         role = self._one_role(modality)
         if role == "rna":
-            name = self.operations[-1] if correction is None else check_operations([correction])[0]
+            chosen = self._usual_correction if correction is None else correction
+            name = check_operations([chosen])[0]
         else:
             name = self.image_correction
         correction_ = self._correction(data, role, (name,)).to(self.device)
@@ -567,7 +566,7 @@ class SemiClipped(DocumentModel):
         if self.inputs["rna"].kind != "values":
             raise ValueError("there is no unadapted embedding: this model was trained on counts.")
         adapted = self.get_latent_representation(data, correction=correction)
-        name = self.operations[-1] if correction is None else correction
+        name = self._usual_correction if correction is None else correction
         fitted = self._correction(data, "rna", (name,))
         x = read_dense(self._reader(data, "rna"), np.arange(adata.n_obs))
         with torch.inference_mode():
@@ -582,8 +581,3 @@ class SemiClipped(DocumentModel):
             n_folds=n_folds,
             seed=self.seed,
         )
-
-
-def _one_of(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, known))}.")
