@@ -33,7 +33,7 @@ def profiles(n: int = N, d: int = D) -> ad.AnnData:
     x += 0.1 * rng.standard_normal((group[-1] + 1, d), dtype=np.float32)[group]
     compound = np.array([f"c{g}" for g in group], dtype=object)
     compound[rng.random(n) < 0.1] = "DMSO"
-    plate = rng.permutation(n) // WELLS
+    plate = rng.permutation(n) % max(1, n // WELLS)
     obs = pd.DataFrame(
         {"Metadata_compound": compound, "Metadata_plate": plate.astype(str)},
         index=np.arange(n).astype(str),
