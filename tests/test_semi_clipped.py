@@ -228,6 +228,9 @@ def test_what_is_trained_can_be_more(drugs, trains):
     moved = {n.split(".")[0] for n, p in model.module.named_parameters() if p.requires_grad}
     assert moved == {"adapter", "teacher_head", "temperature"} | ({"encoder"} if scratch else set())
     assert found_at_first(model, drugs) > 0.3
+    if scratch:
+        with pytest.raises(ValueError, match="no unadapted embedding"):
+            model.gene_probe()
 
 
 def test_validation_is_logged_and_held_out_samples_are_not_trained_on(drugs):

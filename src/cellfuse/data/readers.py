@@ -271,3 +271,11 @@ class ColumnReader:
     def read(self, rows: Ints) -> NDArray[Any] | sp.csr_matrix:
         """Return the rows asked for, columns reordered."""
         return self.reader.read(rows)[:, self.columns]
+
+
+def read_dense(reader: Reader, rows: Ints, *, device: torch.device | None = None) -> Tensor:
+    """Read rows as one dense tensor; sparse counts become dense on the device."""
+    found = gather(reader, rows)
+    if device is not None:
+        found = found.to(device)
+    return found.dense() if isinstance(found, SparseRows) else found

@@ -13,17 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellfuse._batches import batches_of
-from cellfuse.data import Reader, gather
+from cellfuse.data import Reader
+from cellfuse.data.readers import read_dense
 from cellfuse.kernels.augmentation import PEA, Operation, fit_pea
 from cellfuse.nn import uniform
 
-__all__ = ["Correction", "mixed_up", "read_dense"]
-
-
-def read_dense(reader: Reader, rows: NDArray[np.int64]) -> Tensor:
-    """Some rows, dense."""
-    found = gather(reader, rows)
-    return found if isinstance(found, Tensor) else found.dense()
+__all__ = ["Correction", "mixed_up"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from cellfuse._errors import listing, missing_key
 from cellfuse.data import CellInput
 from cellfuse.nn import InputSpec, Sizes
 
-__all__ = ["BATCHES", "PRESETS", "default_weights", "input_spec", "sizes_of"]
+__all__ = ["BATCHES", "PRESETS", "default_weights", "input_spec", "input_specs", "sizes_of"]
 
 #: ``"base"`` is the paper's (A.2); ``"small"`` trains on two CPU cores.
 PRESETS: dict[str, Sizes] = {
@@ -91,6 +91,20 @@ def input_spec(
             "Give a smaller `patch_size`."
         )
     return InputSpec("pixels", cell_input.shape, crop, normalize)
+
+
+def input_specs(
+    inputs: Mapping[str, CellInput],
+    *,
+    crop: int | None,
+    normalize: Literal["dataset", "instance"],
+    patch_size: int,
+) -> dict[str, InputSpec]:
+    """Check the input of each modality, see :func:`input_spec`."""
+    return {
+        role: input_spec(i, crop=crop, normalize=normalize, patch_size=patch_size)
+        for role, i in inputs.items()
+    }
 
 
 def default_weights(

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from cellfuse._access import PROVENANCE, Data, is_mudata
 from cellfuse._errors import listing, missing_key
-from cellfuse.data import CellInput, Contexts, Reader, Source, check_values, gather, statistics
+from cellfuse.data import CellInput, Contexts, Reader, Source, check_values, statistics
+from cellfuse.data.readers import read_dense
 from cellfuse.model._setup import check_mudata
 from cellfuse.model._storage import read_folder, write_folder
 
@@ -253,8 +254,7 @@ class DocumentModel(BaseModelClass):
         out = np.empty((reader.shape[0], width), np.float32)
         for start in range(0, len(out), batch_size):
             rows = np.arange(start, min(start + batch_size, len(out)))
-            x = gather(reader, rows).to(self.device)
-            cells = x.dense() if hasattr(x, "dense") else x
+            cells = read_dense(reader, rows, device=self.device)
             out[rows] = encode(cells).float().cpu().numpy()
         return out
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cellfuse._access import Data
 from cellfuse.data import Batch, DocumentDataModule, Source
-from cellfuse.model._petri_config import BATCHES, input_spec, sizes_of
+from cellfuse.model._petri_config import BATCHES, input_specs, sizes_of
 from cellfuse.model._scvi import DocumentModel
 from cellfuse.model._sets import plan_sets
 from cellfuse.model._setup import check_seed, read_inputs, roles_of
@@ -103,10 +103,9 @@ class CLIP(DocumentModel):
         self.preset, self.set_size, self.seed = preset, set_size, seed
         self.permute_contexts = permute_contexts
         self.sizes = sizes_of(preset, sizes, model="CLIP")
-        specs = {
-            role: input_spec(i, crop=crop, normalize=normalize, patch_size=self.sizes.patch_size)
-            for role, i in self.inputs.items()
-        }
+        specs = input_specs(
+            self.inputs, crop=crop, normalize=normalize, patch_size=self.sizes.patch_size
+        )
         with seeded(seed):
             self.module: SetCLIP = SetCLIP(
                 specs,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cellfuse._access import Data
 from cellfuse.data import Batch, DocumentDataModule, Source
-from cellfuse.model._petri_config import BATCHES, default_weights, input_spec, sizes_of
+from cellfuse.model._petri_config import BATCHES, default_weights, input_specs, sizes_of
 from cellfuse.model._scvi import DocumentModel
 from cellfuse.model._sets import plan_sets
 from cellfuse.model._setup import check_seed, read_inputs, roles_of
@@ -94,10 +94,9 @@ class CrossModalAE(DocumentModel):
             raise ValueError(f"n_latent must be at least 1, found {n_latent}.")
         self.preset, self.n_latent, self.seed = preset, n_latent, seed
         self.sizes = sizes_of(preset, sizes, model="CrossModalAE")
-        specs = {
-            role: input_spec(i, crop=crop, normalize=normalize, patch_size=self.sizes.patch_size)
-            for role, i in self.inputs.items()
-        }
+        specs = input_specs(
+            self.inputs, crop=crop, normalize=normalize, patch_size=self.sizes.patch_size
+        )
         with seeded(seed):
             self.module: CrossModalAutoencoder = CrossModalAutoencoder(
                 specs,

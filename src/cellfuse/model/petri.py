@@ -24,7 +24,7 @@ from cellfuse.data import (
     enumerate_documents,
 )
 from cellfuse.data.streams import Indices
-from cellfuse.model._petri_config import BATCHES, default_weights, input_spec, sizes_of
+from cellfuse.model._petri_config import BATCHES, default_weights, input_specs, sizes_of
 from cellfuse.model._scvi import DocumentModel
 from cellfuse.model._sets import plan_sets
 from cellfuse.model._setup import check_seed, read_inputs, roles_of
@@ -141,10 +141,9 @@ class PETRI(DocumentModel):
         self.preset, self.set_size, self.seed = preset, set_size, seed
         self.permute_contexts = permute_contexts
         self.sizes = sizes_of(preset, sizes)
-        specs = {
-            role: input_spec(i, crop=crop, normalize=normalize, patch_size=self.sizes.patch_size)
-            for role, i in self.inputs.items()
-        }
+        specs = input_specs(
+            self.inputs, crop=crop, normalize=normalize, patch_size=self.sizes.patch_size
+        )
         with seeded(seed):
             self.module: JointMaskedAutoencoder = JointMaskedAutoencoder(
                 specs, self.sizes, weights=default_weights(self.inputs, loss_weights), seed=seed

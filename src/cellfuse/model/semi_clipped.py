@@ -25,8 +25,9 @@ from cellfuse.data import (
     Stream,
     training_rows,
 )
+from cellfuse.data.readers import read_dense
 from cellfuse.kernels.augmentation import Operation, check_operations
-from cellfuse.model._correction import Correction, mixed_up, read_dense
+from cellfuse.model._correction import Correction, mixed_up
 from cellfuse.model._petri_config import input_spec, sizes_of
 from cellfuse.model._probe import gene_probe
 from cellfuse.model._scvi import DocumentModel
@@ -225,11 +226,6 @@ class SemiClipped(DocumentModel):
                     raise ValueError(
                         "trains='scratch' has no embedding to correct: give `pea=('none',)`."
                     )
-            elif cell_input.kind == "counts":
-                raise ValueError(
-                    f"{cell_input.label} holds counts; give `rna_rep`, the obsm key of an "
-                    "embedding (`cf.pp.embed_pca` makes one), or trains='scratch'."
-                )
         return self.inputs["image"].shape[0], self.inputs["rna"].shape[0]
 
     @classmethod
@@ -259,8 +255,8 @@ class SemiClipped(DocumentModel):
         image_rep
             obsm key of the frozen image embedding, shape (n, d); None is X.
         rna_rep
-            obsm key of the RNA embedding; None is X or `rna_layer`, an embedding too unless the
-            model is told to train from scratch.
+            obsm key of the RNA embedding. None is X or `rna_layer`, read as real values: raw counts
+            are to be normalised first (`cf.pp.embed_pca`, or log counts for trains="scratch").
         rna_layer
             Layer to read where `rna_rep` is None.
         batch_key
@@ -517,7 +513,7 @@ class SemiClipped(DocumentModel):
         out = np.empty((reader.shape[0], self.inputs["image"].shape[0]), np.float32)
         for start in range(0, len(out), batch_size):
             rows = np.arange(start, min(start + batch_size, len(out)))
-            x = prepare(read_dense(reader, rows).to(self.device))
+            x = prepare(read_dense(reader, rows, device=self.device))
             x = correction_.apply(x, torch.as_tensor(correction_.codes[rows]).to(self.device))
             out[rows] = self._head(role, x).float().cpu().numpy()
         return out
@@ -563,8 +559,8 @@ class SemiClipped(DocumentModel):
         """
         self._check_trained()
         adata = self._modality(data, "rna")
-        if self.inputs["rna"].kind != "values":
-            raise ValueError("there is no unadapted embedding: this model was trained on counts.")
+        if self.module.encoder is not None:
+            raise ValueError("trains='scratch' has no unadapted embedding to compare with.")
         adapted = self.get_latent_representation(data, correction=correction)
         name = self._usual_correction if correction is None else correction
         fitted = self._correction(data, "rna", (name,))
