@@ -274,7 +274,7 @@ def test_mixup_keeps_most_of_a_row_and_hangs_on_its_key():
     x = torch.eye(400)
     mixed = mixed_up(x, torch.arange(400), seed=0, alpha=0.4)
     own = mixed.diagonal()
-    assert own.min() >= 0.5
+    assert 0.5 <= own.min() < 0.9  # something was mixed in
     assert torch.allclose(mixed.sum(dim=1), torch.ones(400), atol=1e-6)
     assert torch.allclose(mixed[1, 0], 1 - own[1], atol=1e-6)  # the partner is the row before
     again = mixed_up(x[5:7], torch.arange(5, 7), seed=0, alpha=0.4)
