@@ -204,9 +204,12 @@ def test_mean_pairwise_cosine_equals_the_loop_over_pairs():
 
 
 def test_unit_rows_of_extreme_length_and_of_zeros():
-    np.testing.assert_allclose(unit_rows([[3e300, 4e300], [3e-300, 4e-300]]), [[0.6, 0.8]] * 2)
-    with pytest.raises(ValueError, match="row 1 is all zeros"):
-        unit_rows([[1.0, 0.0], [0.0, 0.0]])
+    extreme = np.array([[3e300, 4e300], [3e-300, 4e-300]])
+    np.testing.assert_allclose(unit_rows(extreme), [[0.6, 0.8]] * 2)
+    many = np.ones((40, 20_000))  # more than one block
+    many[37] = 0
+    with pytest.raises(ValueError, match="row 37 is all zeros"):
+        unit_rows(many)
 
 
 def test_drawn_sets_hold_no_target_twice():

@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score
 
 from cellfuse.kernels.precision import (
     _choose,
+    _choose_few,
     average_precision,
     chance_precision,
     null_precision,
@@ -83,13 +84,19 @@ def test_the_null_has_the_expected_mean(k, n):
     assert null.mean() == pytest.approx(chance, abs=4 * null.std() / np.sqrt(20_000) + 1e-12)
 
 
+@pytest.mark.parametrize("choose", [_choose, _choose_few])
 @pytest.mark.parametrize(("k", "n"), [(2, 5), (3, 5)])
-def test_every_subset_is_equally_likely(k, n):
-    drawn = _choose(20_000, k, n, np.random.default_rng(0))
-    assert (drawn.sum(axis=1) == k).all()
-    _, count = np.unique(drawn @ (1 << np.arange(n)), return_counts=True)
+def test_every_subset_is_equally_likely(k, n, choose):
+    drawn = choose(20_000, k, n, np.random.default_rng(0))
+    assert drawn.shape == (20_000, k) and (np.diff(drawn, axis=1) > 0).all()
+    _, count = np.unique((1 << drawn).sum(axis=1), return_counts=True)
     assert len(count) == comb(n, k)
     assert np.abs(count / 20_000 - 1 / comb(n, k)).max() < 0.012
+
+
+def test_few_and_many_are_chosen_alike():
+    few, many = (choose(50, 9, 40, np.random.default_rng(1)) for choose in (_choose_few, _choose))
+    np.testing.assert_array_equal(few, many)
 
 
 def test_the_null_of_given_sizes_depends_on_nothing_else():
@@ -160,6 +167,24 @@ def test_many_positives_go_the_other_way_to_the_same_numbers(monkeypatch):
     monkeypatch.setattr("cellfuse.kernels.precision.FEW", 0)
     monkeypatch.setattr("cellfuse.kernels.precision.BLOCK_BYTES", 1)
     pd.testing.assert_frame_equal(mean_average_precision(wells(), **arguments), few)
+
+
+@pytest.mark.parametrize("across", [None, "plate"])
+@pytest.mark.parametrize("within", [None, "plate"])
+def test_large_groups_are_cut_and_compared_one_by_one(monkeypatch, across, within):
+    arguments = {
+        "positives_by": "compound",
+        "per_profile": True,
+        "positives_across": across,
+        "negatives_by": within,
+    }
+    data = wells()
+    data.obs.loc[data.obs["compound"] == "c03", "compound"] = "c04"  # groups of 4 and of 8
+    data.obs.loc["w47", "compound"] = "alone"
+    together = mean_average_precision(data, **arguments)
+    monkeypatch.setattr("cellfuse.kernels.precision.SMALL_GROUP", 1)
+    monkeypatch.setattr("cellfuse.kernels.precision.BLOCK_QUERIES", 3)
+    pd.testing.assert_frame_equal(mean_average_precision(data, **arguments), together)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -6,20 +6,32 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from cellfuse.kernels.chunks import in_threads, row_blocks
 from cellfuse.kernels.groups import group_rows
 
 __all__ = ["mean_pairwise_cosine", "mean_within", "set_similarity", "unit_rows"]
 
 
 def unit_rows(values: NDArray, *, dtype: type = np.float64) -> NDArray:
-    """Scale rows to length 1; a row of zeros has no direction and is an error."""
-    wide = np.asarray(values, dtype=np.float64)
-    # By the largest entry first: squares of tiny or huge values would leave the number range.
-    size = np.abs(wide).max(axis=1, keepdims=True)
-    if not np.all(size > 0):
-        raise ValueError(f"row {int(np.argmin(size))} is all zeros: it has no direction.")
-    wide = wide / size
-    return (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(dtype, copy=False)
+    """Scale rows to length 1; a row of zeros has no direction and is an error.
+
+    Computed in float64, by blocks.
+    """
+    out: NDArray = np.empty(values.shape, dtype)
+
+    def one(block: slice) -> None:
+        wide = np.asarray(values[block], dtype=np.float64)
+        # By the largest entry first: squares of tiny or huge values would leave the number range.
+        size = np.abs(wide).max(axis=1, keepdims=True)
+        if not np.all(size > 0):
+            row = block.start + int(np.argmin(size > 0))
+            raise ValueError(f"row {row} is all zeros: it has no direction.")
+        wide = wide / size
+        wide /= np.sqrt(np.einsum("ij,ij->i", wide, wide))[:, None]
+        out[block] = wide
+
+    in_threads(one, row_blocks(*values.shape))
+    return out
 
 
 def set_similarity(squared_length: NDArray, size: NDArray | int) -> NDArray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +22,27 @@ __all__ = [
 
 #: Similarities closer than this are tied: they differ by the rounding of their sums.
 TIE = 1e-10
-#: Bytes of the similarities of one block of queries.
+#: Bytes of the similarities of one block of queries, and the most queries of one.
 BLOCK_BYTES = 32 << 20
+BLOCK_QUERIES = 1024
+#: Members up to which groups are compared many at a time.
+SMALL_GROUP = 32
 #: Bytes of one block of random rankings.
 NULL_BYTES = 4 << 20
 #: Positives of a query up to which counting for each is faster than sorting the negatives.
 FEW = 16
 
-#: Similarities of some rows (first) to others (second), as one float64 matrix.
-Between = Callable[[NDArray, NDArray], NDArray]
+
+class Similarities(Protocol):
+    """All pairwise similarities, asked for in parts; float64, each answer a new array."""
+
+    def between(self, first: NDArray, second: NDArray) -> NDArray:
+        """Some rows (m,) to others (n,), shape (m, n)."""
+        ...
+
+    def within(self, groups: NDArray) -> NDArray:
+        """All pairs of each of several groups of equal size (m, g), shape (m, g, g)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,7 @@ def average_precision(above: NDArray, tied: NDArray) -> float:
 
 
 def rank_positives(
-    between: Between,
+    similarities: Similarities,
     labels: NDArray,
     queries: NDArray,
     pools: Sequence[NDArray],
@@ -91,10 +104,10 @@ def rank_positives(
 
     Parameters
     ----------
-    between
-        Gives the similarities of two lists of rows.
+    similarities
+        Of all rows.
     labels
-        Label number of each row, shape (n,).
+        Label number of each row, shape (n,). Either all rows of a label are queries, or none.
     queries
         Rows to rank for.
     pools
@@ -108,65 +121,72 @@ def rank_positives(
     -------
     Arrays over the queries, in their order.
     """
-    members = _by_label(labels, queries)
-    order = np.lexsort((queries, labels[queries], stratum[queries]))
-    jobs = []
-    for s in np.unique(stratum[queries]):
-        inside = order[stratum[queries[order]] == s]
-        step = max(16, BLOCK_BYTES // (8 * max(len(pools[s]), 1)))
-        jobs += [(inside[a : a + step], pools[s]) for a in range(0, len(inside), step)]
 
     def one(job: tuple[NDArray, NDArray]) -> NDArray:
-        at, pool = job
+        at, members = job
         rows = queries[at]
-        positives = _positives(between, labels, rows, members, apart)
-        similarity = between(rows, pool)
-        same = labels[rows][:, None] == labels[pool]
-        similarity[same] = -np.inf
+        positives = _positives(similarities, rows, members, apart)
         n_positive = (positives > -np.inf).sum(axis=1)
-        n_negative = len(pool) - same.sum(axis=1)
-        precision = _precisions(positives, similarity, n_positive)
-        precision[(n_positive == 0) | (n_negative == 0)] = np.nan
-        return np.stack([precision, n_positive, n_negative], axis=1)
+        out = np.stack([np.zeros(len(rows)), n_positive, np.zeros(len(rows))], axis=1)
+        here, local = np.unique(stratum[rows], return_inverse=True)
+        for s, mine in zip(here, group_rows(local, len(here)), strict=True):
+            pool = pools[s]
+            negatives = similarities.between(rows[mine], pool)
+            same = labels[rows[mine]][:, None] == labels[pool]
+            negatives[same] = -np.inf
+            out[mine, 0] = _precisions(positives[mine], negatives, n_positive[mine])
+            out[mine, 2] = len(pool) - same.sum(axis=1)
+        out[(out[:, 1] == 0) | (out[:, 2] == 0), 0] = np.nan
+        return out
 
     found = np.full((len(queries), 3), np.nan)
-    for (at, _), block in zip(jobs, in_threads(one, jobs), strict=True):
+    jobs = _blocks_of_queries(labels[queries], queries, max(map(len, pools), default=1))
+    for (at, _), block in zip(jobs, in_threads(one, jobs, linear_algebra=True), strict=True):
         found[at] = block
     return Ranking(found[:, 0], found[:, 1].astype(np.intp), found[:, 2].astype(np.intp))
 
 
-def _by_label(labels: NDArray, queries: NDArray) -> dict[int, NDArray]:
-    """Rows of each label that a query has, ascending."""
-    order = np.argsort(labels, kind="stable")
-    wanted = np.unique(labels[queries])
-    starts = np.searchsorted(labels[order], wanted, side="left")
-    stops = np.searchsorted(labels[order], wanted, side="right")
-    return {int(label): order[a:b] for label, a, b in zip(wanted, starts, stops, strict=True)}
+def _blocks_of_queries(
+    labels: NDArray, queries: NDArray, n_pool: int
+) -> list[tuple[NDArray, NDArray]]:
+    """Numbers of some queries, and the rows of their groups (m, g), all of one size.
+
+    Small groups are never cut: the queries are then the rows of the groups, one after the other.
+    """
+    most = min(BLOCK_QUERIES, max(16, BLOCK_BYTES // (8 * max(n_pool, 1))))
+    codes, size = np.unique(labels, return_inverse=True, return_counts=True)[1:]
+    order = np.lexsort((queries, codes))
+    start = np.cumsum(size) - size
+    jobs = []
+    for g in np.unique(size):
+        members = order[start[size == g, None] + np.arange(g)]
+        if g > SMALL_GROUP:
+            jobs += [
+                (m[a : a + most], queries[m[None]]) for m in members for a in range(0, g, most)
+            ]
+            continue
+        step = max(1, most // g)
+        parts = [members[a : a + step] for a in range(0, len(members), step)]
+        jobs += [(part.ravel(), queries[part]) for part in parts]
+    return jobs
 
 
 def _positives(
-    between: Between,
-    labels: NDArray,
-    rows: NDArray,
-    members: dict[int, NDArray],
-    apart: NDArray | None,
+    similarities: Similarities, rows: NDArray, members: NDArray, apart: NDArray | None
 ) -> NDArray:
-    """Similarities of each row to its positives, largest first, -inf after the last."""
-    here, local = np.unique(labels[rows], return_inverse=True)
-    most = max(len(members[int(label)]) for label in here)
-    out = np.full((len(rows), most), np.inf)
-    for at, label in zip(group_rows(local, len(here)), here, strict=True):
-        columns = members[int(label)]
-        if len(columns) < 2:
-            continue
-        similarity = between(rows[at], columns)
-        invalid = rows[at][:, None] == columns
-        if apart is not None:
-            invalid |= apart[rows[at]][:, None] == apart[columns]
-        similarity[invalid] = -np.inf
-        out[at, : len(columns)] = -similarity
-    out.sort(axis=1)
-    return -out
+    """Similarities of each row to the others of its group, largest first, -inf after the last."""
+    m, g = members.shape
+    columns = np.repeat(members, len(rows) // m, axis=0)
+    if g > SMALL_GROUP:
+        out = similarities.between(rows, members[0])
+    else:
+        out = similarities.within(members).reshape(len(rows), g)
+    invalid = rows[:, None] == columns
+    if apart is not None:
+        invalid |= apart[rows][:, None] == apart[columns]
+    out[invalid] = -np.inf
+    # The row itself is not among them: the last place is always free.
+    return -np.sort(-out, axis=1)[:, : max(g - 1, 1)]
 
 
 def _precisions(positives: NDArray, negatives: NDArray, n_positive: NDArray) -> NDArray:
@@ -216,14 +236,14 @@ def null_precision(n_positive: int, n_total: int, *, n_null: int, seed: int) -> 
     weight = np.arange(1, n_positive + 1) / n_positive
     step = max(1, NULL_BYTES // n_total)
     for start in range(0, n_null, step):
-        drawn = _choose(min(step, n_null - start), n_positive, n_total, rng)
-        rank = np.nonzero(drawn)[1].reshape(len(drawn), n_positive) + 1
-        out[start : start + step] = (1.0 / rank) @ weight
+        size = min(step, n_null - start)
+        choose = _choose_few if n_positive <= FEW else _choose
+        out[start : start + size] = (1.0 / (choose(size, n_positive, n_total, rng) + 1)) @ weight
     return out
 
 
-def _choose(n_sets: int, k: int, n: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Subsets of k of n as masks, by Floyd's algorithm on all sets at once."""
+def _choose(n_sets: int, k: int, n: int, rng: np.random.Generator) -> NDArray:
+    """Subsets of k of n, ascending, by Floyd's algorithm on all sets at once; (n_sets, k)."""
     few = min(k, n - k)
     chosen = np.zeros((n_sets, n), dtype=bool)
     every = np.arange(n_sets)
@@ -231,4 +251,17 @@ def _choose(n_sets: int, k: int, n: int, rng: np.random.Generator) -> NDArray[np
         place = rng.integers(0, last + 1, size=n_sets)
         place[chosen[every, place]] = last
         chosen[every, place] = True
-    return chosen if few == k else ~chosen
+    if few < k:
+        np.logical_not(chosen, out=chosen)
+    return (np.flatnonzero(chosen) % n).reshape(n_sets, k)
+
+
+def _choose_few(n_sets: int, k: int, n: int, rng: np.random.Generator) -> NDArray:
+    """As :func:`_choose`: what is chosen is looked up among k numbers, not in a mask of n."""
+    chosen = np.empty((n_sets, k), dtype=np.intp)
+    for i, last in enumerate(range(n - k, n)):
+        place = rng.integers(0, last + 1, size=n_sets)
+        taken = (chosen[:, :i] == place[:, None]).any(axis=1)
+        chosen[:, i] = np.where(taken, last, place)
+    chosen.sort(axis=1)
+    return chosen

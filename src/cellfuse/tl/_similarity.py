@@ -18,7 +18,7 @@ __all__ = ["Similarity", "similarity_of", "source_name"]
 
 #: Decimals of a similarity: below this, rounding would break ties by the order of the input.
 DECIMALS = 12
-#: Pairs of vectors gathered at a time: they stay in the cache.
+#: Vectors gathered at a time: they stay in the cache.
 PAIRS = 1 << 9
 #: Largest difference between the two triangles of a given matrix.
 ASYMMETRY = 1e-5
@@ -56,6 +56,19 @@ class Similarity:
         if self.given:
             return np.array(self.values[np.ix_(left, right)], dtype=np.float64)
         return self._vectors(left) @ self._vectors(right).T
+
+    def within(self, groups: NDArray) -> NDArray:
+        """All pairs of each of m groups of g profiles (m, g): float64 (m, g, g), not rounded."""
+        m, g = groups.shape
+        rows = self.rows[groups]
+        if self.given:
+            return np.asarray(self.values[rows[:, :, None], rows[:, None]], dtype=np.float64)
+        out = np.empty((m, g, g))
+        step = max(1, PAIRS // g)
+        for start in range(0, m, step):
+            part = self.values[rows[start : start + step]]
+            np.matmul(part, part.swapaxes(1, 2), out=out[start : start + step])
+        return out
 
     def _vectors(self, rows: NDArray) -> NDArray:
         # Rows in order, the usual case, need no copy.

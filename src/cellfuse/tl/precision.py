@@ -152,7 +152,7 @@ def mean_average_precision(
     design = _design(adata, positives_by, negatives_by, control, control_key, positives_across)
     similarity = similarity_of(adata, use_rep=use_rep, use_sim=use_sim)
     ranking = rank_positives(
-        similarity.between,
+        similarity,
         design.labels,
         design.queries,
         design.pools,
@@ -259,9 +259,8 @@ class _Null:
         self.sizes, at = np.unique(sizes[tested], axis=0, return_inverse=True)
         self.of = np.full(len(tested), -1)
         self.of[tested] = at
-        self.values = [
-            null_precision(int(k), int(n), n_null=n_null, seed=seed) for k, n in self.sizes
-        ]
+        null = [null_precision(int(k), int(n), n_null=n_null, seed=seed) for k, n in self.sizes]
+        self.values = np.array(null).reshape(len(null), n_null)
         self.n_null = n_null
 
     def pvalue(self, observed: NDArray, null: NDArray) -> NDArray:
@@ -271,10 +270,10 @@ class _Null:
             extreme = len(null) - np.searchsorted(np.sort(null), observed - TIE, side="left")
         return (extreme + 1.0) / (self.n_null + 1.0)
 
-    def of_group(self, queries: NDArray) -> NDArray:
-        """Mean over the group's profiles; those of equal sizes share their draws."""
-        found, count = np.unique(self.of[queries], return_counts=True)
-        return sum(c * self.values[i] for i, c in zip(found, count, strict=True)) / count.sum()
+    def of_mix(self, mix: NDArray) -> NDArray:
+        """Mean over profiles with these numbers of sizes; those of equal sizes share draws."""
+        found, count = np.unique(mix, return_counts=True)
+        return (count / len(mix)) @ self.values[found]
 
 
 def _profile_table(adata: AnnData, design: _Design, ranking: Ranking, null: _Null) -> pd.DataFrame:
@@ -302,32 +301,41 @@ def _profile_table(adata: AnnData, design: _Design, ranking: Ranking, null: _Nul
 
 
 def _group_table(design: _Design, ranking: Ranking, null: _Null, alpha: float) -> pd.DataFrame:
-    group = design.labels[design.queries]
-    present = np.unique(group)
-    code = np.where(null.of >= 0, np.searchsorted(present, group), -1)
-    rows = group_rows(code, len(present))
+    label = design.labels[design.queries]
+    present = np.unique(label)
+    tested = null.of >= 0
+    group = np.searchsorted(present, label)[tested]
     chance = chance_precision(ranking.n_positive, ranking.n_positive + ranking.n_negative)
-    table = pd.DataFrame(
+    n = np.bincount(group, minlength=len(present))
+    with np.errstate(invalid="ignore"):  # a group that is not tested: 0 / 0
+        observed = np.bincount(group, ranking.precision[tested], minlength=len(n)) / n
+        expected = np.bincount(group, chance[tested], minlength=len(n)) / n
+    pvalue = _group_pvalues(observed, group, null.of[tested], null)
+    qvalue = np.full(len(n), np.nan)
+    qvalue[n > 0] = false_discovery_control(pvalue[n > 0])
+    return pd.DataFrame(
         {
-            "map": [ranking.precision[r].mean() if len(r) else np.nan for r in rows],
-            "pvalue": np.nan,
-            "qvalue": np.nan,
-            "n": [len(r) for r in rows],
-            "chance": [chance[r].mean() if len(r) else np.nan for r in rows],
+            "map": observed,
+            "pvalue": pvalue,
+            "qvalue": qvalue,
+            "n": n,
+            "chance": expected,
+            "significant": qvalue < alpha,
         },
         index=pd.Index(design.names[present].astype(object), name="group"),
     )
-    pvalue = table["pvalue"].to_numpy(copy=True)
-    observed = table["map"].to_numpy()
-    # Groups with profiles of the same sizes have the same null.
-    alike: dict[tuple[int, ...], list[int]] = {}
-    for g, r in enumerate(rows):
-        if len(r):
-            alike.setdefault(tuple(np.sort(null.of[r])), []).append(g)
-    for groups in alike.values():
-        pvalue[groups] = null.pvalue(observed[groups], null.of_group(rows[groups[0]]))
-    tested = np.isfinite(pvalue)
-    table["pvalue"] = pvalue
-    table.loc[tested, "qvalue"] = false_discovery_control(pvalue[tested])
-    table["significant"] = tested & (table["qvalue"].to_numpy() < alpha)
-    return table
+
+
+def _group_pvalues(observed: NDArray, group: NDArray, size: NDArray, null: _Null) -> NDArray:
+    """p-values of the groups; those with profiles of the same sizes have the same null."""
+    ordered = size[np.lexsort((size, group))]
+    n = np.bincount(group, minlength=len(observed))
+    alike: dict[bytes, list[int]] = {}
+    for g, own in enumerate(np.split(ordered, np.cumsum(n)[:-1])):
+        alike.setdefault(own.tobytes(), []).append(g)
+    pvalue = np.full(len(observed), np.nan)
+    for mix, groups in alike.items():
+        if mix:
+            drawn = null.of_mix(np.frombuffer(mix, dtype=ordered.dtype))
+            pvalue[groups] = null.pvalue(observed[groups], drawn)
+    return pvalue
