@@ -432,6 +432,11 @@ def test_sets_of_different_size_do_not_disturb_each_other(trained):
         np.testing.assert_allclose(alone.loc[name], whole.loc[name], atol=1e-5)
 
 
+def test_a_context_named_twice_is_an_error(trained):
+    with pytest.raises(ValueError, match="names 's1' twice.*n_samples"):
+        trained.sample(n_steps=3, contexts=["s1", "s0", "s1"])
+
+
 def test_the_seed_and_eta_say_which_noise(trained):
     one = trained.sample(n_steps=5, seed=1).X
     assert np.array_equal(one, trained.sample(n_steps=5, seed=1).X)

@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
+from numpy.typing import NDArray
 
 from cellfuse._errors import listing, missing_key
 
 __all__ = [
     "Data",
     "check_finite",
+    "constant_columns",
     "context_labels",
     "control_mask",
     "forget",
@@ -282,3 +284,28 @@ def refuse_twice(adata: AnnData, key: str | None, verb: str, *, overwrite: bool)
             f"{listing(past)}). Write to another key with `key_added`, start again from the raw "
             "embedding, or pass `overwrite=True` to run it a second time."
         )
+
+
+def constant_columns(
+    obs: pd.DataFrame, codes: NDArray, n_groups: int
+) -> tuple[pd.DataFrame, dict[str, bool]]:
+    """Columns with one value (or none) in each group, as one row per group.
+
+    Parameters
+    ----------
+    codes
+        Group of each row, negative in none; every group has a row.
+
+    Returns
+    -------
+    The columns, a row per group, and of every column whether it is one of them.
+    """
+    inside = np.flatnonzero(codes >= 0)
+    group = codes[inside]
+    first = np.empty(n_groups, dtype=np.intp)
+    first[group[::-1]] = inside[::-1]
+    constant = {}
+    for name in obs.columns:
+        value = pd.factorize(obs[name])[0]
+        constant[str(name)] = bool(np.all(value[inside] == value[first][group]))
+    return obs.iloc[first][[name for name in obs.columns if constant[str(name)]]], constant

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cellfuse._files import put_in_place
+
 __all__ = ["check_folder", "result_folder"]
 
 #: Files by which an earlier result is known.
@@ -51,13 +53,7 @@ def result_folder(target: Path, *, keep: str) -> Iterator[Path]:
     beside.chmod(0o755)
     try:
         yield beside
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-            target.rename(old / target.name)
-            beside.rename(target)
-            shutil.rmtree(old)
-        else:
-            beside.rename(target)
+        put_in_place(beside, target)
     except BaseException as error:
         if (beside / keep).exists():
             error.add_note(f"What was done until then is kept in {str(beside)!r}.")

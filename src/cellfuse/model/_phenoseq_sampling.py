@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cellfuse._errors import missing_key
+from cellfuse._access import constant_columns
+from cellfuse._errors import listing, missing_key
 from cellfuse.data import Contexts, Reader, gather
 from cellfuse.data.contexts import Ints
 
@@ -40,6 +41,12 @@ def chosen_contexts(contexts: Contexts, names: Sequence[str] | None) -> Ints:
             )
     if not len(at):
         raise ValueError("`contexts` is empty; name at least one, or give None for all.")
+    if len(np.unique(at)) < len(at):
+        twice = contexts.names[at][pd.Index(at).duplicated()]
+        raise ValueError(
+            f"`contexts` names {listing(twice)} twice; for several profiles of a context give "
+            "`n_samples`."
+        )
     return at.astype(np.int64)
 
 
@@ -91,22 +98,14 @@ def profile_obs(
     obs: pd.DataFrame, contexts: Contexts, chosen: Ints, n_samples: int
 ) -> pd.DataFrame:
     """One row per profile: its context, every column that is constant in it, cells, draw."""
-    members = contexts.members["image"]
-    groups = [_rows(contexts, position) for position in chosen]
-    first = np.array([rows[0] for rows in groups])
-    inside = np.concatenate(groups)
-    group = np.repeat(np.arange(len(groups)), [len(rows) for rows in groups])
-    kept = {}
-    for name in obs.columns:
-        codes = pd.factorize(obs[name])[0]
-        if np.all(codes[inside] == codes[first][group]):
-            kept[str(name)] = obs[name].iloc[first].array
-    for name in contexts.table.columns:
-        if name not in kept and name not in obs.columns:
-            kept[str(name)] = contexts.table[name].iloc[chosen].array
-    names = contexts.names[chosen].astype(str)
-    out = pd.DataFrame(kept, index=names)
-    out["n_cells"] = members.counts[chosen]
+    codes = np.full(len(obs), -1)
+    for group, position in enumerate(chosen):
+        codes[_rows(contexts, position)] = group
+    out = constant_columns(obs, codes, len(chosen))[0]
+    out.index = pd.Index(contexts.names[chosen].astype(str))
+    for name in contexts.table.columns.difference(obs.columns, sort=False):
+        out[name] = contexts.table[name].iloc[chosen].array
+    out["n_cells"] = contexts.members["image"].counts[chosen]
     return _drawn(out, n_samples)
 
 

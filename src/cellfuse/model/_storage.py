@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cellfuse._errors import listing
+from cellfuse._files import put_in_place
 
 __all__ = ["read_folder", "write_folder"]
 
@@ -55,24 +56,10 @@ def write_folder(
         (beside / DESCRIPTION).write_text(text)
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside / WEIGHTS)
         beside.chmod(0o755)
-        _swap(beside, target)
+        put_in_place(beside, target)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
-
-
-def _swap(new: Path, target: Path) -> None:
-    """Put `new` in the place of `target`, which comes back if that fails."""
-    old = new.with_name(f"{new.name}-old")
-    if target.exists():
-        target.rename(old)
-    try:
-        new.rename(target)
-    except BaseException:
-        if old.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -170,7 +169,7 @@ class DINO(ImageModel):
         self.preset, self.seed = preset, seed
         self.channel_agnostic = channel_agnostic
         self.channel_dropout = channel_agnostic and channel_dropout
-        self.views = _views(views, self.side, known.patch_size)
+        self.views = CropSettings.for_images(self.side, known.patch_size, **(views or {}))
         size = vit_sizes("DINO", preset, sizes, side=self.side)
         default_prototypes, hidden, bottleneck = HEADS[preset]
         with seeded(seed):
@@ -271,16 +270,3 @@ class DINO(ImageModel):
                 batch.key, len(self.channels), step=schedule.step, seed=self.seed
             )
         return self.module.net(wide, narrow, teacher_temperature=schedule.temperature, kept=kept)
-
-
-def _views(given: dict[str, Any] | None, side: int, patch_size: int) -> CropSettings:
-    """Settings of the views, sizes from the image's side where none are given."""
-    half = max(patch_size, side // 2 // patch_size * patch_size)
-    settings = replace(CropSettings(global_size=side, local_size=half), **(given or {}))
-    for name in ("global_size", "local_size"):
-        size = getattr(settings, name)
-        if size < 1 or size % patch_size:
-            raise ValueError(
-                f"{name}={size} is no multiple of the patch size {patch_size}; change one of them."
-            )
-    return settings

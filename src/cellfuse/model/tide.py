@@ -45,8 +45,9 @@ from cellfuse.model._tide_training import (
     neighbour_accuracy,
 )
 from cellfuse.model._training import fit, seeded
-from cellfuse.model.dino import TeacherSchedule, _views
+from cellfuse.model.dino import TeacherSchedule
 from cellfuse.nn.codebook import Codebook
+from cellfuse.nn.crops import CropSettings
 from cellfuse.nn.dino import Dino
 from cellfuse.nn.tide import Objective, TideNetwork
 
@@ -454,7 +455,7 @@ class TIDE(ResponseStage, TideInference):
         views = None
         if isinstance(self.module.image, Dino):
             assert self.side is not None
-            views = _views(None, self.side, self.module.image.encoder.patch_size)
+            views = CropSettings.for_images(self.side, self.module.image.encoder.patch_size)
         return JointLosses(
             self.module,
             data,

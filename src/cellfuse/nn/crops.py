@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,20 @@ class CropSettings:
                 f"intensity={self.intensity}, noise={self.noise}: expected 0 <= intensity < 1 and "
                 "noise >= 0."
             )
+
+    @classmethod
+    def for_images(cls, side: int, patch_size: int, **given: Any) -> Self:
+        """Views of whole patches: global ones of the image's side, local ones of half of it."""
+        half = max(patch_size, side // 2 // patch_size * patch_size)
+        settings = cls(**{"global_size": side, "local_size": half, **given})
+        for name in ("global_size", "local_size"):
+            size = getattr(settings, name)
+            if size < 1 or size % patch_size:
+                raise ValueError(
+                    f"{name}={size} is no multiple of the patch size {patch_size}; change one of "
+                    "them."
+                )
+        return settings
 
 
 def random_crops(

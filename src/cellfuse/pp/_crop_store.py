@@ -14,6 +14,8 @@ from anndata import AnnData
 from anndata.io import write_elem
 from numpy.typing import NDArray
 
+from cellfuse._files import put_in_place
+
 __all__ = ["MemoryCrops", "ZarrCrops", "refuse_existing"]
 
 CROPS = "crops"
@@ -144,7 +146,7 @@ class ZarrCrops:
             value = getattr(whole, name)
             write_elem(group, name, value if name in ("obs", "var") else dict(value))
         self._beside.chmod(0o755)
-        _put(self._beside, self._store)
+        put_in_place(self._beside, self._store)
         self._beside = None
         opened = zarr.open_group(str(self._store), mode="r")
         return _annotated(obs, channels, opened[f"obsm/{CROPS}"])
@@ -195,17 +197,3 @@ def _is_store(store: Path) -> bool:
         return MARK in zarr.open_group(str(store), mode="r").attrs
     except (FileNotFoundError, ValueError, zarr.errors.GroupNotFoundError):
         return False
-
-
-def _put(new: Path, target: Path) -> None:
-    """Put `new` in the place of `target`, which comes back if that fails."""
-    old = new.with_name(f"{new.name}-old")
-    if target.exists():
-        target.rename(old)
-    try:
-        new.rename(target)
-    except BaseException:
-        if old.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -18,6 +18,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from cellfuse._access import (
     Data,
     check_finite,
+    constant_columns,
     context_labels,
     obs_column,
     per_modality,
@@ -225,7 +226,7 @@ def _profiles(
         group_of = np.full(len(found), -1)
         group_of[sub[sub >= 0]] = codes[sub >= 0]
         rows = over_groups(group_means(values, sub, len(found)), group_of, len(labels))
-    obs, constant = _constant_columns(adata.obs, codes, len(labels))
+    obs, constant = constant_columns(adata.obs, codes, len(labels))
     for column in by:
         if not constant[column]:
             raise ValueError(
@@ -234,21 +235,6 @@ def _profiles(
             )
     var_names = adata.var_names if use_rep in (None, "X") else None
     return _Profiles(labels, rows, n_cells, obs.set_axis(labels), constant, var_names)
-
-
-def _constant_columns(
-    obs: pd.DataFrame, codes: NDArray, n_groups: int
-) -> tuple[pd.DataFrame, dict[str, bool]]:
-    """Columns with one value (or none) in each group, as one row per group."""
-    inside = np.flatnonzero(codes >= 0)
-    group = codes[inside]
-    first = np.empty(n_groups, dtype=np.intp)
-    first[group[::-1]] = inside[::-1]
-    constant = {}
-    for name in obs.columns:
-        value = pd.factorize(obs[name])[0]
-        constant[str(name)] = bool(np.all(value[inside] == value[first][group]))
-    return obs.iloc[first][[name for name in obs.columns if constant[str(name)]]], constant
 
 
 def _combine(parts: Mapping[str, _Profiles], by: list[str], keep: str) -> tuple[AnnData, int]:
