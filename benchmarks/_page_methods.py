@@ -13,12 +13,12 @@ Table = Callable[[pd.DataFrame], str]
 NONE = "Not measured in this checkout.\n"
 
 
-def _read(name: str) -> pd.DataFrame | None:
+def read(name: str) -> pd.DataFrame | None:
     path = RESULTS / f"{name}.csv"
     return pd.read_csv(path) if path.exists() else None
 
 
-def _pivot(frame: pd.DataFrame, by: list[str], columns: dict[str, str], cell: Cell) -> pd.DataFrame:
+def pivot(frame: pd.DataFrame, by: list[str], columns: dict[str, str], cell: Cell) -> pd.DataFrame:
     """One row per group, each number as mean and interval over seeds."""
     rows = []
     for key, part in frame.groupby(by, sort=False):
@@ -28,7 +28,7 @@ def _pivot(frame: pd.DataFrame, by: list[str], columns: dict[str, str], cell: Ce
 
 def alignment(table: Table) -> str:
     """What moves the alignment of PETRI's modalities, one change at a time."""
-    frame = _read("alignment")
+    frame = read("alignment")
     if frame is None:
         return ""
     rows = [
@@ -56,7 +56,7 @@ def alignment(table: Table) -> str:
 def semi_clipped(table: Table, cell: Cell, cell3: Cell) -> str:
     """Semi-Clipped on CPJUMP1 and on a simulated drug screen."""
     text = []
-    frame = _read("semi_clipped_jump")
+    frame = read("semi_clipped_jump")
     text.append("### Secretome learns from images (CPJUMP1)\n")
     if frame is None:
         text.append(NONE)
@@ -82,8 +82,8 @@ def semi_clipped(table: Table, cell: Cell, cell3: Cell) -> str:
             "the well and nothing else; all plates share one layout. *Unadapted* is "
             "TVN-corrected.\n"
         )
-        text.append(table(_pivot(frame, ["method"], columns, cell3)))
-    frame = _read("semi_clipped_simulated")
+        text.append(table(pivot(frame, ["method"], columns, cell3)))
+    frame = read("semi_clipped_simulated")
     text.append("### Batch correction as augmentation (simulated drug screen)\n")
     if frame is None:
         text.append(NONE)
@@ -103,43 +103,5 @@ def semi_clipped(table: Table, cell: Cell, cell3: Cell) -> str:
         index=["operations", "inference", "seed"], columns="group", values="mrr", sort=False
     ).reset_index()
     groups = {g: g for g in frame["group"].unique()}
-    text.append(table(_pivot(wide, ["operations", "inference"], groups, cell)))
-    return "\n".join(text)
-
-
-def phenoseq(table: Table, cell: Cell) -> str:
-    """PhenoSeq on simulated screens and CPJUMP1."""
-    heads = {
-        "phenoseq_simulated": "Synthetic profiles, simulated screens",
-        "phenoseq_classify": "Treatments told from synthetic profiles",
-        "phenoseq_jump": "Images to secretome (CPJUMP1)",
-    }
-    return _all_of(heads, table, cell)
-
-
-def tide(table: Table, cell: Cell) -> str:
-    """TIDE and its baselines."""
-    heads = {
-        "tide_simulated": "Simulated drugs: one-shot transfer and target discovery",
-        "tide_pairs": "Simulated drugs: paired samples per drug",
-        "tide_jump": "Compounds against knock-outs of their targets (CPJUMP1)",
-        "tide_l1000": "Response model, held-out drugs and doses (L1000)",
-        "tide_cellpainting": "Dose in the conditioned embedding (LINCS Cell Painting)",
-    }
-    return _all_of(heads, table, cell)
-
-
-def _all_of(heads: dict[str, str], table: Table, cell: Cell) -> str:
-    """Each file's numbers by its labels, as mean and interval over seeds."""
-    text = []
-    for name, head in heads.items():
-        frame = _read(name)
-        text.append(f"### {head}\n")
-        if frame is None:
-            text.append(NONE)
-            continue
-        aside = ("seed", "fold", "seconds")
-        labels = [c for c in frame.columns if not pd.api.types.is_numeric_dtype(frame[c])]
-        numbers = {c: c for c in frame.columns if c not in labels and c not in aside}
-        text.append(table(_pivot(frame.fillna(dict.fromkeys(labels, "")), labels, numbers, cell)))
+    text.append(table(pivot(wide, ["operations", "inference"], groups, cell)))
     return "\n".join(text)

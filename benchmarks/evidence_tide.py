@@ -1,6 +1,6 @@
 """TIDE and its baselines on simulated drug screens, and what of it real data can show.
 
-    python benchmarks/evidence_tide.py [simulated pairs jump l1000 cellpainting] [--tiny]
+    python benchmarks/evidence_tide.py [simulated variants pairs jump l1000 cellpainting] [--tiny]
 
 Writes `benchmarks/results/tide_<name>.csv`, seed by seed; a seed that stands there is not run
 again. Compounds are held out before anything is trained: one-shot transfer is judged on compounds
@@ -13,9 +13,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,57 +21,20 @@ import anndata as ad
 import mudata as md
 import numpy as np
 import pandas as pd
-import torch
-from scipy.stats import spearmanr
+from _tide_real import DATA, REAL_PARTS
+from _tide_scale import TINY, Scale, quiet
 from sklearn.metrics import roc_auc_score
 
 import cellfuse as cf
-from cellfuse.data import Contexts, make_reader
 from cellfuse.datasets._drugs import simulated_drugs
-from cellfuse.kernels.fingerprints import smiles_fingerprints
 from cellfuse.model._tide_response import (
     REPORT,
-    Transcriptomes,
-    _explained,
-    fit_response,
-    response_report,
 )
-from cellfuse.model._training import seeded
-from cellfuse.nn.codebook import Codebook
-from cellfuse.nn.film import DoseFiLM
-from cellfuse.nn.response import RESPONSE_PRESETS, ResponseNetwork
-from cellfuse.nn.tide import FlatEncoder
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT.parent / "shared" / "data"
 RESULTS = ROOT / "benchmarks" / "results"
 SEEDS = range(5)
 KEYS = ["compound", "cell_line"]
-
-
-@dataclass
-class Scale:
-    """How large a run is; the defaults are the evidence."""
-
-    epochs: int = 40
-    response_epochs: int = 60
-    validation_images: int = 0
-    screen: dict[str, Any] = field(default_factory=dict)
-    n_runs: int = 50
-    n_seeds: int = 100
-    pairs: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
-    sizes: dict[str, Any] = field(default_factory=dict)
-
-
-TINY = Scale(
-    epochs=1,
-    response_epochs=1,
-    screen={"n_mechanisms": 3, "images_per_condition": 2, "controls": 6, "images_per_knockout": 3},
-    n_runs=3,
-    n_seeds=3,
-    pairs=(0, 2),
-    sizes={"depth": 1, "width": 24, "n_heads": 2},
-)
 
 # -- a simulated screen ---------------------------------------------------------------------------
 
@@ -90,12 +51,6 @@ def split_screen(scale: Scale, seed: int) -> tuple[md.MuData, md.MuData]:
         for m in ("image", "rna")
     }
     return whole, quiet(md.MuData, part)
-
-
-def quiet(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return call(*args, **kwargs)
 
 
 def tide(train: md.MuData, scale: Scale, seed: int, **given: Any) -> cf.TIDE:
@@ -126,17 +81,44 @@ def alone(kind: str, train: md.MuData, scale: Scale, seed: int) -> Any:
     return model
 
 
+class Reference:
+    """No training: what the images were rendered from, or plain statistics of their pixels."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def get_latent_representation(self, adata: ad.AnnData) -> np.ndarray:
+        if self.what == "true latent":
+            return np.asarray(adata.obsm["latent"], np.float32)
+        x = adata.obsm["crops"].astype(np.float32) / 255
+        flat = x.reshape(*x.shape[:2], -1)
+        sd = flat.std(axis=2, keepdims=True)
+        z = (flat - flat.mean(axis=2, keepdims=True)) / (sd + 1e-6)
+        correlation = np.einsum("ncp,ndp->ncd", z, z) / flat.shape[2]
+        parts = [
+            flat.mean(axis=2),
+            sd[..., 0],
+            *np.quantile(flat, [0.1, 0.5, 0.9, 0.99], axis=2),
+            np.abs(np.diff(x, axis=2)).mean(axis=(2, 3)),
+            correlation[:, *np.triu_indices(x.shape[1], 1)],
+        ]
+        return np.concatenate(parts, axis=1).astype(np.float32)
+
+
 #: Arguments of TIDE; the rest are the methods without it.
-VARIANTS: dict[str, dict[str, Any]] = {
+METHODS: dict[str, dict[str, Any]] = {
     "TIDE": {},
-    "TIDE with MAE": {"ssl": "mae"},
-    "TIDE without SSL": {"ssl": None},
-    "TIDE, no dose": {"use_dose": False},
-    "TIDE, response model not fine-tuned": {"finetune_response": False},
     "CL(D)": {"objective": "drug"},
     "CL(R)": {"objective": "rna"},
+    "TIDE, no dose": {"use_dose": False},
+    "TIDE, response model not fine-tuned": {"finetune_response": False},
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "TIDE with MAE": {"ssl": "mae"},
+    "TIDE without SSL": {"ssl": None},
 }
 ALONE = {"untrained": "untrained", "MAE": "mae", "DINO": "dino"}
+REFERENCES = ("true latent", "image statistics")
 
 
 def all_images(whole: md.MuData, model: Any, **kwargs: Any) -> ad.AnnData:
@@ -228,6 +210,18 @@ def explained(model: cf.TIDE) -> dict[str, float]:
 
 
 def simulated(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[dict]]]:
+    """The baselines, TIDE, and its ablations."""
+    return compared([*REFERENCES, *ALONE, *METHODS], seed, scale, there)
+
+
+def variants(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[dict]]]:
+    """TIDE with another third term, or without one."""
+    return compared(list(VARIANTS), seed, scale, there)
+
+
+def compared(
+    methods: list[str], seed: int, scale: Scale, there: set[str]
+) -> Iterator[tuple[str, list[dict]]]:
     whole, train = split_screen(scale, seed)
     unseen = set(whole["image"].obs["compound"]) - set(train["image"].obs["compound"])
 
@@ -238,14 +232,16 @@ def simulated(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, l
             more = {**prototypes(model, whole), **explained(model)}
         return {"method": method, "seconds": seconds, **found, **more}
 
-    for method in [*ALONE, *VARIANTS]:
+    for method in methods:
         if method in there:
             continue
         start = time.perf_counter()
-        if method in ALONE:
+        if method in REFERENCES:
+            model = Reference(method)
+        elif method in ALONE:
             model = quiet(alone, ALONE[method], train, scale, seed)
         else:
-            model = quiet(tide, train, scale, seed, **VARIANTS[method])
+            model = quiet(tide, train, scale, seed, **{**METHODS, **VARIANTS}[method])
         seconds = time.perf_counter() - start
         rows = [row(method, model, seconds)]
         if method in ("TIDE", "CL(D)"):
@@ -261,7 +257,7 @@ def pairs(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[
     whole, train = split_screen(scale, seed)
     unseen = set(whole["image"].obs["compound"]) - set(train["image"].obs["compound"])
     for n_paired in scale.pairs:
-        for tuned in (True, False) if n_paired else (True,):
+        for tuned in (True, False) if n_paired == max(scale.pairs) else (True,):
             run = f"{n_paired} profiles, {'fine-tuned' if tuned else 'not fine-tuned'}"
             if run in there:
                 continue
@@ -278,240 +274,12 @@ def pairs(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[
             yield run, rows
 
 
-# -- CPJUMP1: phenotypes of compounds and of knock-outs -------------------------------------------
-
-
-def jump(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[dict]]]:
-    """Nothing is trained: the 15 phenotype probabilities, per cell line and time."""
-    full = quiet(md.read_h5mu, DATA / "jump_target1.h5mu")["phenotype"]
-    full.obsm["X_p"] = np.asarray(full.X, np.float32)
-    kind = full.obs["perturbation_type"].astype(str)
-    if "all" in there:
-        return
-    rows = []
-    for line in ("A549", "U2OS"):
-        here = full.obs["cell_line"] == line
-        sets = {
-            (name, hours): centred(full[(here & (kind == name) & (full.obs["hours"] == hours))])
-            for name in ("compound", "crispr")
-            for hours in sorted(full.obs["hours"][(here & (kind == name)).to_numpy()].unique())
-        }
-        for drug_hours in (h for name, h in sets if name == "compound"):
-            drugs = sets["compound", drug_hours]
-            of = drugs.obs[["compound", "target_gene"]].astype(str).drop_duplicates()
-            known = of.rename(columns={"compound": "source", "target_gene": "target"})
-            drugs = cf.tl.aggregate(drugs, by="compound", use_rep="X_p")
-            for gene_hours in (h for name, h in sets if name == "crispr"):
-                genes = sets["crispr", gene_hours]
-                genes = genes[(genes.obs["gene"].astype(str) != "").to_numpy()].copy()
-                profiles = cf.tl.aggregate(genes, by="gene", use_rep="X_p")
-                table = cf.tl.target_discovery(
-                    drugs,
-                    profiles,
-                    known,
-                    n_seeds=scale.n_seeds,
-                    compound_key="compound",
-                    gene_key="gene",
-                    seed=seed,
-                ).iloc[0]
-                counts = genes.obs["gene"].astype(str).value_counts()
-                often = genes.obs["gene"].astype(str).isin(counts.index[counts > 1])
-                shots = cf.tl.one_shot_transfer(
-                    genes[often.to_numpy()].copy(),
-                    use_rep="X_p",
-                    target="gene",
-                    n_runs=scale.n_runs,
-                    seed=seed,
-                )
-                rows.append(
-                    {
-                        "cell_line": line,
-                        "hours_compound": drug_hours,
-                        "hours_gene": gene_hours,
-                        **{k: float(v) for k, v in table.items()},
-                        **{
-                            f"one_shot_top{k}_{column}": float(shots.loc[k, column])
-                            for k in shots.index
-                            for column in ("accuracy", "accuracy_low", "accuracy_high", "chance")
-                        },
-                    }
-                )
-    yield "all", rows
-
-
-def centred(part: ad.AnnData) -> ad.AnnData:
-    """Perturbed wells, less the mean of their plate's negative controls (or of all its wells)."""
-    part = part.copy()
-    is_control = (part.obs["control_type"].astype(str) == "negcon").to_numpy()
-    for plate in part.obs["plate"].unique():
-        mine = (part.obs["plate"] == plate).to_numpy()
-        base = mine & is_control if (mine & is_control).any() else mine
-        part.obsm["X_p"][mine] -= part.obsm["X_p"][base].mean(axis=0)
-    return part[~is_control].copy()
-
-
-# -- L1000: the response model on held-out drugs and held-out doses -------------------------------
-
-
-def l1000(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[dict]]]:
-    if "all" in there:
-        return
-    adata = ad.read_h5ad(DATA / "l1000_ljp005_a375.h5ad")
-    smiles = adata.obs["smiles"].astype(str)
-    adata.obs["compound"] = adata.obs["compound_id"].astype(str)
-    is_control = adata.obs["is_control"].to_numpy(bool)
-    adata = adata[is_control | (smiles != "").to_numpy()].copy()
-    is_control = adata.obs["is_control"].to_numpy(bool)
-    adata.obs.loc[is_control, "compound"] = "DMSO"
-    table = adata.obs.loc[~is_control].drop_duplicates("compound").set_index("compound")
-    names = sorted(table.index)
-    bits, read = smiles_fingerprints([str(table.loc[name, "smiles"]) for name in names])
-    assert read.all()
-    compound = pd.Index(names).get_indexer(pd.Index(adata.obs["compound"])).astype(np.int64)
-    dose = np.where(is_control, 0, adata.obs["dose_um"].to_numpy(np.float32)).astype(np.float32)
-    data = Transcriptomes(
-        make_reader(np.asarray(adata.X, np.float32)),
-        {"dose": dose, "compound": compound},
-        Contexts.from_modalities({"rna": adata}, "compound"),
-        torch.from_numpy(bits),
-        False,
-        "compound",
-        "DMSO",
-        8,
-    )
-    rng = np.random.default_rng(seed)
-    drugs = rng.permutation(len(names))[: len(names) // 5]
-    levels = np.unique(dose[~is_control])
-    held_doses = levels[[1, 4]]  # one low, one high, neither at an end
-    everything = np.ones(len(dose), bool)
-    rows = []
-    for task, held in (
-        ("held-out drugs", np.isin(compound, drugs)),
-        ("held-out doses", np.isin(dose, held_doses) & ~is_control),
-    ):
-        for use_dose in (True, False):
-            with seeded(seed):
-                net = ResponseNetwork(adata.n_vars, bits.shape[1], RESPONSE_PRESETS["small"])
-            net.set_statistics(*data.statistics(np.flatnonzero(~held)))
-            with seeded(seed, 1):
-                quiet(
-                    fit_response,
-                    net,
-                    data,
-                    ~held,
-                    use_dose=use_dose,
-                    max_epochs=scale.response_epochs,
-                    batch_size=64,
-                    lr=1e-3,
-                    weight_decay=0.05,
-                    seed=seed,
-                    enable_progress_bar=False,
-                )
-            # At held-out doses every drug is a training drug: the mean change is theirs at others.
-            if task == "held-out drugs":
-                report = response_report(net, data, everything, drugs, use_dose=use_dose)[0]
-            else:
-                report = at_doses(net, data, held, use_dose=use_dose)
-            rows.append({"task": task, "use_dose": use_dose, **_named(report)})
-    yield "all", rows
-
-
-@torch.inference_mode()
-def at_doses(
-    net: ResponseNetwork, data: Transcriptomes, held: np.ndarray, *, use_dose: bool
-) -> torch.Tensor:
-    """The report on held-out doses, whose conditions are single wells."""
-    controls = data.fields["compound"] < 0
-    basal = data.means(np.where(controls, 0, -1), 1)[0]
-    sd = net.sd.double().numpy()
-    seen = np.flatnonzero(~held & ~controls)
-    rows = np.flatnonzero(held)
-    x = np.concatenate([part.double().numpy() for _, part in data.blocks(rows)])
-    known = np.concatenate([part.double().numpy() for _, part in data.blocks(seen)])
-    state = torch.as_tensor(basal, dtype=torch.float32).expand(len(rows), -1)
-    effect = net.effect_of_drug(data.fingerprints(torch.from_numpy(data.fields["compound"][rows])))
-    dose = torch.from_numpy(data.fields["dose"][rows]) if use_dose else None
-    predicted = net.predict(state, effect, dose).double().numpy()
-    mean_change = ((known - basal) / sd).mean(axis=0)
-    found = _explained((x - basal) / sd, (predicted - basal) / sd, mean_change)
-    n_drugs = len(np.unique(data.fields["compound"][rows]))
-    return torch.tensor([*found, n_drugs, len(rows)])
-
-
-def _named(report: torch.Tensor) -> dict[str, float]:
-    return dict(zip(REPORT, report.tolist(), strict=True))
-
-
-# -- LINCS Cell Painting: what FiLM takes off -----------------------------------------------------
-
-
-def cellpainting(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[dict]]]:
-    """Name the drug from an image and its dose; does distance from DMSO still tell the dose?
-
-    One plate has no RNA: this is the teacher's image branch alone, encoder, FiLM and codebook.
-    """
-    if "all" in there:
-        return
-    adata = ad.read_h5ad(DATA / "lincs_cellpainting_sq00015054.h5ad")
-    obs = adata.obs
-    is_control = (obs["pert_type"] == "control").to_numpy()
-    x = np.asarray(adata.X, np.float32)
-    centre, spread = np.median(x[is_control], axis=0), x.std(axis=0)
-    x = np.clip(np.where(spread > 0, (x - centre) / np.where(spread > 0, spread, 1), 0), -10, 10)
-    usable = ~is_control & (obs["smiles"].astype(str) != "").to_numpy()
-    names, drug = np.unique(obs["broad_sample"].astype(str)[usable], return_inverse=True)
-    first = obs[usable].drop_duplicates("broad_sample").set_index("broad_sample")
-    bits, read = smiles_fingerprints([str(first.loc[n, "smiles"]) for n in names])
-    assert read.all()
-    dose = obs["mmoles_per_liter"].to_numpy(np.float32)  # stock: only its order and ratio count
-    images, doses = torch.from_numpy(x[usable]), torch.from_numpy(dose[usable])
-    rows = []
-    for film in (True, False):
-        with seeded(seed):
-            encoder = FlatEncoder(x.shape[1], width=128, hidden=256)
-            book, peel = Codebook(torch.from_numpy(bits), width=128), DoseFiLM(128)
-            parts = torch.nn.ModuleList([encoder, book, peel])
-            optimiser = torch.optim.AdamW(parts.parameters(), 1e-3, weight_decay=0.05)
-            for _ in range(10 * scale.epochs):
-                h = peel(encoder.embed(images), doses if film else None)
-                loss = torch.nn.functional.nll_loss(
-                    book.log_probabilities(h), torch.from_numpy(drug)
-                )
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-        with torch.inference_mode():
-            h = encoder.embed(images)
-            still = encoder.embed(torch.from_numpy(x[is_control])).mean(dim=0)
-            views = {"features": images, "embedding": h}
-            if film:
-                views["embedding, dose peeled"] = peel(h, doses)
-        for name, view in views.items():
-            base = {"features": torch.zeros(x.shape[1])}.get(name, still)
-            far = (view - base).norm(dim=1).numpy()
-            of = [drug == d for d in range(len(names))]
-            of = [mine for mine in of if len(np.unique(dose[usable][mine])) > 3]
-            rank = [spearmanr(dose[usable][mine], far[mine])[0] for mine in of]
-            rows.append(
-                {
-                    "film": film,
-                    "view": name,
-                    "dose_rank_correlation": float(np.nanmean(rank)),
-                    "n_drugs": len(of),
-                    "train_loss": float(loss.detach()),
-                }
-            )
-    yield "all", rows
-
-
 PARTS = {
     "simulated": simulated,
+    "variants": variants,
     "pairs": pairs,
-    "jump": jump,
-    "l1000": l1000,
-    "cellpainting": cellpainting,
+    **REAL_PARTS,
 }
-REAL = {"jump", "l1000", "cellpainting"}
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -521,7 +289,7 @@ def summary(table: pd.DataFrame) -> str:
 
 def main(names: list[str], scale: Scale, *, write: bool) -> Iterator[str]:
     for name in names:
-        if name in REAL and not DATA.exists():
+        if name in REAL_PARTS and not DATA.exists():
             yield f"{name}: {DATA} is not there, left out"
             continue
         path = RESULTS / f"tide_{name}.csv"

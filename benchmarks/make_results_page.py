@@ -13,7 +13,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from _page_methods import alignment, phenoseq, semi_clipped, tide
+from _page_methods import alignment, semi_clipped
+from _page_phenoseq_tide import phenoseq, tide
 from scipy import stats
 
 ROOT = Path(__file__).resolve().parent.parent
