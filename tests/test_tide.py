@@ -1,8 +1,7 @@
-"""TIDE: its losses by hand, what reaches whom, what it learns, and what it refuses."""
+"""TIDE: what it learns, what reaches inference, its choices and its state."""
 
 from __future__ import annotations
 
-import json
 import pickle
 
 import anndata as ad
@@ -13,90 +12,20 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from sklearn.neighbors import KNeighborsClassifier
+from tide_screens import PAIRED, SHORT, SMALL, SMILES, VIT, built, drawn, make_screen, setup
 
 import cellfuse as cf
 from cellfuse.model._tide_response import _explained
 from cellfuse.model._tide_training import bank_rows, capped, held_images, neighbour_accuracy
-from cellfuse.nn.codebook import Codebook, distillation_loss
-from cellfuse.nn.contrastive import clip_loss
-from cellfuse.nn.response import RESPONSE_PRESETS, ResponseNetwork, ResponseSizes
-from cellfuse.nn.scgpt import ScGPT
-from cellfuse.nn.tide import FlatEncoder, ScGPTResponse, TideNetwork
+from cellfuse.nn.response import RESPONSE_PRESETS
 from cellfuse.pl._codebook import codebook as draw_codebook
-
-SMILES = {
-    "aspirin": "CC(=O)Oc1ccccc1C(O)=O",
-    "caffeine": "Cn1c(=O)c2c(ncn2C)n(C)c1=O",
-    "colchicine": "COc1cc2CCC(NC(C)=O)c3cc(=O)c(OC)ccc3-c2c(OC)c1OC",
-    "vorinostat": "ONC(=O)CCCCCCC(=O)Nc1ccccc1",
-    "imaged only": "CCCC(CCC)C(O)=O",
-    "sequenced only": "Nc1ccccc1",
-}
-PAIRED = ["aspirin", "caffeine", "colchicine", "vorinostat"]
-KEYS = ["compound", "cell_line"]
-SMALL = {"hidden": 16, "codebook_hidden": 16, "codebook_width": 8}
-VIT = {"width": 12, "depth": 1, "n_heads": 2}
-SHORT = {"response_epochs": 1, "enable_progress_bar": False}
-TINY = ResponseSizes(8, 2, n_latents=2, n_cross=1, n_self=1, depth=1, hidden=8)
-
-
-def make_screen(*, replicates=4, n_genes=8, side=16, strength=2.0, noise=0.5, seed=0) -> md.MuData:
-    """Drugs that move images and expression along directions of their own; doses that differ."""
-    rng = np.random.default_rng(seed)
-    names = list(SMILES)
-    place = {m: strength * rng.normal(size=(len(names), 8)) for m in ("image", "rna")}
-    doses = {"image": (0.1, 10.0), "rna": (1.0, 30.0)}
-    mods = {}
-    for m in ("image", "rna"):
-        skipped = {"image": "sequenced only", "rna": "imaged only"}[m]
-        rows = [
-            (name, line, dose)
-            for name in names
-            if name != skipped
-            for line in ("A549", "U2OS")
-            for dose in doses[m]
-            for _ in range(replicates)
-        ]
-        rows += [("DMSO", line, np.nan) for line in ("A549", "U2OS") for _ in range(4)]
-        obs = pd.DataFrame(rows, columns=["compound", "cell_line", "dose_um"])
-        obs.index = [f"{m}-{i}" for i in range(len(obs))]
-        obs["smiles"] = obs["compound"].map(SMILES)
-        which = obs["compound"].map({n: i for i, n in enumerate(names)})
-        effect = np.zeros((len(obs), 8))
-        treated = which.notna().to_numpy()
-        share = obs["dose_um"].to_numpy()[treated] / (1 + obs["dose_um"].to_numpy()[treated])
-        effect[treated] = place[m][which[treated].astype(int)] * (0.5 + share[:, None] / 2)
-        effect += (obs["cell_line"] == "U2OS").to_numpy()[:, None] * 0.5
-        x = effect + noise * rng.normal(size=effect.shape)
-        if m == "image":
-            adata = ad.AnnData(obs=obs)
-            adata.obsm["flat"] = x.astype("f4")
-            adata.obsm["crops"] = rng.integers(0, 256, (len(obs), 2, side, side), dtype=np.uint8)
-            adata.uns["channels"] = ["DNA", "ER"]
-        else:
-            counts = rng.poisson(50 * np.exp(0.3 * x[:, :n_genes]))
-            var = pd.DataFrame(index=[f"GENE{i}" for i in range(n_genes)])
-            adata = ad.AnnData(sp.csr_matrix(counts.astype("f4")), obs=obs, var=var)
-            adata.obsm["X_values"] = x.astype("f4")
-        mods[m] = adata
-    return md.MuData(mods)
 
 
 @pytest.fixture(scope="module")
 def screen():
     return make_screen()
-
-
-def setup(mdata, **given):
-    cf.TIDE.setup_mudata(mdata, **{"context_keys": KEYS, "image_rep": "flat", **given})
-
-
-def built(mdata, *, setup_with=None, **given):
-    setup(mdata, **(setup_with or {}))
-    return cf.TIDE(mdata, **{**SMALL, **given})
 
 
 @pytest.fixture(scope="module")
@@ -105,126 +34,6 @@ def trained():
     model.train_response(50, lr=3e-3, enable_progress_bar=False)
     model.train(60, validation_images=0, lr=5e-3, enable_progress_bar=False)
     return model
-
-
-# -- the losses -----------------------------------------------------------------------------------
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def network(**given) -> TideNetwork:
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(0)
-        made = TideNetwork(
-            FlatEncoder(5, width=6, hidden=4),
-            ResponseNetwork(7, 12, TINY),
-            Codebook((drawn(3, 12) > 0).float(), width=4, hidden=8),
-            n_channels=5,
-            hidden=8,
-            **given,
-        )
-        # Away from the identity, so that a dose that is told changes something.
-        for film in (made.dose, made.response.take_dose):
-            film.mlp[-1].weight.data.normal_()
-    return made
-
-
-def inputs(seed=0):
-    dose = torch.tensor([0.1, 1.0, 10.0, 0.0])
-    return {
-        "images": drawn(4, 5, seed=seed),
-        "image_dose": dose,
-        "rna": drawn(4, 7, seed=seed + 1),
-        "basal": drawn(4, 7, seed=seed + 2),
-        "rna_dose": dose.flip(0),
-        "drug": torch.tensor([0, 2, 1, 1]),
-    }
-
-
-def test_the_loss_is_the_one_worked_out_by_hand():
-    net, given = network(alpha=0.7), inputs()
-    found = net(**given)
-    h = net.image.mlp(given["images"])
-    gamma, beta = net.dose.mlp((given["image_dose"] + 1e-3).log10()[:, None]).chunk(2, 1)
-    h_i = h * (1 + gamma) + beta
-    h_r = net.response.effect_of_profile(given["rna"], given["basal"], given["rna_dose"])
-    h_c = net.response.state(given["basal"])
-    parts = [F.layer_norm(x, x.shape[1:]) for x in (h_i, h_r, h_c)]
-    h_t = net.fuse[2](F.gelu(net.fuse[0](torch.cat(parts, 1))))
-    h_s = net.student[2](F.gelu(net.student[0](h)))
-    v = net.codebook()
-    p_t = (h_t @ v.T / (0.1 * h_t.norm(dim=1, keepdim=True))).softmax(1)
-    p_s = (h_s @ v.T / (0.1 * h_s.norm(dim=1, keepdim=True))).softmax(1)
-    distill = (p_t * (p_t / p_s).log()).sum(1).mean()
-    label = -p_t[torch.arange(4), given["drug"]].log().mean()
-    torch.testing.assert_close(found["distillation_loss"], distill, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found["teacher_loss"], label, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found["loss"], distill + 0.7 * label, rtol=1e-4, atol=1e-5)
-    right = (p_t.argmax(1) == given["drug"]).float().mean()
-    torch.testing.assert_close(found["teacher_accuracy"], right)
-
-
-def test_distillation_teaches_the_student_and_not_the_teacher():
-    net = network()
-    net(**inputs())["distillation_loss"].backward()
-    teacher = [*net.fuse.parameters(), *net.norms.parameters(), *net.dose.parameters()]
-    assert all(p.grad is None or (p.grad == 0).all() for p in teacher)
-    assert all(p.grad is None for p in net.response.parameters())
-    for taught in (net.student, net.image, net.codebook):
-        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in taught.parameters())
-
-
-def test_the_labels_teach_the_teacher_and_not_the_students_head():
-    net = network()
-    net(**inputs())["teacher_loss"].backward()
-    assert all(p.grad is None for p in net.student.parameters())
-    assert net.fuse[0].weight.grad.abs().sum() > 0
-    assert net.dose.mlp[-1].weight.grad.abs().sum() > 0
-    assert net.codebook.delta.grad.abs().sum() > 0
-
-
-def test_no_structure_of_a_drug_reaches_the_teacher():
-    net, given = network(), inputs()
-
-    def teach():
-        h_r, h_c = net.transcriptome(given["rna"], given["basal"], given["rna_dose"])
-        return net.teach(net.features(given["images"]), given["image_dose"], h_r, h_c)
-
-    before = teach()
-    net.codebook.fingerprints.zero_()
-    net.codebook.delta.data += 1
-    torch.testing.assert_close(teach(), before)
-
-
-@pytest.mark.parametrize("dose", ["image_dose", "rna_dose"])
-def test_doses_reach_the_teacher_unless_they_are_left_out(dose):
-    given = inputs()
-    other = {**given, dose: given[dose] + 3}
-    with torch.no_grad():
-        told, kept = network(), network(use_dose=False)
-        assert told(**other)["teacher_loss"] != told(**given)["teacher_loss"]
-        assert kept(**other)["teacher_loss"] == kept(**given)["teacher_loss"]
-
-
-def test_the_baselines_are_clips_loss_against_prototypes_and_against_rna():
-    given = inputs()
-    same = (given["drug"][:, None] == given["drug"]).float()
-    net = network(objective="drug")
-    student = net.student(net.features(given["images"]))
-    by_hand = clip_loss(student, net.codebook()[given["drug"]], 10.0, weight=same)
-    torch.testing.assert_close(net(**given)["loss"], by_hand)
-    net = network(objective="rna")
-    student = net.student(net.features(given["images"]))
-    h_r, _ = net.transcriptome(given["rna"], given["basal"], given["rna_dose"])
-    by_hand = clip_loss(student, net.rna_head(h_r), 10.0, weight=same)
-    torch.testing.assert_close(net(**given)["loss"], by_hand)
-
-
-def test_without_loss_where_student_and_teacher_agree():
-    p = drawn(3, 4).log_softmax(1)
-    assert distillation_loss(p, p) == pytest.approx(0, abs=1e-6)
 
 
 # -- what it learns -------------------------------------------------------------------------------
@@ -621,187 +430,6 @@ def test_a_resumed_training_ends_with_the_same_weights(screen, tmp_path, step):
     pd.testing.assert_frame_equal(resumed.response_report_, whole.response_report_)
     name = "validation_knn_accuracy"
     pd.testing.assert_frame_equal(resumed.history[name], whole.history[name])
-
-
-# -- scGPT ----------------------------------------------------------------------------------------
-
-
-def write_checkpoint(folder, genes):
-    vocabulary = {name: i for i, name in enumerate([*genes, "<pad>", "<cls>", "<eoc>"])}
-    folder.mkdir()
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    sizes = {"embsize": 8, "nheads": 2, "d_hid": 8, "nlayers": 1, "pad_value": -2}
-    (folder / "args.json").write_text(json.dumps({**sizes, "dropout": 0.5}))
-    net = ScGPT(len(vocabulary), width=8, n_heads=2, hidden=8, n_layers=1, pad=vocabulary["<pad>"])
-    weights = {}
-    for name, tensor in net.state_dict().items():
-        name = name.replace("genes.embedding.", "encoder.embedding.")
-        name = name.replace("genes.norm.", "encoder.enc_norm.")
-        name = name.replace("values.first.", "value_encoder.linear1.")
-        name = name.replace("values.second.", "value_encoder.linear2.")
-        name = name.replace("values.norm.", "value_encoder.norm.")
-        name = name.replace("blocks.", "transformer_encoder.layers.")
-        name = name.replace("attention.out.", "self_attn.out_proj.")
-        for ours, theirs in (("first", "linear1"), ("second", "linear2")):
-            name = name.replace(f"layers.0.{ours}.", f"layers.0.{theirs}.")
-        name = name.replace("norm_attention", "norm1").replace("norm_mlp", "norm2")
-        weights[name] = tensor
-    for kind in ("weight", "bias"):
-        base = "transformer_encoder.layers.0."
-        parts = [weights.pop(f"{base}attention.{part}.{kind}") for part in ("query", "key_value")]
-        weights[f"{base}self_attn.Wqkv.{kind}"] = torch.cat(parts)
-    torch.save(weights, folder / "best_model.pt")
-    return folder
-
-
-def test_a_checkpoint_reads_the_transcriptomes_and_is_saved_with_the_model(screen, tmp_path):
-    folder = write_checkpoint(tmp_path / "scgpt", [f"GENE{i}" for i in range(6)])
-    model = built(screen, checkpoint=folder, seed=0)
-    assert isinstance(model.module.response, ScGPTResponse)
-    model.train(1, validation_images=0, **SHORT)
-    model.save(tmp_path / "model")
-    (folder / "vocab.json").unlink()
-    other = cf.TIDE.load(tmp_path / "model")
-    controls = screen["rna"][-3:].copy()
-    np.testing.assert_allclose(
-        other.predict_expression(controls, "CCO", 1.0),
-        model.predict_expression(controls, "CCO", 1.0),
-        rtol=1e-5,
-    )
-
-
-def test_a_checkpoint_that_lacks_genes_is_refused(screen, tmp_path):
-    folder = write_checkpoint(tmp_path / "scgpt", ["GENE0", "TP53"])
-    with pytest.raises(ValueError, match="lacks 7 of the 8 genes .*'GENE1'"):
-        built(screen, checkpoint=folder)
-    with pytest.raises(ValueError, match="reads genes by name"):
-        built(screen, checkpoint=folder, setup_with={"rna_rep": "X_values"})
-
-
-def test_expression_is_binned_by_its_own_order(tmp_path, screen):
-    folder = write_checkpoint(tmp_path / "scgpt", [f"GENE{i}" for i in range(8)])
-    bins = built(screen, checkpoint=folder).module.response.encoder.bins
-    found = bins(torch.tensor([[0.0, 5.0, 1.0, 3.0, 0.0]]))
-    assert found[0, [0, 4]].tolist() == [0, 0]
-    assert found[0, 2] < found[0, 3] < found[0, 1]
-    assert 1 <= found[0, 2] and found[0, 1] <= 50
-    torch.testing.assert_close(bins(torch.tensor([[0.0, 5.0, 1.0, 3.0, 0.0]]) * 9), found)
-
-
-# -- what setup refuses ---------------------------------------------------------------------------
-
-
-def poked(modality, column, value, rows=slice(0, 2)):
-    mdata = make_screen()
-    obs = mdata[modality].obs
-    values = obs[column].to_numpy(dtype=object).copy()
-    values[rows] = value
-    obs[column] = values
-    return mdata
-
-
-def test_smiles_that_are_not_read_are_named_before_anything_else():
-    mdata = poked("image", "smiles", "nonsense")
-    mdata["image"].obs["dose_um"] = -1.0  # wrong too, and told later
-    with pytest.raises(ValueError, match=r"does not read obs\['smiles'\] in 2 rows: 'image-0: no"):
-        setup(mdata)
-
-
-@pytest.mark.parametrize(
-    ("modality", "column", "value", "text"),
-    [
-        ("image", "smiles", "CCO", "'aspirin' has 2 structures: 'CC.*', 'CCO'"),
-        ("image", "dose_um", -1.0, "is negative for 2 treated rows: 'image-0', 'image-1'"),
-        ("rna", "dose_um", np.nan, "of modality 'rna' is missing or infinite for 2 treated rows"),
-        ("rna", "dose_um", "10 uM", "must hold numbers, doses in uM; found '10 uM'"),
-        ("rna", "compound", "DMSO-d6", "compound 'aspirin'|have no structure|2 structures"),
-    ],
-)
-def test_bad_rows_are_named(modality, column, value, text):
-    mdata = poked(modality, column, value)
-    if column == "compound":
-        mdata[modality].obs.iloc[:2, mdata[modality].obs.columns.get_loc("smiles")] = None
-    with pytest.raises(ValueError, match=text):
-        setup(mdata)
-
-
-def test_one_structure_spelled_twice_is_no_error():
-    setup(poked("image", "smiles", "O=C(O)c1ccccc1OC(C)=O"))
-
-
-def test_compounds_with_one_fingerprint_are_named():
-    mdata = make_screen()
-    for m in ("image", "rna"):
-        obs = mdata[m].obs
-        obs["smiles"] = obs["smiles"].replace(SMILES["caffeine"], "CCCCCCCCCCCCCCCC")
-        obs["smiles"] = obs["smiles"].replace(SMILES["vorinostat"], "CCCCCCCCCCCCCCCCCC")
-    with pytest.warns(UserWarning, match="same fcfp4 fingerprint .*'caffeine = vorinostat'"):
-        setup(mdata)
-
-
-def test_controls_lines_and_pairs_must_be_there():
-    with pytest.raises(KeyError, match="'dmso' is not in.*Did you mean 'DMSO'"):
-        mdata = make_screen()
-        mdata["image"].obs["smiles"] = mdata["image"].obs["smiles"].fillna("CS(C)=O")
-        setup(mdata, control="dmso")
-    mdata = make_screen()
-    rna = mdata["rna"]
-    bare = (rna.obs["compound"] == "DMSO") & (rna.obs["cell_line"] == "U2OS")
-    lacking = md.MuData({"image": mdata["image"], "rna": rna[~bare.to_numpy()].copy()})
-    with pytest.raises(ValueError, match="no control .'DMSO'. RNA in cell lines 'U2OS'"):
-        setup(lacking)
-    other = make_screen()
-    names = other["rna"].obs["compound"]
-    other["rna"].obs["compound"] = names.where(names == "DMSO", names + " acid")
-    with (
-        pytest.warns(UserWarning, match="'aspirin = aspirin acid'"),
-        pytest.raises(ValueError, match="0 compounds have images and RNA in one context"),
-    ):
-        setup(other)
-    with pytest.raises(ValueError, match="must be one of the context keys"):
-        setup(make_screen(), context_keys="compound")
-    with pytest.raises(KeyError, match="'drug' is not in the context keys"):
-        setup(make_screen(), control_key="drug")
-    with pytest.raises(KeyError, match="'SMILES' is not in obs of any modality"):
-        setup(make_screen(), smiles_key="SMILES")
-
-
-def test_values_that_are_no_counts_are_named():
-    mdata = make_screen()
-    mdata["rna"].X = mdata["rna"].X * 0.5
-    with pytest.raises(ValueError, match="`rna_counts=False`"):
-        setup(mdata)
-    setup(mdata, rna_counts=False)
-
-
-@pytest.mark.parametrize(
-    ("given", "error", "text"),
-    [
-        ({"preset": "huge"}, KeyError, "'huge' is not in the presets"),
-        ({"ssl": "simclr"}, ValueError, "ssl='simclr'"),
-        ({"objective": "clip"}, ValueError, "objective='clip'"),
-        ({"n_paired": -1}, ValueError, "n_paired >= 0"),
-        ({"n_paired": 0}, ValueError, "there is none"),
-        ({"tau": 0.0}, ValueError, "temperature=0.0"),
-        ({"hidden": 0}, ValueError, "hidden must be positive"),
-        ({"depth": 2}, TypeError, "'depth'.*not a ViT"),
-        ({"seed": -1}, ValueError, "seed must be"),
-    ],
-)
-def test_bad_arguments_are_named(screen, given, error, text):
-    with pytest.raises(error, match=text):
-        built(screen, **given)
-
-
-def test_an_untrained_model_says_so(screen):
-    model = built(screen)
-    for call in (model.predict, model.get_latent_representation):
-        with pytest.raises(RuntimeError, match="not trained"):
-            call()
-    with pytest.raises(ValueError, match="max_epochs >= 1"):
-        model.train(0)
-    with pytest.raises(ValueError, match="holdout"):
-        model.train_response(1, holdout=1.0)
 
 
 # -- the figure -----------------------------------------------------------------------------------

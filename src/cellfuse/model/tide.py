@@ -27,14 +27,9 @@ from cellfuse.model._tide_config import (
     sizes_of,
 )
 from cellfuse.model._tide_inference import TideInference
-from cellfuse.model._tide_response import (
-    Transcriptomes,
-)
+from cellfuse.model._tide_response import Transcriptomes
 from cellfuse.model._tide_response_stage import ResponseStage
-from cellfuse.model._tide_setup import (
-    field_arrays,
-    read_screen,
-)
+from cellfuse.model._tide_setup import field_arrays, read_screen
 from cellfuse.model._tide_training import (
     JointLosses,
     JointTraining,

@@ -1,0 +1,69 @@
+"""Small screens and networks, shared by the tests of PhenoSeq."""
+
+from __future__ import annotations
+
+import anndata as ad
+import mudata as md
+import numpy as np
+import pandas as pd
+import torch
+
+import cellfuse as cf
+from cellfuse.model._phenoseq_network import PhenoSeqNetwork
+from cellfuse.nn.denoiser import DenoiserSizes
+
+TINY = {"width": 16, "n_heads": 2, "depth": 2, "encoder_heads": 2, "time_width": 8}
+SETUP = {"image_rep": "X_vit", "rna_rep": "X_scgpt"}
+SHORT = {"documents_per_context": 2, "batch_size": 4, "enable_progress_bar": False}
+
+
+def toy(
+    n_samples: int = 6, cells: int = 8, *, image: int = 6, rna: int = 4, seed: int = 0
+) -> md.MuData:
+    """Samples of two treatments in three replicates; RNA is linear in the images' mean."""
+    rng = np.random.default_rng(seed)
+    code = np.repeat(np.arange(n_samples), cells)
+    effect = rng.normal(size=(n_samples, image))
+    map_ = np.random.default_rng(99).normal(size=(image, rna))
+
+    def modality(name, values):
+        obs = pd.DataFrame(
+            {
+                "sample": [f"s{i}" for i in code],
+                "treatment": [f"t{i % 2}" for i in code],
+                "split": np.array(["train", "train", "validation", "test"])[code % 4],
+                "size": np.arange(len(code)),
+            },
+            index=[f"{name}-{i}" for i in range(len(code))],
+        )
+        return ad.AnnData(obs=obs, obsm={"X_vit" if name == "image" else "X_scgpt": values})
+
+    images = effect[code] + 0.3 * rng.normal(size=(len(code), image))
+    counts = 5 + 2 * (effect @ map_)[code] + 0.3 * rng.normal(size=(len(code), rna))
+    return md.MuData(
+        {
+            "image": modality("image", images.astype("f4")),
+            "rna": modality("rna", counts.astype("f4")),
+        }
+    )
+
+
+def build(mdata: md.MuData | None = None, *, setup=None, **given) -> cf.PhenoSeq:
+    mdata = toy() if mdata is None else mdata
+    cf.PhenoSeq.setup_mudata(mdata, **{**SETUP, **(setup or {})})
+    return cf.PhenoSeq(mdata, **{"set_size": 4, **TINY, **given})
+
+
+def difference(one: cf.PhenoSeq, other: cf.PhenoSeq) -> float:
+    a, b = one.module.state_dict(), other.module.state_dict()
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+def network(image: int = 6, rna: int = 4, **sizes) -> PhenoSeqNetwork:
+    """A network whose output is not nearly 0, as it is at the start of training."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = PhenoSeqNetwork(image, rna, DenoiserSizes(**{**TINY, **sizes}), diffusion={})
+        torch.nn.init.normal_(made.denoiser.out[-1].weight, std=0.3)
+    return made.eval()

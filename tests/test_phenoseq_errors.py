@@ -1,0 +1,166 @@
+"""What PhenoSeq refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from phenoseq_screens import SETUP, SHORT, build, toy
+
+import cellfuse as cf
+from cellfuse.model._phenoseq_network import sizes_of
+from cellfuse.nn.denoiser import DenoiserSizes
+
+
+@pytest.fixture(autouse=True)
+def _the_same_numbers_in_every_run():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def trained() -> cf.PhenoSeq:
+    model = build(context_dropout=0.1)
+    model.train(3, **SHORT)
+    return model
+
+
+# -- bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setup", "error", "text"),
+    [
+        ({"image_rep": "X_vitt"}, KeyError, "Did you mean 'X_vit'"),
+        ({"context_keys": "well"}, KeyError, "'well' is not in obs"),
+        ({"split_key": "splits"}, KeyError, "Did you mean 'split'"),
+        ({"split_key": "split", "train": "rep1"}, KeyError, "'rep1' is not in obs.*`train="),
+        (
+            {"split_key": "split", "validation": "val"},
+            KeyError,
+            "'val' is not in obs.*or None for no",
+        ),
+        ({"split_key": "split", "train": "test", "validation": "test"}, ValueError, "shares none"),
+        ({"modalities": {"image": "image"}}, ValueError, "trained on both roles"),
+        ({"modalities": {"picture": "image"}}, KeyError, "roles"),
+    ],
+)
+def test_a_setup_that_cannot_work_is_refused(setup, error, text):
+    with pytest.raises(error, match=text):
+        cf.PhenoSeq.setup_mudata(toy(), **{**SETUP, **setup})
+
+
+def test_a_split_without_a_training_context_is_refused():
+    mdata = toy()
+    mdata["rna"].obs["split"] = np.where(mdata["rna"].obs["sample"] == "s2", "train", "test")
+    with pytest.raises(ValueError, match=r"no context has training cells.*both modalities"):
+        cf.PhenoSeq.setup_mudata(mdata, **SETUP, split_key="split", validation=None)
+
+
+def test_pixels_are_no_embedding():
+    mdata = toy()
+    mdata["image"].obsm["crops"] = np.zeros((48, 1, 4, 4), np.uint8)
+    with pytest.raises(ValueError, match=r"obsm\['crops'\].*flat embeddings"):
+        cf.PhenoSeq.setup_mudata(mdata, image_rep="crops", rna_rep="X_scgpt")
+
+
+def test_nan_is_refused_in_setup_and_in_drawing(trained):
+    mdata = toy()
+    mdata["rna"].obsm["X_scgpt"][3, 1] = np.nan
+    with pytest.raises(ValueError, match=r"1 NaN or infinite"):
+        build(mdata)
+    images = toy()["image"]
+    images.obsm["X_vit"][0, 0] = np.inf
+    with pytest.raises(ValueError, match=r"1 NaN or infinite"):
+        trained.sample(images)
+
+
+def test_features_that_are_all_constant_are_refused():
+    mdata = toy()
+    mdata["image"].obsm["X_vit"][:] = 1
+    with (
+        pytest.warns(UserWarning, match="6 of 6 features"),
+        pytest.raises(ValueError, match=r"all features of obsm\['X_vit'\].*constant"),
+    ):
+        build(mdata).train(1, **SHORT)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ({"n_steps": 0}, ValueError, "from 1 to 1000 .* found 0"),
+        ({"n_steps": 1001}, ValueError, "found 1001"),
+        ({"n_samples": 0}, ValueError, "n_samples must be at least 1"),
+        ({"conditioning": "all"}, ValueError, "expected 'mean' or 'set'"),
+        ({"eta": 2.0}, ValueError, "eta must be from 0 to 1"),
+        ({"seed": -1}, ValueError, "seed must be"),
+        ({"contexts": ["s9"]}, KeyError, "'s9' is not in the contexts that have images"),
+        ({"contexts": []}, ValueError, "empty"),
+    ],
+)
+def test_draws_that_cannot_be_made_are_refused(trained, given, error, text):
+    with pytest.raises(error, match=text):
+        trained.sample(**given)
+
+
+def test_guidance_needs_a_model_that_has_seen_no_context():
+    model = build()
+    model.train(1, **SHORT)
+    with pytest.raises(ValueError, match="context_dropout=0.1"):
+        model.sample(guidance=2.0)
+
+
+def test_another_width_is_refused(trained):
+    images = toy(image=7)["image"]
+    with pytest.raises(ValueError, match=r"shape \(7,\); the model was trained on \(6,\)"):
+        trained.sample(images)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ({"preset": "large"}, KeyError, "presets"),
+        ({"heads": 2}, TypeError, "no argument 'heads'"),
+        ({"depth": 0}, ValueError, "depth must be positive"),
+        ({"dropout": 1.0}, ValueError, "below 1"),
+        ({"context_dropout": 1.0}, ValueError, "context_dropout"),
+        ({"set_size": 0}, ValueError, "set_size"),
+        ({"n_heads": 3}, ValueError, "multiple"),
+        ({"time_width": 7}, ValueError, "even"),
+        ({"prediction": "eps"}, ValueError, "prediction='eps'"),
+        ({"schedule": "quadratic"}, ValueError, "schedule='quadratic'"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused(given, error, text):
+    with pytest.raises(error, match=text):
+        build(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"max_epochs": 0}, "max_epochs"),
+        ({"lr": 0.0}, "lr must be positive"),
+        ({"validation_size": 1.0}, "validation_size"),
+        ({"rna_per_document": 0}, "at least one cell"),
+    ],
+)
+def test_a_training_that_cannot_run_is_refused(given, text):
+    with pytest.raises(ValueError, match=text):
+        build().train(**{**SHORT, **given})
+
+
+def test_noise_of_more_features_than_the_width_is_warned_of():
+    with pytest.warns(UserWarning, match="width 16 cannot tell noise of 20 RNA features"):
+        model = build(toy(rna=20), prediction="noise")
+    assert model.module.diffusion.prediction == "noise"
+    assert build(toy(rna=20)).module.diffusion.prediction == "v"
+
+
+def test_an_untrained_model_draws_nothing():
+    with pytest.raises(RuntimeError, match="not trained"):
+        build().sample()
+
+
+def test_presets_and_single_sizes():
+    assert sizes_of("base", {}) == DenoiserSizes()
+    assert sizes_of("small", {"depth": 5}).depth == 5
