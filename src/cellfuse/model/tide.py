@@ -342,7 +342,9 @@ class TIDE(ResponseStage, TideInference):
         validation_images
             Images of each compound (at most a fifth of them) that are held out. The weights kept
             are those of the epoch with the highest accuracy of their 20 nearest neighbours among
-            the training images (paper: 10 images); 0 holds none out and keeps the last.
+            the training images (paper: 10 images); 0 holds none out and keeps the last. Of a few
+            hundred held-out images the accuracy is too noisy to choose by (look at
+            ``history["validation_knn_accuracy"]``).
         lr, weight_decay, warmup
             AdamW; the self-supervised method's by default (see :meth:`cellfuse.DINO.train`,
             :meth:`cellfuse.MAE.train`). `weight_decay` at the first and last step changes in DINO

@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from cellfuse._access import obs_column, profiles_only
 from cellfuse._errors import missing_key
-from cellfuse.pl._figure import GREY, Save, bare, finish, legend_below, line_style, panels
+from cellfuse.pl._figure import GREY, Save, bare, finish, legend_beside, line_style, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +82,7 @@ def codebook(
         _draw(one, np.asarray(book.obsm[key]), groups, book.obs_names, pairs)
         one.set(title=title, xlabel="PC 1", ylabel="PC 2")
     if groups is not None:
-        legend_below(axes[0])
+        legend_beside(axes[1])
     finish(list(axes), show=show, save=save)
     return axes
 

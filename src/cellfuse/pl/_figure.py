@@ -91,6 +91,21 @@ def legend_below(ax: Axes) -> None:
     _make_room(ax, legend)
 
 
+def legend_beside(ax: Axes) -> None:
+    """Put the legend to the right of the last panel; our own figure grows by it."""
+    legend = ax.legend(
+        loc="center left",
+        bbox_to_anchor=(1.02, 0.5),
+        frameon=False,
+        borderaxespad=0.0,
+        fontsize="small",
+    )
+    figure = ax.get_figure(root=True)
+    if figure is not None and figure.get_layout_engine() is not None:
+        width = legend.get_window_extent().width / figure.dpi
+        figure.set_figwidth(figure.get_figwidth() + width)
+
+
 def _make_room(ax: Axes, legend: Legend) -> None:
     """Widen our own one-panel figure to its legend, to which the layout would shrink the plot."""
     figure = ax.get_figure(root=True)
