@@ -76,6 +76,32 @@ def _classified(frame: pd.DataFrame, table: Table, cell: Cell) -> str:
     )
 
 
+def curves(table: Table, cell: Cell) -> str:
+    """Validation loss of PhenoSeq against seconds of training, by RNA cells per document."""
+    frame = read("phenoseq_curves")
+    if frame is None:
+        return ""
+    ends = frame.groupby(["rna_per_document", "seed"])["seconds"].max()
+    whole = float(ends.min())  # all were still training then
+    rows = []
+    for (m, seed), run in frame.groupby(["rna_per_document", "seed"]):
+        row: dict[str, float] = {"m": m, "seed": seed, "epoch": ends[m, seed] / len(run)}
+        for share in (0.1, 0.25, 0.5, 1.0):
+            done = run[run["seconds"] <= share * whole]["validation_loss"]
+            row[f"{share:g}"] = float(done.min()) if len(done) else float("nan")
+        row["lowest"] = float(run["validation_loss"].min())
+        rows.append(row)
+    columns = {"epoch": "seconds per epoch"}
+    columns |= {f"{s:g}": f"after {s * whole:.0f} s" for s in (0.1, 0.25, 0.5, 1.0)}
+    columns["lowest"] = "at the end"
+    found = pivot(pd.DataFrame(rows), ["m"], columns, cell)
+    return (
+        "`python benchmarks/phenoseq_training.py curves`: lowest validation loss so far, against "
+        "seconds of training (validation not counted); equal data and epochs, "
+        f"{frame['seed'].nunique()} seeds. m: RNA cells per document.\n\n" + table(found)
+    )
+
+
 def tide(table: Table, cell: Cell) -> str:
     """TIDE and its baselines."""
     text = ["### Simulated drugs: one-shot transfer and target discovery\n"]

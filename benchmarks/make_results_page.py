@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from _page_methods import alignment, semi_clipped
-from _page_phenoseq_tide import phenoseq, tide
+from _page_phenoseq_tide import curves, phenoseq, tide
 from scipy import stats
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -310,6 +310,7 @@ def speed() -> str:
             for t in found["targets"]
         ]
         text.append(table(pd.DataFrame(targets, columns=["what", "found", "target", "met"])))
+    text.append(curves(table, cell3))
     path = RESULTS / "documents.json"
     if path.exists():
         text.append(_documents(json.loads(path.read_text())))

@@ -114,7 +114,7 @@ def main() -> None:
         "steps": STEPS,
         "parameters": sum(p.numel() for p in ours.parameters()),
         "largest_difference": difference,
-        "float32": found,
+        "sides": found,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
     }
     if device == "cuda":
@@ -125,8 +125,8 @@ def main() -> None:
             fast["compiled"]()
             result["bf16"] |= measure(fast, arguments.rounds)
         result["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
-    for precision in ("float32", "bf16"):
-        for name, times in result.get(precision, {}).items():
+    for precision, key in (("float32", "sides"), ("bf16", "bf16")):
+        for name, times in result.get(key, {}).items():
             rate = arguments.samples / times["seconds"]
             print(f"{precision} {name:10s}{times['seconds']:9.2f} s {rate:9.1f} samples/s")
     ratio = {k: found["plain"][k] / found["folded"][k] for k in ("seconds", "cpu_seconds")}
