@@ -110,10 +110,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "TIDE": {},
     "CL(D)": {"objective": "drug"},
     "CL(R)": {"objective": "rna"},
-    "TIDE, no dose": {"use_dose": False},
-    "TIDE, response model not fine-tuned": {"finetune_response": False},
 }
 VARIANTS: dict[str, dict[str, Any]] = {
+    "TIDE, response model not fine-tuned": {"finetune_response": False},
+    "TIDE, no dose": {"use_dose": False},
     "TIDE with MAE": {"ssl": "mae"},
     "TIDE without SSL": {"ssl": None},
 }
@@ -210,12 +210,12 @@ def explained(model: cf.TIDE) -> dict[str, float]:
 
 
 def simulated(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[dict]]]:
-    """The baselines, TIDE, and its ablations."""
+    """TIDE and its baselines."""
     return compared([*REFERENCES, *ALONE, *METHODS], seed, scale, there)
 
 
 def variants(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[dict]]]:
-    """TIDE with another third term, or without one."""
+    """TIDE without doses, without fine-tuning, with another third term or without one."""
     return compared(list(VARIANTS), seed, scale, there)
 
 

@@ -95,7 +95,7 @@ def legend_beside(ax: Axes) -> None:
     """Put the legend to the right of the last panel; our own figure grows by it."""
     legend = ax.legend(
         loc="center left",
-        bbox_to_anchor=(1.02, 0.5),
+        bbox_to_anchor=(1.08, 0.5),
         frameon=False,
         borderaxespad=0.0,
         fontsize="small",
