@@ -149,6 +149,11 @@ def test_a_training_that_cannot_run_is_refused(given, text):
         build().train(**{**SHORT, **given})
 
 
+def test_an_argument_that_nobody_has_is_refused_with_the_likely_name():
+    with pytest.raises(TypeError, match=r"PhenoSeq.train\(\) has no.*Did you mean 'warmup_epochs'"):
+        build().train(1, warm_up_epochs=3)
+
+
 def test_noise_of_more_features_than_the_width_is_warned_of():
     with pytest.warns(UserWarning, match="width 16 cannot tell noise of 20 RNA features"):
         model = build(toy(rna=20), prediction="noise")

@@ -195,7 +195,7 @@ def test_an_untrained_model_says_so(screen):
     for call in (model.predict, model.get_latent_representation):
         with pytest.raises(RuntimeError, match="not trained"):
             call()
-    with pytest.raises(ValueError, match="max_epochs >= 1"):
+    with pytest.raises(ValueError, match="max_epochs must be at least 1"):
         model.train(0)
     with pytest.raises(ValueError, match="holdout"):
         model.train_response(1, holdout=1.0)

@@ -231,10 +231,7 @@ class ImageModel(DocumentModel):
         num_workers: int,
         **trainer: Any,
     ) -> None:
-        if self.adata is None:
-            raise ValueError("this model was loaded without data: load it with `adata=...`.")
-        if max_epochs < 1:
-            raise ValueError(f"max_epochs must be at least 1, found {max_epochs}.")
+        self._check_trainable(max_epochs, trainer)
         if lr <= 0:
             raise ValueError(f"lr must be positive, found {lr}.")
         plan, validation, rows = self._plans(batch_size, validation_size, seed)

@@ -33,6 +33,7 @@ from cellfuse.data import CellInput, Contexts, Reader, Source, check_values, sta
 from cellfuse.data.readers import read_dense
 from cellfuse.model._setup import check_mudata
 from cellfuse.model._storage import read_folder, write_folder
+from cellfuse.model._training import refuse_unknown
 
 __all__ = ["DocumentModel"]
 
@@ -270,9 +271,10 @@ class DocumentModel(BaseModelClass):
         """One data frame per number that was logged in training, indexed by epoch."""
         return self.history_ or {}
 
-    def _check_trainable(self, max_epochs: int) -> None:
+    def _check_trainable(self, max_epochs: int, trainer_kwargs: Mapping[str, Any]) -> None:
+        refuse_unknown(trainer_kwargs, type(self).train)
         if self.adata is None:
-            raise ValueError("this model was loaded without data: load it with `adata=mdata`.")
+            raise ValueError("this model was loaded without data: load it with `adata=...`.")
         if max_epochs < 1:
             raise ValueError(f"max_epochs must be at least 1, found {max_epochs}.")
 

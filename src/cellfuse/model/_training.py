@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any
 
 import lightning as L
@@ -239,6 +241,17 @@ def default_precision(accelerator: str, precision: str | None) -> str:
         return precision
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return "bf16-mixed" if on_gpu else "32-true"
+
+
+def refuse_unknown(trainer_kwargs: Mapping[str, Any], train: Callable[..., Any]) -> None:
+    """Refuse arguments that neither `train` nor Lightning's trainer has, before any work."""
+    passed = {*signature(L.Trainer).parameters, *signature(fit).parameters}
+    own = set(signature(train).parameters)
+    for name in trainer_kwargs:
+        if name not in passed:
+            text = f"{train.__qualname__}() has no argument {name!r}, nor has lightning.Trainer."
+            close = get_close_matches(name, sorted(own | passed), n=1)
+            raise TypeError(text + (f" Did you mean {close[0]!r}?" if close else ""))
 
 
 def fit(

@@ -199,7 +199,7 @@ class CLIP(DocumentModel):
         ValueError
             A batch of one document, which has nothing to be compared with.
         """
-        self._check_trainable(max_epochs)
+        self._check_trainable(max_epochs, trainer_kwargs)
         plans = plan_sets(
             self._training_contexts(),
             list(self.inputs),

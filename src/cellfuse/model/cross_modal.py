@@ -203,7 +203,7 @@ class CrossModalAE(DocumentModel):
         num_workers, accelerator, devices, precision, callbacks, **trainer_kwargs
             As in :meth:`PETRI.train`. There is no `ckpt_path`: a checkpoint would hold one stage.
         """
-        self._check_trainable(max_epochs)
+        self._check_trainable(max_epochs, trainer_kwargs)
         plans = plan_sets(
             self._contexts(None, list(self.inputs)),
             list(self.inputs),

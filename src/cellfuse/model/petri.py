@@ -268,7 +268,7 @@ class PETRI(DocumentModel):
             is bf16 on a GPU and float32 elsewhere. `ckpt_path` resumes from a checkpoint, in the
             middle of an epoch too.
         """
-        self._check_trainable(max_epochs)
+        self._check_trainable(max_epochs, trainer_kwargs)
         default_batch_size, default_lr = BATCHES[self.preset]
         batch_size = default_batch_size if batch_size is None else batch_size
         lr = default_lr if lr is None else lr

@@ -293,13 +293,10 @@ class PhenoSeq(DocumentModel):
             is bf16 on a GPU and float32 elsewhere. `ckpt_path` resumes from a checkpoint, in the
             middle of an epoch too.
         """
-        if self.adata is None:
-            raise ValueError("this model was loaded without data: load it with `adata=mdata`.")
         epochs, documents, rate = TRAINING[self.preset]
         max_epochs = epochs if max_epochs is None else max_epochs
         lr = rate if lr is None else lr
-        if max_epochs < 1:
-            raise ValueError(f"max_epochs must be at least 1, found {max_epochs}.")
+        self._check_trainable(max_epochs, trainer_kwargs)
         if lr <= 0:
             raise ValueError(f"lr must be positive, found {lr}.")
         contexts, held_out = self._split(validation_size)

@@ -375,7 +375,7 @@ class SemiClipped(DocumentModel):
         UserWarning
             The adapted embedding collapsed: all samples point the same way, or lie on one line.
         """
-        self._check_trainable(max_epochs)
+        self._check_trainable(max_epochs, trainer_kwargs)
         preset = PRESETS[self.preset]
         contexts = self._contexts(None, list(self.inputs))
         train_rows, held_out = training_rows(contexts, validation_size, self.seed)

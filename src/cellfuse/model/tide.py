@@ -356,13 +356,9 @@ class TIDE(ResponseStage, TideInference):
         accelerator, devices, precision, callbacks, ckpt_path, **trainer_kwargs
             Passed to Lightning's trainer. `ckpt_path` resumes the joint training.
         """
-        if self.adata is None:
-            raise ValueError("this model was loaded without data: load it with `adata=mdata`.")
-        if max_epochs < 1 or validation_images < 0:
-            raise ValueError(
-                "expected max_epochs >= 1 and validation_images >= 0, found "
-                f"{max_epochs} and {validation_images}."
-            )
+        self._check_trainable(max_epochs, trainer_kwargs)
+        if validation_images < 0:
+            raise ValueError(f"validation_images must be at least 0, found {validation_images}.")
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum={momentum}: expected a share from 0 to 1.")
         place: dict[str, Any] = {
