@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from phenoseq_screens import SHORT, build, difference, network, toy
 
 import cellfuse as cf
+from cellfuse.model._training import fit
 from cellfuse.nn.denoiser import FoldedDenoiser
 from cellfuse.nn.diffusion import DDIM
 
@@ -154,6 +155,21 @@ def test_training_learns_what_images_say_of_rna(prediction):
     rna = mdata["rna"]
     real = pd.DataFrame(rna.obsm["X_scgpt"]).groupby(rna.obs["sample"].values).mean()
     assert np.corrcoef(synthetic.to_numpy().ravel(), real.to_numpy().ravel())[0, 1] > 0.8
+
+
+@pytest.mark.parametrize(("best", "told"), [(0, True), (4, True), (5, False)])
+def test_weights_from_the_warm_up_are_warned_of(best, told, monkeypatch, recwarn):
+    loss = np.where(np.arange(8) == best, 0.5, 1.0)
+
+    def trained_as_if(*args, **kwargs):
+        history = fit(*args, **kwargs)
+        return {**history, "validation_loss": pd.DataFrame({"validation_loss": loss})}
+
+    monkeypatch.setattr("cellfuse.model.phenoseq.fit", trained_as_if)
+    build().train(1, **SHORT)
+    found = [str(w.message) for w in recwarn if "during warm-up" in str(w.message)]
+    assert len(found) == told
+    assert not told or f"epoch {best} of 8" in found[0]
 
 
 def test_early_stopping_needs_no_validation():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,17 @@ from cellfuse._access import obs_column
 from cellfuse._errors import listing, missing_key
 from cellfuse.data import Contexts
 
-__all__ = ["Labels", "by_context", "by_label", "rows_of", "shared_only", "split_labels"]
+__all__ = [
+    "Labels",
+    "by_context",
+    "by_label",
+    "rows_of",
+    "shared_only",
+    "split_labels",
+    "training_contexts",
+]
+
+logger = logging.getLogger("cellfuse")
 
 Labels = str | Sequence[str]
 Masks = dict[str, NDArray[np.bool_]]
@@ -82,3 +93,33 @@ def by_label(
             "of both modalities: nothing can be trained on."
         )
     return masks["train"], masks["validation"]
+
+
+def training_contexts(
+    contexts: Contexts,
+    adatas: Mapping[str, AnnData],
+    split: Mapping[str, Any] | None,
+    *,
+    validation_size: float,
+    seed: int,
+) -> tuple[Contexts, Contexts | None]:
+    """Contexts with the cells of training, and with those of validation if there are any.
+
+    By the labels of `split`, or else whole contexts apart; only contexts of all modalities.
+    """
+    if split is None:
+        masks = by_context(contexts, validation_size, seed)
+    else:
+        masks = by_label(contexts, adatas, split)
+    train, held_out = (shared_only(contexts.restricted(mask)) for mask in masks)
+    there = contexts.restricted(masks[0]).counts.gt(0)
+    lacking = there.any(axis=1) & ~there.all(axis=1)
+    if lacking.any():
+        logger.warning(
+            "%d of %d training contexts have cells of one modality only and are not trained on: "
+            "%s.",
+            lacking.sum(),
+            there.any(axis=1).sum(),
+            listing(there.index[lacking], 5),
+        )
+    return train, held_out if held_out.shared().any() else None

@@ -27,7 +27,7 @@ from cellfuse.model._phenoseq_sampling import (
 )
 from cellfuse.model._scvi import DocumentModel
 from cellfuse.model._setup import ROLES, check_seed, read_inputs, roles_of
-from cellfuse.model._splits import Labels, by_context, by_label, rows_of, shared_only, split_labels
+from cellfuse.model._splits import Labels, by_label, rows_of, split_labels, training_contexts
 from cellfuse.model._training import Averaged, Training, fit, seeded
 from cellfuse.nn.diffusion import DDIM, Prediction, Schedule
 
@@ -292,6 +292,11 @@ class PhenoSeq(DocumentModel):
             Passed to Lightning's trainer, such as `strategy`, `num_nodes`, `max_steps`. Precision
             is bf16 on a GPU and float32 elsewhere. `ckpt_path` resumes from a checkpoint, in the
             middle of an epoch too.
+
+        Warns
+        -----
+        UserWarning
+            The validation loss was lowest during warm-up: the weights kept are hardly trained.
         """
         epochs, documents, rate = TRAINING[self.preset]
         max_epochs = epochs if max_epochs is None else max_epochs
@@ -351,6 +356,24 @@ class PhenoSeq(DocumentModel):
         averaged.put()
         self.module.eval()
         self.is_trained_ = True
+        self._warn_hardly_trained(warmup_epochs)
+
+    def _warn_hardly_trained(self, warmup_epochs: int) -> None:
+        """A validation loss that only rose keeps weights that draw the same for all contexts."""
+        frame = self.history.get("validation_loss")
+        if frame is None or len(frame) <= warmup_epochs:
+            return
+        best = int(frame["validation_loss"].to_numpy().argmin())
+        if best < warmup_epochs:
+            warnings.warn(
+                f"the validation loss was lowest in epoch {best} of {len(frame)}, during warm-up, "
+                "and the weights of that epoch were kept: what is drawn hardly depends on the "
+                "images. Where whole treatments are held out for validation this says little of "
+                "the rest: hold out replicates or cells of the treatments that are trained on "
+                "(`split_key`), or train a fixed number of epochs without validation.",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def _stream(self, n_rna: int, batch_size: int) -> Stream:
         draws = (Draw("image", self.set_size, missing="drop"), Draw("rna", n_rna, missing="drop"))
@@ -363,25 +386,13 @@ class PhenoSeq(DocumentModel):
 
     def _split(self, validation_size: float) -> tuple[Contexts, Contexts | None]:
         """Contexts with the cells of training, and those of validation if there are any."""
-        contexts = self._contexts(None, list(self.inputs))
-        split = self._setup["split"]
-        if split is None:
-            masks = by_context(contexts, validation_size, self.seed)
-        else:
-            adatas = {role: self._modality(None, role) for role in self.inputs}
-            masks = by_label(contexts, adatas, split)
-        train, held_out = (shared_only(contexts.restricted(mask)) for mask in masks)
-        alone = contexts.restricted(masks[0]).counts.gt(0)
-        lacking = alone.any(axis=1) & ~alone.all(axis=1)
-        if lacking.any():
-            logger.warning(
-                "%d of %d training contexts have cells of one modality only and are not trained "
-                "on: %s.",
-                lacking.sum(),
-                alone.any(axis=1).sum(),
-                listing(alone.index[lacking], 5),
-            )
-        return train, held_out if held_out.shared().any() else None
+        return training_contexts(
+            self._contexts(None, list(self.inputs)),
+            {role: self._modality(None, role) for role in self.inputs},
+            self._setup["split"],
+            validation_size=validation_size,
+            seed=self.seed,
+        )
 
     # -- what a trained model gives ---------------------------------------------------------------
 
