@@ -392,11 +392,13 @@ def main() -> None:
         real("periscope", PERISCOPE),
         "## PhenoSeq\n",
         phenoseq(table, cell3),
+        (DOCS / "results_reading_phenoseq.md").read_text(),
         "## Semi-Clipped and PEA\n",
         semi_clipped(table, cell, cell3),
         (DOCS / "results_reading_semi_clipped.md").read_text(),
         "## TIDE\n",
         tide(table, cell3),
+        (DOCS / "results_reading_tide.md").read_text(),
         "## Speed and memory\n",
         speed(),
     ]
