@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from _page_methods import NONE, Cell, Table, pivot, read
 
@@ -19,7 +20,7 @@ def phenoseq(table: Table, cell: Cell) -> str:
     if frame is None:
         text.append(NONE)
     else:
-        chance = " and ".join(
+        chance = "; ".join(
             f"{part['chance_mrr'].mean():.2f} for {name}"
             for name, part in frame.groupby("held_out", sort=False)
         )
@@ -43,7 +44,7 @@ def phenoseq(table: Table, cell: Cell) -> str:
     else:
         # Folds share their compounds: the interval is over seeds of the mean over folds.
         means = frame.groupby(["held_out", "method", "seed"], sort=False).mean(numeric_only=True)
-        chance = " and ".join(
+        chance = "; ".join(
             f"{part['chance_mrr'].mean():.3f} among {part['n'].mean():.0f} compounds ({name})"
             for name, part in frame.groupby("held_out", sort=False)
         )
@@ -59,7 +60,7 @@ def phenoseq(table: Table, cell: Cell) -> str:
 
 
 def _classified(frame: pd.DataFrame, table: Table, cell: Cell) -> str:
-    frame = frame.assign(n_cells=frame["n_cells"].astype(object).fillna("all"))
+    frame = frame.assign(n_cells=["all" if np.isnan(n) else str(int(n)) for n in frame["n_cells"]])
     columns = {
         "balanced_accuracy": "balanced accuracy",
         "macro_f1": "macro F1",
