@@ -274,7 +274,7 @@ class DocumentModel(BaseModelClass):
     def _check_trainable(self, max_epochs: int, trainer_kwargs: Mapping[str, Any]) -> None:
         refuse_unknown(trainer_kwargs, type(self).train)
         if self.adata is None:
-            raise ValueError("this model was loaded without data: load it with `adata=...`.")
+            raise ValueError("this model was loaded without data: load it with `adata=mdata`.")
         if max_epochs < 1:
             raise ValueError(f"max_epochs must be at least 1, found {max_epochs}.")
 
