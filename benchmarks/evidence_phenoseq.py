@@ -61,7 +61,9 @@ class Table:
         if not self.path.exists():
             return False
         found = pd.read_csv(self.path, dtype=str, keep_default_na=False)
-        same = [found[key] == str(labels[key]) for key in self.keys]
+        # As the file has them: nothing is written for None.
+        asked = {key: "" if labels[key] is None else str(labels[key]) for key in self.keys}
+        same = [found[key] == asked[key] for key in self.keys]
         return bool(np.logical_and.reduce(same).any())
 
     def add(self, rows: list[dict]) -> None:
