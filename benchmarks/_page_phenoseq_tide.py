@@ -7,6 +7,12 @@ import pandas as pd
 from _page_methods import NONE, Cell, Table, pivot, read
 
 
+def many(frame: pd.DataFrame, column: str, noun: str = "") -> str:
+    """Count of different values with its noun, such as "1 seed" or "5 seeds"."""
+    n = frame[column].nunique()
+    return f"{n} {noun or column}" + ("" if n == 1 else "s")
+
+
 def phenoseq(table: Table, cell: Cell) -> str:
     """PhenoSeq on simulated screens and CPJUMP1."""
     columns = {
@@ -25,7 +31,7 @@ def phenoseq(table: Table, cell: Cell) -> str:
             for name, part in frame.groupby("held_out", sort=False)
         )
         text.append(
-            f"{frame['seed'].nunique()} seeds; 30 targets, cells dealt to four replicates. The "
+            f"{many(frame, 'seed')}; 30 targets, cells dealt to four replicates. The "
             "mean synthetic profile of a treatment ranks the real ones of all held-out samples. "
             f"MRR by chance: {chance}. *Not shared*: both modalities respond, in unrelated ways. "
             "Intervals over seeds.\n"
@@ -49,7 +55,7 @@ def phenoseq(table: Table, cell: Cell) -> str:
             for name, part in frame.groupby("held_out", sort=False)
         )
         text.append(
-            f"{frame['seed'].nunique()} seeds of {frame['fold'].nunique()} folds of compounds, and "
+            f"{many(frame, 'seed')} of {frame['fold'].nunique()} folds of compounds, and "
             f"of two halves of the plates. MRR by chance: {chance}.\n"
         )
         names = {"euclidean": "Euclidean"}
@@ -68,7 +74,7 @@ def _classified(frame: pd.DataFrame, table: Table, cell: Cell) -> str:
         "gap_recovered": "gap recovered",
     }
     return (
-        f"{frame['seed'].nunique()} screens; trained on two replicates, tested on a third "
+        f"{many(frame, 'seed', 'screen')}; trained on two replicates, tested on a third "
         f"(chance {frame['chance'].mean():.2f}). *Gap recovered*: of what real RNA adds to images, "
         "the share that synthetic RNA adds. With 32 cells drawn at a time a synthetic profile, "
         "which comes from all images of its sample, has seen more than they have; only *all* "
@@ -99,7 +105,7 @@ def curves(table: Table, cell: Cell) -> str:
     return (
         "`python benchmarks/phenoseq_training.py curves`: lowest validation loss so far, against "
         "seconds of training (validation not counted); equal data and epochs, "
-        f"{frame['seed'].nunique()} seeds. m: RNA cells per document.\n\n" + table(found)
+        f"{many(frame, 'seed')}. m: RNA cells per document.\n\n" + table(found)
     )
 
 
@@ -138,7 +144,7 @@ TASKS = {
 
 def _simulated_drugs(frame: pd.DataFrame, table: Table, cell: Cell) -> str:
     pieces = [
-        f"{frame['seed'].nunique()} seeds; 48 drugs of 12 mechanisms, a quarter of each "
+        f"{many(frame, 'seed')}; 48 drugs of 12 mechanisms, a quarter of each "
         "mechanism's held out before training; knock-outs were never trained on. One-shot "
         "transfer: the nearest of one labelled image per perturbation (chance "
         f"{frame['one_shot_genes_top1_chance'].mean():.3f} and "
@@ -171,7 +177,7 @@ def _pairs(frame: pd.DataFrame, table: Table, cell: Cell) -> str:
     wide = frame.assign(tuned=frame["fine_tuned"].map({True: "yes", False: "no"}))
     wide = wide.rename(columns={"n_paired": "profiles per drug", "cell_line": "cell line"})
     by = ["cell line", "profiles per drug", "tuned"]
-    return f"{frame['seed'].nunique()} seeds; running mean of the encoder.\n\n" + table(
+    return f"{many(frame, 'seed')}; running mean of the encoder.\n\n" + table(
         pivot(wide.sort_values(by), by, TASKS, cell)
     )
 
@@ -213,7 +219,7 @@ def _l1000(frame: pd.DataFrame, table: Table, cell: Cell) -> str:
     frame = frame.assign(dose=frame["use_dose"].map({True: "told", False: "not told"}))
     n = int(frame["n_drugs"].max())
     head = (
-        f"{frame['seed'].nunique()} seeds; A375, six doses; a fifth of the drugs, or two of the "
+        f"{many(frame, 'seed')}; A375, six doses; a fifth of the drugs, or two of the "
         f"doses (of {n} drugs), held out.\n\n"
     )
     return head + table(pivot(frame, ["task", "dose"], columns, cell))
@@ -223,7 +229,7 @@ def _cellpainting(frame: pd.DataFrame, table: Table, cell: Cell) -> str:
     frame = frame.assign(dose=frame["film"].map({True: "told (FiLM)", False: "not told"}))
     columns = {"dose_rank_correlation": "rank correlation of dose and distance from DMSO"}
     return (
-        f"{frame['seed'].nunique()} seeds, {int(frame['n_drugs'].max())} drugs of one plate; the "
+        f"{many(frame, 'seed')}, {int(frame['n_drugs'].max())} drugs of one plate; the "
         "teacher's image branch alone, trained to name the drug. An embedding whose dose is peeled "
         "should not tell it.\n\n" + table(pivot(frame, ["dose", "view"], columns, cell))
     )
