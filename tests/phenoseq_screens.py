@@ -54,6 +54,12 @@ def build(mdata: md.MuData | None = None, *, setup=None, **given) -> cf.PhenoSeq
     return cf.PhenoSeq(mdata, **{"set_size": 4, **TINY, **given})
 
 
+def shortly_trained() -> cf.PhenoSeq:
+    model = build(context_dropout=0.1)
+    model.train(3, **SHORT)
+    return model
+
+
 def difference(one: cf.PhenoSeq, other: cf.PhenoSeq) -> float:
     a, b = one.module.state_dict(), other.module.state_dict()
     assert a.keys() == b.keys()

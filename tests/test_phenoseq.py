@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from phenoseq_screens import SHORT, build, difference, network, toy
+from phenoseq_screens import SHORT, build, difference, network, shortly_trained, toy
 
 import cellfuse as cf
 from cellfuse.model._training import fit
@@ -27,9 +27,7 @@ def _the_same_numbers_in_every_run():
 
 @pytest.fixture(scope="module")
 def trained() -> cf.PhenoSeq:
-    model = build(context_dropout=0.1)
-    model.train(3, **SHORT)
-    return model
+    return shortly_trained()
 
 
 # -- what is trained on ---------------------------------------------------------------------------

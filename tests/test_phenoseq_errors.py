@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from phenoseq_screens import SETUP, SHORT, build, toy
+from phenoseq_screens import SETUP, SHORT, build, shortly_trained, toy
 
 import cellfuse as cf
 from cellfuse.model._phenoseq_network import sizes_of
@@ -19,9 +19,7 @@ def _the_same_numbers_in_every_run():
 
 @pytest.fixture(scope="module")
 def trained() -> cf.PhenoSeq:
-    model = build(context_dropout=0.1)
-    model.train(3, **SHORT)
-    return model
+    return shortly_trained()
 
 
 # -- bad input ------------------------------------------------------------------------------------

@@ -199,3 +199,6 @@ def test_an_untrained_model_says_so(screen):
         model.train(0)
     with pytest.raises(ValueError, match="holdout"):
         model.train_response(1, holdout=1.0)
+    for train in (model.train, model.train_response):
+        with pytest.raises(TypeError, match=f"{train.__name__}.*Did you mean 'max_epochs'"):
+            train(max_epoch=1)

@@ -22,7 +22,7 @@ from cellfuse.model._tide_response import (
 )
 from cellfuse.model._tide_setup import field_arrays, fingerprints_of
 from cellfuse.model._tide_training import capped
-from cellfuse.model._training import seeded
+from cellfuse.model._training import refuse_unknown, seeded
 from cellfuse.nn.tide import Objective, TideNetwork
 
 __all__ = ["ResponseStage"]
@@ -75,6 +75,7 @@ class ResponseStage(DocumentModel):
         ``mean_change_r2`` of that mean change against "no change", and the ``correlation`` of
         predicted and measured change. R^2 below 0 is worse than what it is compared with.
         """
+        refuse_unknown(trainer_kwargs, type(self).train_response)
         if max_epochs < 1 or not 0 <= holdout < 1:
             raise ValueError(
                 f"expected max_epochs >= 1 and 0 <= holdout < 1, found {max_epochs} and {holdout}."
