@@ -106,6 +106,26 @@ def test_the_null_of_given_sizes_depends_on_nothing_else():
     assert not np.array_equal(first, null_precision(3, 20, n_null=500, seed=8))
 
 
+def test_a_groups_null_is_the_mean_over_its_profiles():
+    """Two wells beside five controls, one beside nine: the first null counts twice."""
+    rng = np.random.default_rng(1)
+    compound = ["a", "a", *["DMSO"] * 5, "a", *["DMSO"] * 9]
+    obs = pd.DataFrame({"compound": compound, "plate": ["p0"] * 7 + ["p1"] * 10})
+    obs.index = [f"w{i}" for i in range(len(obs))]
+    found = mean_average_precision(
+        ad.AnnData(rng.normal(size=(17, 3)), obs=obs),
+        positives_by="compound",
+        negatives_by="plate",
+        control="DMSO",
+        n_null=2000,
+        seed=4,
+    ).loc["a"]
+    small, large = (null_precision(2, n, n_null=2000, seed=4) for n in (7, 11))
+    extreme = ((2 * small + large) / 3 >= found["map"] - 1e-9).sum()
+    assert found["pvalue"] == pytest.approx((extreme + 1) / 2001)
+    assert 0.05 < found["pvalue"] < 0.95
+
+
 def test_p_values_of_noise_are_uniform_and_never_too_small():
     table = mean_average_precision(wells(200, 3, effect=0), positives_by="compound", n_null=2000)
     for level in (0.01, 0.05, 0.2):
