@@ -363,7 +363,8 @@ class PhenoSeq(DocumentModel):
         frame = self.history.get("validation_loss")
         if frame is None or len(frame) <= warmup_epochs:
             return
-        best = int(frame["validation_loss"].astype(float).idxmin())  # type: ignore[arg-type]  # epochs
+        epochs = frame.index.to_numpy(dtype=int)
+        best = int(epochs[np.nanargmin(frame["validation_loss"].to_numpy(dtype=float))])
         if best < warmup_epochs:
             warnings.warn(
                 f"the validation loss was lowest in epoch {best} of {len(frame)}, during warm-up, "
