@@ -69,6 +69,28 @@ def test_control_mask_and_its_error(cells):
         access.control_mask(cells, "gene", "NTCs")
 
 
+@pytest.mark.parametrize("stored", [int, float, str, bool])
+@pytest.mark.parametrize("categorical", [False, True])
+def test_a_control_may_be_a_number(stored, categorical):
+    labels = pd.Series([0, 1, 1, 0], index=list("abcd")).astype(stored)
+    obs = pd.DataFrame({"dose": labels.astype("category") if categorical else labels})
+    cells = ad.AnnData(obs=obs)
+    for control in (False,) if stored is bool else (0, 0.0, "0", "0.0", [0], np.int64(0)):
+        assert access.control_mask(cells, "dose", control).tolist() == [True, False, False, True]
+    with pytest.raises(KeyError, match="'7' is not in obs"):
+        access.control_mask(cells, "dose", 7)
+
+
+@pytest.mark.parametrize("categorical", [False, True])
+def test_a_missing_label_is_no_control(cells, categorical):
+    if categorical:
+        cells.obs["gene"] = cells.obs["gene"].astype("category").cat.add_categories("unused")
+    assert access.control_mask(cells, "gene", ["A", "B"]).tolist() == [True, False, False, True]
+    for label in ("None", "nan", "unused"):
+        with pytest.raises(KeyError, match=f"'{label}' is not in obs"):
+            access.control_mask(cells, "gene", label)
+
+
 def test_representation_checks_key_and_shape(cells):
     assert access.representation(cells, None) is not None
     with pytest.raises(KeyError, match="Did you mean 'emb'"):
@@ -161,3 +183,29 @@ def test_a_dose_of_1_and_of_1_0_is_one_label() -> None:
     assert access.context_labels(cells, "dose").tolist() == ["1", "2.5"]
     cells.obs["dose"] = cells.obs["dose"].astype("category")
     assert access.context_labels(cells, "dose").tolist() == ["1", "2.5"]
+
+
+@pytest.mark.parametrize("given", [0, 0.0, "0", [0], ("0",)])
+def test_labels_are_one_or_several_texts_or_numbers(given) -> None:
+    assert access.label_list(given) == ["0"]
+
+
+def test_a_column_named_twice_is_refused(cells) -> None:
+    with pytest.raises(ValueError, match=r"keys=\['well', 'well'\]: an obs column is named twice"):
+        access.context_labels(cells, ["well", "well"])
+
+
+@pytest.mark.parametrize("kind", ["dense", "csr"])
+def test_arrays_on_disk_are_read_or_refused(cells, tmp_path, kind) -> None:
+    stored = cells.copy()
+    stored.X = stored.X if kind == "dense" else sparse.csr_matrix(stored.X)
+    stored.write_h5ad(tmp_path / "cells.h5ad")
+    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    if kind == "csr":
+        with pytest.raises(TypeError, match="X is a sparse matrix on disk.*to_memory"):
+            access.representation(backed, None)
+    else:
+        rows = np.array([2, 0, 2, 3])  # in any order, with repeats
+        found = access.take_rows(access.representation(backed, None), rows)
+        assert np.array_equal(found, cells.X[rows])
+    backed.file.close()

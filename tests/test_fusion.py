@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mudata import MuData
+from scipy.linalg import sqrtm
 from sklearn.cross_decomposition import CCA
 
 import cellfuse as cf
@@ -72,6 +73,14 @@ def test_canonical_variates_are_scikit_learns():
     np.testing.assert_allclose(found, fit.correlations, atol=1e-9)
 
 
+def test_the_sign_of_canonical_variates_is_settled():
+    x, y = (p.X for p in genes(200).values())
+    fit = fit_cca(x, y, n_components=6)
+    loading = np.real(sqrtm(np.cov(x.T))) @ fit.weights_x
+    assert (loading[np.abs(loading).argmax(axis=0), np.arange(6)] > 0).all()
+    assert (fit.correlations > 0).all()
+
+
 def test_cca_side_by_side_and_averaged():
     parts = genes()
     both = late_fusion(parts, method="cca_concat", n_components=2)
@@ -86,6 +95,17 @@ def test_cca_warns_where_correlations_mean_nothing():
         late_fusion(parts, method="cca_mean", n_components=2)
     shrunk = late_fusion(parts, method="cca_mean", n_components=2, shrinkage=0.3)
     assert shrunk.uns["late_fusion"]["correlations"].max() < 1
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.3])
+def test_variates_beyond_the_rank_are_refused(shrinkage):
+    parts = genes()
+    parts["m0"].X[:, 1] = parts["m0"].X[:, 0]
+    parts["m0"].X[:, 2] = 3.0
+    arguments = {"method": "cca_mean", "shrinkage": shrinkage}
+    with pytest.raises(ValueError, match="span 4 and 8 dimensions"):
+        late_fusion(parts, n_components=5, **arguments)
+    assert np.isfinite(late_fusion(parts, n_components=4, **arguments).X).all()
 
 
 def test_every_metric_takes_a_fused_matrix():
@@ -198,6 +218,16 @@ def test_matching_stays_within_perturbations_and_finds_the_twins(method):
     logits = mdata["image"].obsm["X_propensity"]
     assert logits.shape == (90, 3)
     np.testing.assert_allclose(logits.sum(axis=1), 0, atol=1e-4)
+
+
+def test_units_of_the_features_do_not_matter_to_matching():
+    arguments = {**ARGUMENTS, "method": "snn", "n_neighbors": 5}
+    first = propensity_matching(screen(), **arguments)
+    mdata = screen()
+    mdata["rna"].X *= np.array([1e3, 1e-3, 1, 30, 1])
+    np.testing.assert_allclose(
+        propensity_matching(mdata, **arguments).toarray(), first.toarray(), atol=1e-6
+    )
 
 
 def test_cells_of_other_perturbations_stay_unmatched():

@@ -120,7 +120,8 @@ def test_a_groups_null_is_the_mean_over_its_profiles():
         n_null=2000,
         seed=4,
     ).loc["a"]
-    small, large = (null_precision(2, n, n_null=2000, seed=4) for n in (7, 11))
+    # At the same quantile: the wells see one another, and are not independent.
+    small, large = (np.sort(null_precision(2, n, n_null=2000, seed=4)) for n in (7, 11))
     extreme = ((2 * small + large) / 3 >= found["map"] - 1e-9).sum()
     assert found["pvalue"] == pytest.approx((extreme + 1) / 2001)
     assert 0.05 < found["pvalue"] < 0.95
@@ -130,6 +131,27 @@ def test_p_values_of_noise_are_uniform_and_never_too_small():
     table = mean_average_precision(wells(200, 3, effect=0), positives_by="compound", n_null=2000)
     for level in (0.01, 0.05, 0.2):
         assert (table["pvalue"] <= level).mean() < level + 3 * np.sqrt(level / 200) + 0.01
+
+
+def test_noise_on_plates_of_unequal_size_is_not_called_active():
+    """Four wells, each on a plate with another number of controls, forty screens."""
+    compound = [f"c{g}" for g in range(10) for _ in range(4)]
+    plate = [f"p{k}" for _ in range(10) for k in range(4)]
+    for k, n in enumerate((6, 9, 12, 15)):
+        compound += ["DMSO"] * n
+        plate += [f"p{k}"] * n
+    obs = pd.DataFrame({"compound": compound, "plate": plate}, index=map(str, range(len(plate))))
+    found = [
+        mean_average_precision(
+            ad.AnnData(np.random.default_rng(s).normal(size=(len(obs), 8)), obs=obs),
+            positives_by="compound",
+            negatives_by="plate",
+            control="DMSO",
+            n_null=500,
+        )["pvalue"]
+        for s in range(40)
+    ]
+    assert (np.concatenate(found) < 0.05).mean() < 0.05
 
 
 def test_what_chance_gives_half_of_the_time_is_not_significant():

@@ -49,6 +49,10 @@ def test_all_pairs_give_chance() -> None:
     everything = _pairs(*combinations(genes.obs_names, 2))
     found = cf.tl.relationship_recall(genes, everything).iloc[0]
     assert found["recall"] == pytest.approx(found["chance"], abs=0.002)
+    # To the pair: of 1770 the 88 lowest have a share of at most .05 at or below them, and the 88
+    # highest at least .95 (that is 1682) below them.
+    assert found["recall_low"] * 1770 == pytest.approx(88)
+    assert found["recall_high"] * 1770 == pytest.approx(88)
 
 
 def test_direction_repeats_and_self_pairs_do_not_count() -> None:
@@ -100,13 +104,28 @@ def test_order_of_profiles_does_not_matter() -> None:
     ("change", "error", "text"),
     [
         ({"tails": (0.9, 0.1)}, ValueError, "lower < upper"),
+        ({"tails": (5, 95)}, ValueError, "lower < upper"),
+        ({"tails": 0.05}, ValueError, "expected two quantiles"),
+        ({"pairs": [("g0", "g1")]}, TypeError, "`pairs` is a list; expected a data frame"),
+        ({"pairs": {"x": [("g0", "g1")]}}, TypeError, r"`pairs\['x'\]` is a list"),
         ({"pairs": _pairs(("x", "y"))}, ValueError, "no pair"),
         ({"pairs": pd.DataFrame({"source": ["g0"], "targett": ["g1"]})}, KeyError, "targett"),
         ({"control": "g00"}, KeyError, "Did you mean"),
         ({"genes": _map(19)}, ValueError, "too few"),
         ({"gene_key": "name"}, KeyError, "name"),
     ],
-    ids=["tails", "names", "column", "control", "few", "gene_key"],
+    ids=[
+        "tails",
+        "percent",
+        "one tail",
+        "list",
+        "dict",
+        "names",
+        "column",
+        "control",
+        "few",
+        "gene_key",
+    ],
 )
 def test_bad_input_is_named(change: dict, error: type[Exception], text: str) -> None:
     arguments = {"genes": _map(), "pairs": _pairs(("g0", "g1")), **change}

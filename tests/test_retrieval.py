@@ -30,7 +30,7 @@ def test_places_by_hand():
     assert one[["top1", "top2", "mrr", "n_matches"]].tolist() == [0, 1, 0.5, 2]
     # B is closer than the match at 20 degrees, B and C than the one at 40.
     assert one["foscttm"] == pytest.approx((1 / 2 + 2 / 2) / 2)
-    back = retrieval(a, b, "c", use_rep=None, top_k=(1,), per_query=True)
+    back = retrieval(a, b, "c", use_rep=None, top_k=1, per_query=True)
     assert back["direction"].tolist() == ["a to b", "b to a", "b to a"]
 
 
@@ -51,6 +51,14 @@ def test_a_collapsed_space_gets_exactly_chance_in_any_order():
     np.testing.assert_allclose(found["value"], found["chance"])
     again = retrieval(a, b[::-1].copy(), "c", use_rep=None, top_k=(1, 3))
     pd.testing.assert_frame_equal(found, again)
+
+
+def test_what_differs_by_rounding_is_tied():
+    x = np.random.default_rng(0).normal(size=(30, 7))
+    labels = [f"c{i}" for i in range(30)]
+    both = side(np.concatenate([x * 1.1, x * 0.7]), [*labels, *["other"] * 30], "b")
+    found = retrieval(side(x, labels, "a"), both, "c", use_rep=None, top_k=1, per_query=True)
+    assert (found.loc[found["direction"] == "a to b", "top1"] == 0.5).all()
 
 
 def test_random_spaces_are_at_chance():
@@ -86,6 +94,9 @@ def test_intervals_are_over_labels():
     a, b = (side(z + rng.normal(size=z.shape), list(labels), p) for p in "ab")
     found = retrieval(a, b, "c", use_rep=None, n_boot=300)
     assert ((found["low"] <= found["value"]) & (found["value"] <= found["high"])).all()
+    same, other = (retrieval(a, b, "c", use_rep=None, n_boot=300, seed=s) for s in (0, 1))
+    pd.testing.assert_frame_equal(same, found)
+    assert (other["low"] != found["low"]).any()
     # Copies of every row add no information: the interval does not shrink.
     twice = [ad.concat([s, s], keys=["1", "2"], index_unique="-") for s in (a, b)]
     again = retrieval(*twice, "c", use_rep=None, n_boot=300)

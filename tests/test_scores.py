@@ -8,18 +8,22 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.spatial.distance import cdist
+from scipy.sparse import csc_matrix
+from scipy.spatial.distance import cdist, pdist
+from scipy.stats import false_discovery_control
 
 import cellfuse as cf
 from cellfuse.kernels.bootstrap import (
     bootstrap_pvalue,
     draw_nodes,
+    interval,
     pair_means,
     sign_flip_pvalue,
     weighted_means,
 )
 from cellfuse.kernels.energy import distances, energy_test
 from cellfuse.kernels.quantiles import count_at_least, count_at_most, order_statistics
+from cellfuse.tl._summary import _discovered, share_with_interval
 from cellfuse.tl.compare import compare
 from cellfuse.tl.consistency import perturbation_consistency
 from cellfuse.tl.magnitude import perturbation_magnitude
@@ -88,6 +92,24 @@ def test_the_null_is_the_energy_of_permuted_labels():
     )
 
 
+def test_labels_are_permuted_within_strata():
+    rng = np.random.default_rng(0)
+    strata = np.array([0, 0, 1, 0, 0, 1, 1])
+    x = rng.normal(size=(7, 2)) + 2 * strata[:, None]
+    found = energy_test(
+        distances(x, x), 3, strata, n_permutations=3000, seed=np.random.SeedSequence(0)
+    )
+    every = [
+        energy(x[[*two, one]], np.delete(x, [*two, one], axis=0))
+        for two in combinations([0, 1, 3, 4], 2)
+        for one in (2, 5, 6)
+    ]
+    assert found.null_mean == pytest.approx(np.mean(every), rel=0.03)
+    assert found.pvalue == pytest.approx(
+        np.mean(np.array(every) >= found.distance - 1e-9), abs=0.03
+    )
+
+
 def test_a_shift_of_the_plate_is_no_effect_within_plates():
     adata = screen(effect=0)
     gene = adata.obs["gene"].to_numpy()
@@ -96,7 +118,7 @@ def test_a_shift_of_the_plate_is_no_effect_within_plates():
     adata.X[(adata.obs["plate"] == "b").to_numpy()] += 5
     free = perturbation_magnitude(adata, by="gene", control="NTC")
     within = perturbation_magnitude(adata, by="gene", control="NTC", batch_key="plate")
-    assert free.loc["g0", "pvalue"] < 0.02 < within.loc["g0", "pvalue"]
+    assert free.loc["g0", "pvalue"] < 0.05 < within.loc["g0", "pvalue"]
 
 
 def test_a_perturbation_has_its_numbers_in_any_company():
@@ -110,22 +132,51 @@ def test_a_perturbation_has_its_numbers_in_any_company():
     )
 
 
+def test_magnitude_does_not_depend_on_the_order_of_the_rows_or_on_sparsity():
+    adata = screen()
+    arguments = {"by": "gene", "control": "NTC", "batch_key": "plate", "n_null": 50, "max_rows": 6}
+    first = perturbation_magnitude(adata, **arguments)
+    turned = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
+    pd.testing.assert_frame_equal(perturbation_magnitude(turned, **arguments), first)
+    adata.X = csc_matrix(adata.X)
+    pd.testing.assert_frame_equal(perturbation_magnitude(adata, **arguments), first)
+
+
+def test_controls_of_a_batch_do_not_depend_on_other_batches():
+    adata = screen()
+    control = (adata.obs["gene"] == "NTC").to_numpy()
+    adata.obs["plate"] = np.where(control & (np.arange(adata.n_obs) < 20), "a", "b")
+    arguments = {"by": "gene", "control": "NTC", "batch_key": "plate", "n_null": 50, "max_rows": 9}
+    alone = adata[adata.obs["plate"] == "b"].copy()
+    pd.testing.assert_frame_equal(
+        perturbation_magnitude(alone, **arguments), perturbation_magnitude(adata, **arguments)
+    )
+
+
 def test_many_rows_are_thinned_and_few_are_not_tested():
     adata = screen()[:-5].copy()
     table = perturbation_magnitude(adata, by="gene", control="NTC", max_rows=20, n_null=50)
     assert set(table["n_controls"]) == {20, 0} and np.isnan(table.loc["g9", "pvalue"])
     assert table.loc["g9", "n"] == 3 and not table.loc["g9", "significant"]
+    # As many of each of two plates.
+    by_plate = perturbation_magnitude(
+        screen(), by="gene", control="NTC", batch_key="plate", max_rows=9, n_null=50
+    )
+    assert set(by_plate["n_controls"]) == {10}
 
 
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
         ({"control": "NTX"}, KeyError, "Did you mean 'NTC'"),
+        ({"control": None}, ValueError, "name their label"),
+        ({"control": []}, ValueError, "name their label"),
+        ({"alpha": 5}, ValueError, "0 < alpha <= 1"),
         ({"min_replicates": 9}, ValueError, "the largest of 10 has 8"),
         ({"min_replicates": 1}, ValueError, "min_replicates >= 2"),
         ({"batch_key": "plate"}, ValueError, "1 of 2 batches hold no control rows: 'b'"),
     ],
-    ids=["control", "few", "one", "batch"],
+    ids=["control", "none", "empty", "alpha", "few", "one", "batch"],
 )
 def test_bad_magnitude_is_named(change, error, text):
     adata = screen()
@@ -156,6 +207,86 @@ def test_consistency_against_perturbations_that_do_nothing():
         assert table.loc[gene, "pvalue"] == pytest.approx((above + 1) / 6)
     with pytest.raises(KeyError, match="Did you mean 'g1'"):
         perturbation_consistency(adata, by="gene", control="NTC", null_labels="g1x")
+
+
+def test_null_perturbations_need_no_sets_of_unrelated_replicates():
+    """Eight replicates of each of three perturbations: no set of eight different ones."""
+    adata = screen(n_genes=3)
+    table = perturbation_consistency(adata, by="gene", control="NTC", null_labels=["g1", "g2"])
+    every = {"g1": 0.0, "g2": 0.0, "g0": 0.0}
+    for gene in every:
+        x = adata.X[(adata.obs["gene"] == gene).to_numpy()]
+        every[gene] = 1 - pdist(x, "cosine").mean()
+    above = sum(every[g] >= every["g0"] for g in ("g1", "g2"))
+    assert table.loc["g0", "pvalue"] == pytest.approx((above + 1) / 3)
+    with pytest.raises(ValueError, match="'g0' has 8 replicates, but there are only 3 perturb"):
+        perturbation_consistency(adata, by="gene", control="NTC")
+
+
+@pytest.mark.parametrize("score", [perturbation_consistency, perturbation_magnitude])
+def test_numbers_as_labels_are_their_text(score):
+    adata = screen()
+    adata.obs["gene"] = adata.obs["gene"].map({"NTC": 0, **{f"g{i}": i + 1 for i in range(10)}})
+    arguments = {"by": "gene", "n_null": 50}
+    by_number = score(adata, control=0, **arguments)
+    adata.obs["gene"] = adata.obs["gene"].astype(str).astype("category")
+    pd.testing.assert_frame_equal(score(adata, control=["0"], **arguments), by_number)
+
+
+def test_consistency_does_not_depend_on_the_order_of_the_rows():
+    adata = screen()
+    turned = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
+    arguments = {"by": "gene", "control": "NTC", "n_null": 200}
+    pd.testing.assert_frame_equal(
+        perturbation_consistency(turned, **arguments), perturbation_consistency(adata, **arguments)
+    )
+
+
+# -- the share of what is significant -------------------------------------------------------------
+
+
+def test_the_correction_is_done_again_in_each_replicate():
+    rng = np.random.default_rng(0)
+    pvalue = np.round(rng.uniform(size=30) ** 3, 2) + 0.001  # with ties
+    drawn = draw_nodes(50, 40, 1)[:30]  # of genes of which another background holds the rest
+    found = _discovered(pvalue, drawn, 0.2)
+    for replicate, share in zip(drawn.T, found, strict=True):
+        qvalue = false_discovery_control(np.repeat(pvalue, replicate))
+        assert share == pytest.approx((qvalue < 0.2).mean())
+    assert found.std() > 0
+
+
+def test_the_interval_of_the_share_knows_the_correction():
+    """Near the threshold all calls stand or fall together: the interval holds 0."""
+    pvalue = np.full(40, 0.5)
+    pvalue[:8] = 0.0099  # times 40, over 8: just below .05
+    table = pd.DataFrame({"pvalue": pvalue, "significant": false_discovery_control(pvalue) < 0.05})
+    found = share_with_interval({"": table}, 0.05, 500, 0)
+    assert found["share_significant"] == 0.2 and found["share_significant_low"] == 0
+
+
+@pytest.mark.parametrize(
+    ("n_controls", "max_rows", "drawn"),
+    [(40, 40, False), (40, 12, True), (6, 7, True)],
+    ids=["permutations", "controls", "cells"],
+)
+def test_magnitude_follows_its_seed(n_controls, max_rows, drawn):
+    adata = screen()[40 - n_controls :].copy()
+    arguments = {"by": "gene", "control": "NTC", "n_null": 200, "max_rows": max_rows}
+    one, same, other = (perturbation_magnitude(adata, seed=seed, **arguments) for seed in (1, 1, 2))
+    pd.testing.assert_frame_equal(one, same)
+    assert (one["pvalue"] != other["pvalue"]).any()
+    # Which rows are drawn hangs on the seed where there are more than are wanted.
+    assert np.allclose(one["energy"], other["energy"]) != drawn
+
+
+def test_consistency_follows_its_seed():
+    one, same, other = (
+        perturbation_consistency(screen(), by="gene", control="NTC", n_null=200, seed=seed)
+        for seed in (1, 1, 2)
+    )
+    pd.testing.assert_frame_equal(one, same)
+    assert (one["pvalue"] != other["pvalue"]).any()
 
 
 # -- order statistics without the list ------------------------------------------------------------
@@ -227,6 +358,11 @@ def test_pairs_have_the_hits_of_the_summary():
     assert hits["hit"].mean() == pytest.approx(tpr, abs=1.5 / len(hits))
 
 
+def test_an_interval_leaves_two_and_a_half_percent_on_either_side():
+    assert interval(np.arange(1001.0)) == (25, 975)
+    assert interval(np.array([np.nan, 3.0])) == (3, 3) and np.isnan(interval(np.array([np.nan]))[0])
+
+
 def test_missing_values_take_no_part():
     drawn = draw_nodes(4, 50, 0)
     assert (drawn.sum(axis=0) == 4).all()
@@ -267,6 +403,35 @@ def test_genes_are_paired_by_name():
     turned = compare(b, a).iloc[0]
     assert turned["difference"] == -found["difference"] and turned["pvalue"] == found["pvalue"]
     assert compare(*tables(0.0)).iloc[0]["pvalue"] > 0.05
+
+
+def test_a_comparison_follows_its_seed():
+    one, same, other = (compare(*tables(0.05), seed=seed) for seed in (1, 1, 2))
+    pd.testing.assert_frame_equal(one, same)
+    for column in ("pvalue", "low", "high"):
+        assert (one[column] != other[column]).all()
+
+
+def test_queries_are_averaged_by_label_and_directions_compared_apart():
+    rng = np.random.default_rng(0)
+    label = [f"c{i:02d}" for i in range(30) for _ in range(2)]
+    z = rng.normal(size=(30, 5)).repeat(2, axis=0)
+    scores = []
+    for noise in (0.5, 2.0):
+        a, b = (
+            ad.AnnData(
+                z + noise * rng.normal(size=z.shape),
+                obs=pd.DataFrame({"c": label}, index=[f"{m}{i}" for i in range(60)]),
+            )
+            for m in "ab"
+        )
+        scores.append(cf.tl.retrieval(a, b, "c", use_rep=None, per_query=True))
+    found = compare(*scores)
+    assert found.index.tolist() == ["a to b", "b to a"] and (found["n_genes"] == 30).all()
+    for direction, row in found.iterrows():
+        means = [s[s["direction"] == direction]["mrr"].mean() for s in scores]
+        assert (row["a"], row["b"]) == pytest.approx(means)
+    assert (found["pvalue"] < 0.01).all()
 
 
 def test_only_shared_and_scored_genes_count():

@@ -251,7 +251,7 @@ def test_rotation_changes_nothing():
     pd.testing.assert_frame_equal(one, two, atol=1e-5)
 
 
-def test_same_seed_same_table_and_order_of_rows_does_not_matter_for_similarity():
+def test_same_seed_same_table_whatever_the_order_of_the_rows():
     guides = guide_profiles()
     arguments = {"target_key": "gene", "control": None, "n_null": 300}
     one = cf.tl.guide_consistency(guides, **arguments, seed=1)
@@ -259,7 +259,7 @@ def test_same_seed_same_table_and_order_of_rows_does_not_matter_for_similarity()
     assert not one.equals(cf.tl.guide_consistency(guides, **arguments, seed=2))
     shuffled = guides[np.random.default_rng(0).permutation(guides.n_obs)].copy()
     two = cf.tl.guide_consistency(shuffled, **arguments, seed=1)
-    np.testing.assert_allclose(one["similarity"], two["similarity"])
+    pd.testing.assert_frame_equal(one, two)
 
 
 def test_controls_take_no_part():
@@ -483,6 +483,19 @@ def test_backgrounds_are_scored_apart_and_averaged(tmp_path):
     np.testing.assert_allclose(again["summary"]["tpr"], result["tpr"])
 
 
+def test_backgrounds_of_other_genes_are_resampled_by_name(monkeypatch):
+    one, two, edges = gene_profiles(), gene_profiles(seed=1)[5:].copy(), scored_edges()
+    genes = ad.concat({"a": one, "b": two}, label="background", index_unique="-")
+    genes.obs["gene"] = [name.split("-")[0] for name in genes.obs_names]
+    # Each gene of the second once, the five others never: its replicates are the estimate.
+    times = (np.arange(40) >= 5).astype(int)
+    monkeypatch.setattr("cellfuse.tl.edges.draw_nodes", lambda n, n_boot, seed: times[:, None])
+    row = cf.tl.edge_classification(
+        genes, edges, gene_key="gene", background_key="background", n_boot=1
+    ).loc["b"]
+    assert row["auc_low"] == row["auc_high"] == pytest.approx(row["auc"], abs=1e-12)
+
+
 def test_curve_and_summary_are_kept():
     genes, edges = gene_profiles(300), scored_edges(300, 9000)
     result = cf.tl.edge_classification(genes, edges)
@@ -494,6 +507,21 @@ def test_curve_and_summary_are_kept():
     assert kept["params"]["fpr"] == 0.05
 
 
+def test_the_mean_curve_keeps_straight_rises():
+    from cellfuse.kernels.roc import area_under, roc_curve, tpr_at
+    from cellfuse.tl.edges import _mean_curve
+
+    rng = np.random.default_rng(0)
+    curves = [roc_curve(rng.normal(1, 1, 40), rng.normal(size=n)) for n in (30, 50)]
+    mean = _mean_curve(curves)
+    assert mean[0][0] == mean[1][0] == 0 and mean[0][-1] == mean[1][-1] == 1
+    assert np.all(np.diff(mean[0]) >= 0) and np.all(np.diff(mean[1]) >= 0)
+    assert area_under(*mean) == pytest.approx(np.mean([area_under(*c) for c in curves]))
+    for level in np.linspace(0.013, 0.95, 23):
+        expected = np.mean([tpr_at(*c, level) for c in curves])
+        assert tpr_at(*mean, level) == pytest.approx(expected)
+
+
 def test_network_of_other_names_shows_both_sides():
     edges = pd.DataFrame({"source": ["TP53"], "target": ["MDM2"]})
     with pytest.raises(ValueError, match="no usable edge.*'MDM2', 'TP53'.*'G000'.*gene_key"):
@@ -503,6 +531,7 @@ def test_network_of_other_names_shows_both_sides():
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
+        (lambda e: [("G000", "G001")], TypeError, "`edges` is a list; expected a data frame"),
         (lambda e: e.rename(columns={"target": "targets"}), KeyError, "Did you mean 'targets'"),
         (lambda e: e.assign(score=e["score"] * 1000), ValueError, "divide by 1000"),
         (lambda e: e.assign(score=np.nan), ValueError, "200 missing"),

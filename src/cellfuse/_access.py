@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ __all__ = [
     "control_mask",
     "forget",
     "is_mudata",
+    "label_list",
     "label_text",
     "modalities",
     "obs_column",
@@ -32,6 +33,7 @@ __all__ = [
     "refuse_twice",
     "refuse_view",
     "representation",
+    "take_rows",
 ]
 
 Data: TypeAlias = AnnData | MuData
@@ -122,6 +124,12 @@ def label_text(values: pd.Index) -> pd.Index:
     return text.str.removesuffix(".0") if pd.api.types.is_float_dtype(values.dtype) else text
 
 
+def label_list(labels: object) -> list[str]:
+    """Labels that a user gave, one or several, as text; a number stands for its text."""
+    several = isinstance(labels, Iterable) and not isinstance(labels, str)
+    return label_text(pd.Index(list(labels) if several else [labels])).tolist()  # type: ignore[call-overload]
+
+
 def _as_text(column: pd.Series) -> pd.Series:
     if isinstance(column.dtype, pd.CategoricalDtype):
         values = column.cat.categories
@@ -134,6 +142,8 @@ def context_labels(adata: AnnData, keys: str | list[str], *, modality: str = "")
     names = [keys] if isinstance(keys, str) else list(keys)
     if not names:
         raise ValueError("no obs column was named to group by.")
+    if len(set(names)) < len(names):
+        raise ValueError(f"keys={names}: an obs column is named twice.")
     columns = [_as_text(obs_column(adata, name, modality=modality)) for name in names]
     joint = columns[0].astype(object)
     for column in columns[1:]:
@@ -153,6 +163,11 @@ def representation(adata: AnnData, use_rep: str | None, *, modality: str = "") -
         array, name = adata.obsm[use_rep], f"obsm[{use_rep!r}]"
     if isinstance(array, pd.DataFrame):
         array = array.to_numpy()
+    if not hasattr(array, "ndim"):
+        raise TypeError(
+            f"{name}{where(modality)} is a sparse matrix on disk ({type(array).__name__}); read it "
+            "first: `adata = adata.to_memory()`."
+        )
     if array.ndim != 2:
         raise ValueError(
             f"{name}{where(modality)} has shape {tuple(array.shape)}; expected (cells, features)."
@@ -160,6 +175,14 @@ def representation(adata: AnnData, use_rep: str | None, *, modality: str = "") -
     if array.shape[0] == 0 or array.shape[1] == 0:
         raise ValueError(f"{name}{where(modality)} is empty: shape {tuple(array.shape)}.")
     return array
+
+
+def take_rows(values: Any, rows: np.ndarray) -> Any:
+    """Rows in any order; an array in a file gives them in ascending order only."""
+    if isinstance(values, np.ndarray) or hasattr(values, "tocsr"):
+        return values[rows]
+    ascending, place = np.unique(rows, return_inverse=True)
+    return values[ascending][place]
 
 
 def check_finite(array: Any, name: str) -> None:
@@ -186,18 +209,24 @@ def control_mask(
     adata: AnnData, control_key: str, control: str | list[str], *, modality: str = ""
 ) -> np.ndarray:
     """Boolean mask of the control cells; an absent label is an error that shows the likely one."""
-    column = obs_column(adata, control_key, modality=modality, missing=True).astype(str)
-    labels = [control] if isinstance(control, str) else list(control)
-    present = pd.unique(column)
+    column = obs_column(adata, control_key, modality=modality, missing=True)
+    known = column.notna().to_numpy()
+    text = np.full(len(column), None, dtype=object)  # a missing label is no control
+    text[known] = _as_text(column[known]).to_numpy()
+    present = sorted(set(text[known]))
+    # A control may be labelled by a number: 0, 0.0 and their texts are one label.
+    labels = [
+        label if label in present else label.removesuffix(".0") for label in label_list(control)
+    ]
     for label in labels:
-        if str(label) not in set(present):
+        if label not in present:
             raise missing_key(
                 label,
-                sorted(present),
+                present,
                 what=f"obs[{control_key!r}]{where(modality)}",
                 fix="Give `control` the label of the control cells, or None to use all cells.",
             )
-    return column.isin([str(label) for label in labels]).to_numpy()
+    return np.isin(text, labels)
 
 
 # -- provenance: what was done to which key -------------------------------------------------------

@@ -51,9 +51,22 @@ def fit_cca(x: NDArray, y: NDArray, *, n_components: int, shrinkage: float = 0.0
         k, at most the smaller rank.
     shrinkage
         Share of each covariance that is replaced by its mean variance times the identity.
+
+    Raises
+    ------
+    ValueError
+        More variates than a side has dimensions.
     """
     mean_x, own_x = mean_and_covariance(x)
     mean_y, own_y = mean_and_covariance(y)
+    ranks = [_rank(covariance) for covariance in (own_x, own_y)]
+    if n_components > min(ranks):
+        # A further variate would be rounding, blown up to unit variance.
+        raise ValueError(
+            f"n_components={n_components}: the data span {ranks[0]} and {ranks[1]} dimensions "
+            f"(features are constant or repeat others), which have at most {min(ranks)} canonical "
+            "variates."
+        )
     fits = []
     for covariance in (own_x, own_y):
         d = len(covariance)
@@ -76,6 +89,9 @@ def fit_cca(x: NDArray, y: NDArray, *, n_components: int, shrinkage: float = 0.0
         weights[0],
         weights[1],
         np.einsum("ij,ik,kj->j", weights[0], cross, weights[1], optimize=True),
-        len(own_x) - fits[0].n_dropped,
-        len(own_y) - fits[1].n_dropped,
+        *ranks,
     )
+
+
+def _rank(covariance: NDArray) -> int:
+    return len(covariance) - fit_whitening(covariance).n_dropped

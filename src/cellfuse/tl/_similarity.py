@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_finite, representation
+from cellfuse._access import check_finite, representation, take_rows
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.cosine import unit_rows
 
@@ -126,7 +126,7 @@ def similarity_of(
     values: Any = representation(profiles, use_rep)
     check_finite(values, name)
     if rows is not None:
-        values = values[chosen]
+        values = take_rows(values, chosen)
     dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
     empty = np.flatnonzero(~np.any(dense, axis=1))
     if len(empty):

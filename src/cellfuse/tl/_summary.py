@@ -6,10 +6,20 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cellfuse.kernels.bootstrap import draw_nodes, interval, weighted_means
 
-__all__ = ["mean_with_interval"]
+__all__ = ["check_level", "mean_with_interval", "share_with_interval"]
+
+#: Genes times replicates that are ranked together.
+BLOCK = 1 << 20
+
+
+def check_level(alpha: float) -> None:
+    """Refuse a level that is no share, such as 5 for 5%."""
+    if not 0 < alpha <= 1:
+        raise ValueError(f"alpha={alpha}: expected a level, 0 < alpha <= 1.")
 
 
 def mean_with_interval(
@@ -32,14 +42,52 @@ def mean_with_interval(
     found = {name: float(np.mean([np.nanmean(v) if len(v) else np.nan for v in values.values()]))}
     if n_boot < 1:
         return found
-    every = pd.Index(np.unique(np.concatenate([t.index.to_numpy(str) for t in tables.values()])))
-    drawn = draw_nodes(len(every), n_boot, seed)
+    drawn = _drawn(tables, n_boot, seed)
+    replicates = np.mean([weighted_means(values[t], drawn[t]) for t in tables], axis=0)
+    found[f"{name}_low"], found[f"{name}_high"] = interval(replicates)
+    return found
+
+
+def share_with_interval(
+    tables: Mapping[str, pd.DataFrame], alpha: float, n_boot: int, seed: int
+) -> dict[str, float]:
+    """Share of significant rows, as :func:`mean_with_interval` has it.
+
+    What is significant hangs on all p-values together, so that the correction is done again in
+    each replicate: with the calls as they are, the interval would be too narrow.
+    """
+    found = mean_with_interval("share_significant", tables, "significant", 0, seed)
+    if n_boot < 1:
+        return found
+    drawn = _drawn(tables, n_boot, seed)
     replicates = np.mean(
         [
-            weighted_means(values[t], drawn[every.get_indexer(table.index.astype(str))])
+            _discovered(table["pvalue"].to_numpy(dtype=np.float64), drawn[t], alpha)
             for t, table in tables.items()
         ],
         axis=0,
     )
-    found[f"{name}_low"], found[f"{name}_high"] = interval(replicates)
+    found["share_significant_low"], found["share_significant_high"] = interval(replicates)
     return found
+
+
+def _drawn(tables: Mapping[str, pd.DataFrame], n_boot: int, seed: int) -> dict[str, NDArray]:
+    """Times each row of each table is drawn, ``(rows, replicates)``."""
+    every = pd.Index(np.unique(np.concatenate([t.index.to_numpy(str) for t in tables.values()])))
+    drawn = draw_nodes(len(every), n_boot, seed)
+    return {t: drawn[every.get_indexer(x.index.astype(str))] for t, x in tables.items()}
+
+
+def _discovered(pvalue: NDArray, drawn: NDArray, alpha: float) -> NDArray:
+    """Share with q < alpha (Benjamini-Hochberg) among the drawn rows of each replicate."""
+    order = np.argsort(pvalue)
+    ordered = pvalue[order, None]
+    out = np.full(drawn.shape[1], np.nan)
+    step = max(1, BLOCK // max(1, len(order)))
+    for start in range(0, drawn.shape[1], step):
+        times = drawn[order, start : start + step]
+        rank = times.cumsum(axis=0)
+        n = rank[-1].astype(np.float64)
+        last = np.where((times > 0) & (ordered * n < alpha * rank), rank, 0).max(axis=0)
+        out[start : start + step] = np.divide(last, n, out=np.full(len(n), np.nan), where=n > 0)
+    return out

@@ -6,7 +6,7 @@ import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_finite, representation
+from cellfuse._access import check_finite, representation, take_rows
 from cellfuse._errors import listing
 from cellfuse.kernels.chunks import row_blocks
 from cellfuse.kernels.cosine import unit_rows
@@ -25,7 +25,7 @@ def unit_profiles(
     name = "X" if use_rep in (None, "X") else f"obsm[{use_rep!r}]"
     out = np.empty((len(rows), values.shape[1]), dtype)
     for block in row_blocks(len(rows), values.shape[1], block_bytes=8 << 20):
-        part = values[rows[block]]
+        part = take_rows(values, rows[block])
         part = part.toarray() if hasattr(part, "toarray") else np.asarray(part)
         check_finite(part, name)
         empty = ~np.any(part, axis=1)

@@ -51,8 +51,9 @@ def compare(
     - One row per pair of genes: :func:`relationship_recall` and :func:`edge_classification` with
       ``per_pair=True``. Pairs that share a gene are not independent, so genes are drawn, and a pair
       weighs the product of its genes' counts. p: twice the share of bootstrap differences on the
-      other side of 0. Every table of pairs is a row of the result: with one table per pathway
-      class, this is the recall gained in each class, corrected over classes.
+      other side of 0; cautious, as the intervals are, most where few pairs share a gene. Every
+      table of pairs is a row of the result: with one table per pathway class, this is the recall
+      gained in each class, corrected over classes.
 
     Intervals are 95% bootstrap percentiles of the difference over genes. They and the tests speak
     of other genes of the same kind, not of other screens or training seeds.

@@ -12,12 +12,12 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
-from cellfuse._access import context_labels, profiles_only
+from cellfuse._access import context_labels, label_list, profiles_only
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.nulls import empirical_pvalue
-from cellfuse.tl._labels import control_rows
+from cellfuse.tl._labels import by_name, control_rows
 from cellfuse.tl._similarity import similarity_of, source_name
-from cellfuse.tl._summary import mean_with_interval
+from cellfuse.tl._summary import check_level, mean_with_interval, share_with_interval
 from cellfuse.tl.guides import agreement_test
 
 __all__ = ["perturbation_consistency"]
@@ -73,7 +73,7 @@ def perturbation_consistency(
     n_boot
         Bootstrap replicates over perturbations for the intervals of the two figures in ``attrs``.
     seed
-        Same seed, same table.
+        Same seed, same table, in whatever order the (differently named) rows come.
 
     Returns
     -------
@@ -105,24 +105,26 @@ def perturbation_consistency(
     adata = profiles_only(adata)
     if n_null < 1:
         raise ValueError(f"n_null={n_null}: at least one null set is needed.")
+    check_level(alpha)
     labels = context_labels(adata, by).to_numpy(str)
     kept = np.ones(len(labels), dtype=bool)
     if control is not None:
         kept &= ~control_rows(labels, control)
-    rows = np.flatnonzero(kept)
+    rows = by_name(adata, np.flatnonzero(kept))
     table = agreement_test(
         similarity_of(adata, use_rep=use_rep, use_sim=use_sim, rows=rows),
         labels[rows],
-        n_null=n_null,
+        n_null=n_null if null_labels is None else 0,
         alpha=alpha,
         stream=np.random.SeedSequence(seed).spawn(1)[0],
+        words=("replicate", "perturbation"),
     ).rename(columns={"n_guides": "n"})
     table.index.name = "perturbation"
     if null_labels is not None:
         table = _against(table, null_labels, alpha)
     tested = {"": table[table["pvalue"].notna()]}
     figures = {
-        **mean_with_interval("share_significant", tested, "significant", n_boot, seed),
+        **share_with_interval(tested, alpha, n_boot, seed),
         **mean_with_interval("mean_similarity", tested, "similarity", n_boot, seed),
     }
     table.attrs.update(figures)
@@ -149,7 +151,7 @@ def perturbation_consistency(
 
 def _against(table: pd.DataFrame, null_labels: str | list[str], alpha: float) -> pd.DataFrame:
     """The perturbations other than the null ones, tested against those."""
-    names = [null_labels] if isinstance(null_labels, str) else list(null_labels)
+    names = list(dict.fromkeys(label_list(null_labels)))
     for name in names:
         if name not in table.index:
             raise missing_key(name, table.index.tolist(), what="the perturbations")

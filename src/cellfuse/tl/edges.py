@@ -200,6 +200,11 @@ def edge_classification(
 
 
 def _network(edges: pd.DataFrame, score_threshold: float) -> _Network:
+    if not isinstance(edges, pd.DataFrame):
+        raise TypeError(
+            f"`edges` is a {type(edges).__name__}; expected a data frame with the columns 'source' "
+            "and 'target' (and 'score')."
+        )
     for column in ("source", "target"):
         if column not in edges.columns:
             raise missing_key(column, list(edges.columns), what="the columns of `edges`")
@@ -359,10 +364,13 @@ def _summary(
 
 
 def _mean_curve(curves: list[tuple[NDArray, NDArray]]) -> tuple[NDArray, NDArray]:
+    """Mean true positive rate at each false one; where a curve rises straight up, so does it."""
     thin = [thin_curve(*curve, CURVE_POINTS) for curve in curves]
     if len(thin) == 1:
         return thin[0]
     grid = np.unique(np.concatenate([[0.0, 1.0], *(fpr for fpr, _ in thin)]))
-    if len(grid) > CURVE_POINTS:
-        grid = grid[np.linspace(0, len(grid) - 1, CURVE_POINTS).astype(int)]
-    return grid, np.mean([np.interp(grid, *curve) for curve in curves], axis=0)
+    # At a false positive rate that stands twice a curve goes from the first value to the last.
+    first = [np.interp(-grid, -fpr[::-1], tpr[::-1]) for fpr, tpr in curves]
+    last = [np.interp(grid, fpr, tpr) for fpr, tpr in curves]
+    rise = np.mean([first, last], axis=1)
+    return thin_curve(np.repeat(grid, 2), rise.T.ravel(), CURVE_POINTS)

@@ -16,8 +16,9 @@ from cellfuse._access import control_mask, obs_column, profiles_only
 from cellfuse._errors import listing
 from cellfuse.kernels.cosine import mean_pairwise_cosine, mean_within
 from cellfuse.kernels.nulls import empirical_pvalue, null_similarity
+from cellfuse.tl._labels import by_name
 from cellfuse.tl._similarity import Similarity, similarity_of, source_name
-from cellfuse.tl._summary import mean_with_interval
+from cellfuse.tl._summary import check_level, mean_with_interval, share_with_interval
 
 __all__ = ["guide_consistency", "agreement_test"]
 
@@ -71,7 +72,7 @@ def guide_consistency(
         Bootstrap replicates over targets for 95% percentile intervals of the share and of the
         mean similarity; 0 for none.
     seed
-        Same seed, same table.
+        Same seed, same table, in whatever order the (differently named) guides come.
 
     Returns
     -------
@@ -108,6 +109,7 @@ def guide_consistency(
     guides = profiles_only(guides)
     if n_null < 1:
         raise ValueError(f"n_null={n_null}: at least one null set is needed.")
+    check_level(alpha)
     targets = obs_column(guides, target_key, missing=control is not None).astype(str).to_numpy()
     kept = np.ones(guides.n_obs, dtype=bool)
     if control is not None:
@@ -121,7 +123,8 @@ def guide_consistency(
         groups = {b: np.flatnonzero(kept & (background == b)) for b in sorted(background.unique())}
     streams = np.random.SeedSequence(seed).spawn(len(groups))
     tables = {}
-    for (name, rows), stream in zip(groups.items(), streams, strict=True):
+    for (name, found), stream in zip(groups.items(), streams, strict=True):
+        rows = by_name(guides, found)
         similarity = similarity_of(guides, use_rep=use_rep, use_sim=use_sim, rows=rows)
         tables[name] = agreement_test(
             similarity,
@@ -132,7 +135,7 @@ def guide_consistency(
             inside=f" in background {name!r}" if name else "",
         )
     table = _join(tables, background_key)
-    figures = _figures(tables, n_boot, seed)
+    figures = _figures(tables, alpha, n_boot, seed)
     table.attrs.update(figures)
     params: dict[str, Any] = {
         "target_key": target_key,
@@ -170,6 +173,7 @@ def agreement_test(
     alpha: float,
     stream: np.random.SeedSequence,
     inside: str = "",
+    words: tuple[str, str] = ("guide", "target"),
 ) -> pd.DataFrame:
     """Mean pairwise similarity of each target's rows, against sets of unrelated rows.
 
@@ -177,8 +181,12 @@ def agreement_test(
     ----------
     targets
         Target of each row.
+    n_null
+        Null sets; 0 leaves the p-values open.
     inside
         Where, for a message, such as ``" in background 'K562'"``.
+    words
+        What a row and a target are, for a message.
 
     Returns
     -------
@@ -186,32 +194,35 @@ def agreement_test(
     """
     codes, labels = pd.factorize(targets, sort=True)
     n_guides = np.bincount(codes, minlength=len(labels))
+    row, group = words
     if len(codes) < 2 or n_guides.max() < 2:
         raise ValueError(
-            f"no target has two guides{inside}, found {len(codes)} guides of {len(labels)} targets "
-            "(controls left out): there is nothing to compare. Give one row per guide, not per "
-            "gene or cell."
+            f"no {group} has two {row}s{inside}, found {len(codes)} {row}s of {len(labels)} "
+            f"{group}s (controls left out): there is nothing to compare. Give one row per {row}."
         )
     largest = int(n_guides.max())
-    if len(labels) < largest:
+    if n_null and len(labels) < largest:
         raise ValueError(
-            f"{labels[n_guides.argmax()]!r} has {largest} guides{inside}, but there are only "
-            f"{len(labels)} targets ({listing(labels, 4)}): a null set takes each guide from "
-            "another target. Give one row per guide, and name controls by `control`."
+            f"{str(labels[n_guides.argmax()])!r} has {largest} {row}s{inside}, but there are only "
+            f"{len(labels)} {group}s ({listing(labels, 4)}): a null set takes each {row} from "
+            f"another {group}. Give one row per {row}, and name controls by `control`."
         )
     given = similarity.given
     values = similarity.matrix() if given else similarity.values[similarity.rows]
     agreement = (mean_within if given else mean_pairwise_cosine)(values, codes, len(labels))
-    sizes = [int(k) for k in np.unique(n_guides) if k > 1]
-    null = null_similarity(values, codes, sizes, n_sets=n_null, seed=stream, given=given)
+    sizes = [int(k) for k in np.unique(n_guides) if k > 1] if n_null else []
+    null = {}
+    if sizes:
+        null = null_similarity(values, codes, sizes, n_sets=n_null, seed=stream, given=given)
     null_mean, pvalue = np.full(len(labels), np.nan), np.full(len(labels), np.nan)
     for size in sizes:
         of_size = n_guides == size
         null_mean[of_size] = null[size].mean(dtype=np.float64)
         pvalue[of_size] = empirical_pvalue(agreement[of_size], null[size])
     qvalue = np.full(len(labels), np.nan)
-    tested = n_guides > 1
-    qvalue[tested] = false_discovery_control(pvalue[tested])
+    tested = ~np.isnan(pvalue)
+    if tested.any():
+        qvalue[tested] = false_discovery_control(pvalue[tested])
     return pd.DataFrame(
         {
             "similarity": agreement,
@@ -233,10 +244,12 @@ def _join(tables: dict[str, pd.DataFrame], background_key: str | None) -> pd.Dat
     ).reset_index(level=0)
 
 
-def _figures(tables: dict[str, pd.DataFrame], n_boot: int, seed: int) -> dict[str, float]:
+def _figures(
+    tables: dict[str, pd.DataFrame], alpha: float, n_boot: int, seed: int
+) -> dict[str, float]:
     """Share of significant targets and mean similarity; backgrounds weigh the same."""
     tested = {name: table[table["n_guides"] > 1] for name, table in tables.items()}
     return {
-        **mean_with_interval("share_significant", tested, "significant", n_boot, seed),
+        **share_with_interval(tested, alpha, n_boot, seed),
         **mean_with_interval("mean_similarity", tested, "similarity", n_boot, seed),
     }

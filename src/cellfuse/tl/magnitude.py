@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.stats import false_discovery_control
 
 from cellfuse._access import (
@@ -21,10 +22,10 @@ from cellfuse._access import (
 from cellfuse._errors import listing
 from cellfuse.kernels.chunks import in_threads
 from cellfuse.kernels.energy import Energy, distances, energy_test
-from cellfuse.kernels.groups import group_rows
-from cellfuse.tl._labels import control_rows
+from cellfuse.kernels.groups import group_means, group_rows
+from cellfuse.tl._labels import by_name, control_rows
 from cellfuse.tl._similarity import source_name
-from cellfuse.tl._summary import mean_with_interval
+from cellfuse.tl._summary import check_level, mean_with_interval, share_with_interval
 
 __all__ = ["perturbation_magnitude"]
 
@@ -81,7 +82,8 @@ def perturbation_magnitude(
     n_boot
         Bootstrap replicates over perturbations for the intervals of the two figures in ``attrs``.
     seed
-        Same seed, same table; a perturbation's numbers do not depend on which others there are.
+        Same seed, same table, in whatever order the (differently named) rows come; a
+        perturbation's numbers do not depend on which others there are.
 
     Returns
     -------
@@ -115,19 +117,24 @@ def perturbation_magnitude(
             f"expected min_replicates >= {MIN_ROWS}, max_rows >= {MIN_ROWS} and n_null >= 1, found "
             f"{min_replicates}, {max_rows} and {n_null}."
         )
+    check_level(alpha)
     values = representation(adata, use_rep)
     check_finite(values, source_name(use_rep, None))
-    dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+    values = sparse.csr_array(values) if sparse.issparse(values) else np.asarray(values)
     labels = context_labels(adata, by).to_numpy(str)
+    if control is None or not len(np.atleast_1d(control)):
+        raise ValueError(f"control={control!r}: the distance is one to controls; name their label.")
     is_control = control_rows(labels, control)
     batch = np.zeros(len(labels), dtype=np.intp)
     names = np.array(["all rows"])
     if batch_key is not None:
         batch, found = pd.factorize(context_labels(adata, batch_key), sort=True)
         names = np.asarray(found, dtype=str)
-    test = _Test(dense, is_control, batch, names, max_rows, n_null, seed)
-    codes, perturbations = pd.factorize(labels[~is_control], sort=True)
-    rows = [np.flatnonzero(~is_control)[r] for r in group_rows(codes, len(perturbations))]
+    order = by_name(adata, np.arange(len(labels)))
+    controls, others = order[is_control[order]], order[~is_control[order]]
+    test = _Test(values, controls, batch, names, max_rows, n_null, seed)
+    codes, perturbations = pd.factorize(labels[others], sort=True)
+    rows = [others[r] for r in group_rows(codes, len(perturbations))]
     n_rows = np.array([len(r) for r in rows])
     enough = n_rows >= min_replicates
     if not enough.any():
@@ -140,7 +147,7 @@ def perturbation_magnitude(
     table = _table(perturbations, n_rows, enough, in_threads(test, jobs), alpha)
     tested = {"": table[enough]}
     figures = {
-        **mean_with_interval("share_significant", tested, "significant", n_boot, seed),
+        **share_with_interval(tested, alpha, n_boot, seed),
         **mean_with_interval("mean_energy", tested, "energy", n_boot, seed),
     }
     table.attrs.update(figures)
@@ -172,8 +179,8 @@ class _Test:
 
     def __init__(
         self,
-        values: NDArray,
-        is_control: NDArray,
+        values: Any,
+        controls: NDArray,
         batch: NDArray,
         names: NDArray,
         max_rows: int,
@@ -182,13 +189,17 @@ class _Test:
     ) -> None:
         self.values, self.batch, self.names = values, batch, names
         self.max_rows, self.n_null, self.seed = max_rows, n_null, seed
-        rng = np.random.default_rng([seed, 0])
+        # A stream of the batch's own: the same controls in whatever company.
         self.controls = [
-            rng.permutation(rows)[:max_rows]
-            for rows in group_rows(np.where(is_control, batch, -1), len(names))
+            np.random.default_rng([seed, 0, *name.encode()]).permutation(controls[rows])[:max_rows]
+            for name, rows in zip(
+                names.tolist(), group_rows(batch[controls], len(names)), strict=True
+            )
         ]
         # Centred, so that distances far from the origin keep their digits.
-        self.centre = values[is_control].mean(axis=0, dtype=np.float64)
+        code = np.full(len(batch), -1)
+        code[controls] = 0
+        self.centre = group_means(values, code, 1)
 
     def check(self, jobs: list[tuple[str, NDArray]]) -> None:
         """Refuse a perturbation in a batch without controls."""
@@ -210,7 +221,9 @@ class _Test:
         most = -(-self.max_rows // len(batches))
         controls = np.concatenate([self.controls[b][:most] for b in batches])
         both = np.concatenate([rows, controls])
-        part = self.values[both].astype(np.float64) - self.centre
+        part = self.values[both]
+        part = part.toarray() if sparse.issparse(part) else part
+        part = part.astype(np.float64) - self.centre
         energy = energy_test(
             distances(part, part),
             len(rows),
@@ -222,7 +235,7 @@ class _Test:
 
 
 def _some(rows: NDArray, most: int, rng: np.random.Generator) -> NDArray:
-    return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
+    return rows if len(rows) <= most else rng.choice(rows, most, replace=False)
 
 
 def _table(

@@ -83,9 +83,10 @@ def relationship_recall(
         ``target``, ``similarity``, ``hit``.
     n_boot
         Bootstrap replicates over genes for 95% percentile intervals; 0 for none. A pair weighs the
-        product of its genes' counts, which is cautious (intervals somewhat too wide) where few
-        pairs share a gene. The null's two thresholds stay as they are: they rest on all pairs of
-        the map, and drawing them again changes the intervals by a few percent.
+        product of its genes' counts, which is cautious (in simulated maps of 80 genes, intervals
+        about 1.5 times as wide as they need be), most where few pairs share a gene. The null's two
+        thresholds stay as they are: they rest on all pairs of the map, and drawing them again
+        changes the intervals by a few percent.
     seed
         Same seed, same intervals.
 
@@ -114,13 +115,11 @@ def relationship_recall(
     1.0
     """
     profiles = profiles_only(profiles)
-    low, high = tails
-    if not 0 <= low < high <= 1:
+    if np.shape(tails) != (2,) or not 0 <= tails[0] < tails[1] <= 1:
         raise ValueError(f"tails={tails}: expected two quantiles, 0 <= lower < upper <= 1.")
+    low, high = tails
     names, rows = _map_names(profiles, gene_key, control)
-    tables = {"pairs": pairs} if isinstance(pairs, pd.DataFrame) else dict(pairs)
-    if not tables:
-        raise ValueError("`pairs` is an empty dict; give at least one table of pairs.")
+    tables = _tables(pairs)
     ends = {str(name): _ends(table, names, str(name)) for name, table in tables.items()}
     similarity = similarity_of(profiles, use_rep=use_rep, use_sim=use_sim, rows=rows)
     bounds = _bounds(similarity, tails)
@@ -140,6 +139,24 @@ def relationship_recall(
         },
     }
     return table
+
+
+def _tables(pairs: object) -> dict[str, pd.DataFrame]:
+    tables = {"pairs": pairs} if isinstance(pairs, pd.DataFrame) else pairs
+    if not isinstance(tables, Mapping):
+        raise TypeError(
+            f"`pairs` is a {type(pairs).__name__}; expected a data frame with the columns 'source' "
+            "and 'target', or a dict of such."
+        )
+    if not tables:
+        raise ValueError("`pairs` is an empty dict; give at least one table of pairs.")
+    for name, table in tables.items():
+        if not isinstance(table, pd.DataFrame):
+            raise TypeError(
+                f"`pairs[{name!r}]` is a {type(table).__name__}; expected a data frame with the "
+                "columns 'source' and 'target'."
+            )
+    return dict(tables)
 
 
 def _map_names(

@@ -31,7 +31,7 @@ def retrieval(
     *,
     use_rep: str | None,
     use_rep_b: str | None = None,
-    top_k: Sequence[int] = (1, 5, 10),
+    top_k: int | Sequence[int] = (1, 5, 10),
     per_query: bool = False,
     n_boot: int = 0,
     seed: int = 0,
@@ -92,9 +92,9 @@ def retrieval(
     >>> found.loc[("mean", "top1"), ["value", "chance"]].tolist()
     [1.0, 0.05]
     """
-    ks = sorted({int(k) for k in top_k})
+    ks = sorted({int(k) for k in np.atleast_1d(top_k)})
     if not ks or ks[0] < 1:
-        raise ValueError(f"top_k={tuple(top_k)}: expected numbers of 1 and more.")
+        raise ValueError(f"top_k={top_k}: expected numbers of 1 and more.")
     a, b = profiles_only(a), profiles_only(b)
     units = [_units(a, use_rep, "a"), _units(b, use_rep_b or use_rep, "b")]
     if units[0].shape[1] != units[1].shape[1]:
