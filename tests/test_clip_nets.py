@@ -86,7 +86,12 @@ def test_similar_cells_are_partly_positive_for_the_first_modality_only(documents
     a, b = (z.mean(1) for z in embedded(net, documents))
     alike = (1 + F.cosine_similarity(a[:, None], a[None], dim=2)) / 2
     wanted = clip_loss(a, b, 2.0, weight=alike.detach(), weight_back=torch.eye(4))
-    assert net(**documents)["loss"].item() == pytest.approx(wanted.item(), rel=1e-5)
+    loss = net(**documents)["loss"]
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    # The weights are what is learnt from, and teach nothing themselves.
+    image = list(net.cell("image").parameters())
+    for ours, theirs in zip(*(torch.autograd.grad(x, image) for x in (loss, wanted)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
 
 
 def test_accuracy_counts_finds_of_the_own_context():
@@ -114,8 +119,9 @@ def test_the_temperature_is_bounded():
     with torch.no_grad():
         temperature.log_scale.fill_(math.log(1e6))
     assert temperature().item() == pytest.approx(100)
-    with pytest.raises(ValueError, match="at least 0.01"):
-        Temperature(0.0)
+    for wrong in (0.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="finite and at least 0.01"):
+            Temperature(wrong)
 
 
 def test_a_reversed_gradient_is_the_gradient_reversed():
@@ -149,6 +155,16 @@ def test_the_loss_is_the_sum_of_its_named_parts(autoencoder, documents):
         0.3 * out["rna_loss"] + 1e-3 * out["rna_kl"] + out["rna_class"] + out["discriminator_loss"]
     )
     assert out["loss"].item() == pytest.approx(wanted.item(), rel=1e-6)
+
+
+def test_every_cell_is_to_be_told_by_the_context_of_its_document(autoencoder, documents):
+    autoencoder.set_stage(0)
+    z = autoencoder._pass("image", documents["x"]["image"], documents["key"], False)[3]
+    log_p = autoencoder.classifier(z).log_softmax(dim=1).view(4, 3, -1)
+    contexts = enumerate(documents["context"].tolist())
+    wanted = -torch.stack([log_p[g, :, context].mean() for g, context in contexts]).mean()
+    found = autoencoder(**documents)["image_class"]
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_the_encoder_is_pushed_against_the_discriminator(autoencoder, documents):

@@ -119,6 +119,38 @@ def test_clip_errors(flat):
         cf.CLIP(flat, widht=3)
     with pytest.raises(ValueError, match="one document"):
         cf.CLIP(flat, set_size=2, **TINY).train(1, batch_size=1, **QUIET)
+    with pytest.raises(ValueError, match="finite"):
+        cf.CLIP(flat, temperature=float("inf"), **TINY)
+
+
+def test_validation_compares_within_whole_batches_only(flat, monkeypatch):
+    set_up("CLIP", flat)
+    model = cf.CLIP(flat, set_size=2, seed=0, **TINY)
+    sizes, forward = [], model.module.forward
+
+    def spy(x, key, context, **kwargs):
+        if not torch.is_grad_enabled():
+            sizes.append(len(key))
+        return forward(x, key, context, **kwargs)
+
+    monkeypatch.setattr(model.module, "forward", spy)
+    model.train(1, batch_size=3, documents_per_context=1, validation_size=0.3, **QUIET)
+    assert set(sizes) == {3}  # of 8 contexts, 6
+    assert "validation_loss" in model.history
+
+
+def test_held_out_cells_that_share_no_context_make_no_validation():
+    mdata = make_screen(n_contexts=4, n_cells=4)
+    keep = {"image": [0, 1], "rna": [2, 3]}  # contexts with enough cells to hold one out
+    for role, full in keep.items():
+        guide = mdata[role].obs["guide"].str[1:].astype(int).to_numpy()
+        first = np.arange(len(guide)) % 4 == 0
+        mdata.mod[role] = mdata[role][np.isin(guide, full) | first].copy()
+    mdata = md.MuData(dict(mdata.mod))
+    set_up("CLIP", mdata)
+    model = cf.CLIP(mdata, set_size=1, seed=0, **TINY)
+    model.train(1, documents_per_context=2, validation_size=0.3, **QUIET)
+    assert "validation_loss" not in model.history
 
 
 # -- cross-modal autoencoder ----------------------------------------------------------------------
@@ -181,3 +213,13 @@ def test_cross_modal_errors(flat):
     set_up("CrossModalAE", flat, rna_likelihood="mse")
     with pytest.raises(ValueError, match="n_latent must be at least 1"):
         cf.CrossModalAE(flat, n_latent=0)
+    with pytest.raises(TypeError, match="no argument 'ckpt_path'"):
+        cf.CrossModalAE(flat, n_latent=4, **TINY, **DECODERS).train(1, ckpt_path="x", **QUIET)
+
+
+def test_cross_modal_goes_on_only_with_the_contexts_it_tells_apart(joined, tmp_path):
+    _, model = joined
+    model.save(tmp_path / "ae")
+    loaded = cf.CrossModalAE.load(tmp_path / "ae", make_screen(n_contexts=9))
+    with pytest.raises(ValueError, match="9 contexts; the model tells 8 apart"):
+        loaded.train(1, **QUIET)

@@ -76,6 +76,25 @@ def test_mad_robustize_by_hand():
     np.testing.assert_allclose(adata.X[-1, 0], 3 / 1.4826)
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float32])
+def test_mad_robustize_of_whole_numbers_keeps_their_halves(dtype):
+    adata = ad.AnnData(obsm={"emb": np.array([[0], [1], [8], [9], [9], [9]], dtype=dtype)})
+    mad_robustize(adata, use_rep="emb", control_key=None, control=None)
+    # Median 8.5, deviations 8.5 7.5 .5 .5 .5 .5, their median .5.
+    np.testing.assert_allclose(adata.obsm["emb"][0, 0], -8.5 / (1.4826 * 0.5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("verb", [center_scale, mad_robustize])
+def test_the_background_is_one_more_batch(verb):
+    one, two = cells(), cells()
+    for adata in (one, two):
+        adata.obs["line"] = np.where(np.arange(400) % 2, "A", "B")
+    two.obs["both"] = two.obs["plate"] + two.obs["line"]
+    verb(one, **CONTROLS, batch_key="plate", within="line")
+    verb(two, **CONTROLS, batch_key="both")
+    np.testing.assert_array_equal(one.obsm["emb"], two.obsm["emb"])
+
+
 def test_a_batch_without_controls_is_named():
     adata = cells()
     adata.obs.loc[adata.obs["plate"] == "p1", "gene"] = "TP53"
@@ -155,8 +174,9 @@ def test_tvn_refuses_what_it_cannot_do():
         tvn(adata, **CONTROLS, batch_key="plate", min_controls=20)
     with pytest.raises(ValueError, match="regularization=0 .* more than 6"):
         tvn(adata, **CONTROLS, batch_key="plate", regularization=0)
-    with pytest.raises(ValueError, match="0 or more"):
-        tvn(adata, **CONTROLS, batch_key="plate", regularization=-1)
+    for wrong in (-1, np.nan, np.inf):
+        with pytest.raises(ValueError, match="0 or more, and finite"):
+            tvn(adata, **CONTROLS, batch_key="plate", regularization=wrong)
     with pytest.raises(KeyError, match="Did you mean 'NTC'"):
         tvn(adata, use_rep="emb", control_key="gene", control="NTX", batch_key="plate")
     tvn(adata, **CONTROLS, batch_key="plate")
@@ -202,10 +222,11 @@ def test_sphered_controls_are_white():
     [
         ({"method": "zca"}, "ZCA-cor"),
         ({"epsilon": -1}, "0 or more"),
+        ({"epsilon": np.inf}, "and finite"),
         ({"constant": True}, "1 of 6 features do not vary"),
         ({"copied": True}, "span 5 of 6 dimensions"),
     ],
-    ids=["method", "epsilon", "constant", "copied"],
+    ids=["method", "epsilon", "infinite", "constant", "copied"],
 )
 def test_sphering_names_bad_input(change, text):
     adata = cells()

@@ -103,6 +103,55 @@ def test_noise_and_dropout_have_the_size_that_was_asked_for():
     assert np.mean(jitter(x, rng, dropout=0.3) == 0) == pytest.approx(0.3, abs=0.02)
 
 
+def shifted() -> ad.AnnData:
+    """Raw values far from 0 and large, so that a corrected embedding is much smaller."""
+    adata = cells(n=2000)
+    adata.obsm["emb"] = 100 * adata.obsm["emb"] + 1000
+    return adata
+
+
+def test_noise_is_a_share_of_what_the_operation_left():
+    plain, noisy = shifted(), shifted()
+    pea(plain, **ARGUMENTS, key_added="pea")
+    pea(noisy, **ARGUMENTS, key_added="pea", noise=0.1)
+    added = noisy.obsm["pea"] - plain.obsm["pea"]
+    for rows in plain.obs.groupby("pea").indices.values():
+        share = added[rows].std(axis=0) / plain.obsm["pea"][rows].std(axis=0)
+        np.testing.assert_allclose(share, 0.1, rtol=0.15)
+
+
+@pytest.mark.parametrize("within", [None, "gene"])
+def test_cells_are_mixed_with_those_of_their_own_operation(within):
+    adata = shifted()
+    pea(adata, **ARGUMENTS, key_added="pea", mixup_alpha=0.4, mixup_within=within)
+    mixed = adata.obsm["pea"]
+    for operation, rows in adata.obs.groupby("pea").indices.items():
+        largest = np.abs(corrected_shifted(operation)[rows]).max(axis=0)
+        assert (np.abs(mixed[rows]).max(axis=0) <= largest + 1e-9).all()
+        assert np.abs(mixed[rows] - corrected_shifted(operation)[rows]).max() > 0.1
+
+
+def corrected_shifted(operation: str) -> np.ndarray:
+    adata = shifted()
+    pea(adata, **ARGUMENTS, key_added="alone", operations=operation)  # one may be named alone
+    return adata.obsm["alone"]
+
+
+def test_half_precision_is_augmented_in_single():
+    half, single = cells(), cells()
+    half.obsm["emb"] = half.obsm["emb"].astype(np.float16)
+    single.obsm["emb"] = half.obsm["emb"].astype(np.float32)
+    for adata in (half, single):
+        pea(adata, **ARGUMENTS, key_added="pea")
+    assert half.obsm["pea"].dtype == np.float32
+    np.testing.assert_array_equal(half.obsm["pea"], single.obsm["pea"])
+
+
+def test_controls_that_do_not_span_the_space_are_told():
+    with pytest.warns(UserWarning, match="set to 0 by 'tvn': the data: 3 of 10"):
+        pea(cells(n=30, d=10), **ARGUMENTS, key_added="pea")
+
+
 def test_mixup_stays_within_the_group_and_keeps_the_label():
     x = np.random.default_rng(0).normal(size=(60, 3))
     groups = np.arange(60) % 4
@@ -117,11 +166,14 @@ def test_mixup_stays_within_the_group_and_keeps_the_label():
     [
         ({"operations": ["centre"]}, ValueError, "center_scale"),
         ({"operations": []}, ValueError, "different ones"),
+        ({"operations": None}, ValueError, "operations=None"),
+        ({"noise": np.inf}, ValueError, "finite noise"),
+        ({"mixup_alpha": np.nan}, ValueError, "finite mixup_alpha"),
         ({"dropout": 1.0}, ValueError, "dropout < 1"),
         ({"batch_key": "plat"}, KeyError, "Did you mean 'plate'"),
         ({"control": "ntc"}, KeyError, "'ntc' is not in"),
     ],
-    ids=["operation", "none", "dropout", "batch", "control"],
+    ids=["operation", "none", "missing", "noise", "mixup", "dropout", "batch", "control"],
 )
 def test_bad_input_is_named(change, error, text):
     with pytest.raises(error, match=text):
@@ -139,6 +191,16 @@ def test_active_perturbations_and_what_is_kept():
     assert filter_active(adata, scores, by="gene").obs["gene"].tolist() == ["A", "A"]
     kept = filter_active(adata, scores, by="gene", alpha=0.3, keep="N", copy=False)
     assert kept.obs["gene"].tolist() == ["A", "A", "B", "N"] and kept.is_view
+
+
+@pytest.mark.parametrize(("label", "keep"), [(int, 3), (float, [3.0]), (str, "3")])
+def test_labels_may_be_numbers(label, keep):
+    guide = np.array([1, 1, 2, 3]).astype(label)
+    adata = ad.AnnData(np.ones((4, 1)), obs=pd.DataFrame({"guide": guide}, index=list("wxyz")))
+    scores = pd.DataFrame({"qvalue": [0.01, 0.5]}, index=np.array([1, 2]).astype(label))
+    assert filter_active(adata, scores, by="guide").obs_names.tolist() == ["w", "x"]
+    kept = filter_active(adata, scores, by="guide", keep=keep)
+    assert kept.obs_names.tolist() == ["w", "x", "z"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anndata as ad
+import lightning as L
 import mudata as md
 import numpy as np
 import pandas as pd
@@ -11,7 +12,17 @@ import torch
 
 import cellfuse as cf
 from cellfuse.model._correction import mixed_up
-from cellfuse.nn import collapse, perturb_embedding
+from cellfuse.model._semi_clipped_checks import warn_collapse
+from cellfuse.nn import (
+    Distillation,
+    clip_loss,
+    collapse,
+    perturb_embedding,
+    relational_distillation,
+    same_context,
+    sigmoid_loss,
+    vicreg_loss,
+)
 
 SHORT = {"batch_size": 64, "enable_progress_bar": False}
 SETUP = {
@@ -231,14 +242,154 @@ def test_what_is_trained_can_be_more(drugs, trains):
     if scratch:
         with pytest.raises(ValueError, match="no unadapted embedding"):
             model.gene_probe()
+        with pytest.raises(ValueError, match="trained without a correction"):
+            model.get_latent_representation(correction="tvn")
 
 
-def test_validation_is_logged_and_held_out_samples_are_not_trained_on(drugs):
-    cf.SemiClipped.setup_mudata(drugs, **SETUP)
-    model = cf.SemiClipped(drugs, hidden=(8,), seed=0)
-    model.train(2, validation_size=0.25, **SHORT)
+def steps_of(mdata, monkeypatch, *, setup=None, train=None, **kwargs):
+    """Model, and (student, teacher, context, is training) of every step it took."""
+    cf.SemiClipped.setup_mudata(mdata, **{**SETUP, **(setup or {})})
+    model = cf.SemiClipped(mdata, hidden=(32,), seed=0, **kwargs)
+    seen, forward = [], model.module.forward
+
+    def spy(student, teacher, context):
+        seen.append((student.numpy(), teacher.numpy(), context.numpy(), torch.is_grad_enabled()))
+        return forward(student, teacher, context)
+
+    monkeypatch.setattr(model.module, "forward", spy)
+    model.train(**{"max_epochs": 1, "lr": 1e-12, **SHORT, **(train or {})})
+    return model, seen
+
+
+def rows_of(found, values) -> np.ndarray:
+    """Row of `values` that each row of `found` is; -1 for none."""
+    distance = np.abs(found[:, None] - values[None]).max(axis=2)
+    return np.where(distance.min(axis=1) < 1e-4, distance.argmin(axis=1), -1)
+
+
+def standardised(model, mdata):
+    return model.module.standardise(torch.as_tensor(mdata["rna"].obsm["X_rna"])).numpy()
+
+
+def test_validation_is_logged_and_held_out_samples_are_not_trained_on(drugs, monkeypatch):
+    model, seen = steps_of(
+        drugs,
+        monkeypatch,
+        pea=("none",),
+        image_correction="none",
+        train={"max_epochs": 2, "validation_size": 0.25, "batch_size": 16},
+    )
     assert len(model.history["validation_loss"]) == 2
     assert {"train_spread_epoch", "train_effective_rank_epoch"} <= set(model.history)
+    values = standardised(model, drugs), drugs["image"].obsm["X_img"]
+    for side in (0, 1):
+        used: dict[bool, set[int]] = {True: set(), False: set()}
+        for step in seen:
+            used[step[3]] |= set(rows_of(step[side], values[side]))
+        assert -1 not in used[True] | used[False]
+        assert used[True] and used[False] and not used[True] & used[False]
+    # Statistics of the features are those of the training samples.
+    held = np.unique(np.concatenate([rows_of(s[0], values[0]) for s in seen if not s[3]]))
+    assert len(held) == 32  # 2 of 8 per compound and 3 controls, in whole batches of 16
+    mean = np.abs(np.delete(values[0], held, axis=0).mean(axis=0)).max()
+    assert mean < np.abs(values[0].mean(axis=0)).max()
+
+
+def test_validation_is_corrected_as_inference_is_and_in_whole_batches(drugs, monkeypatch):
+    model, seen = steps_of(
+        drugs,
+        monkeypatch,
+        loss="kd",  # which needs three samples: what is left over must not come
+        noise=0.5,
+        mixup=0.4,
+        train={"validation_size": 0.25, "batch_size": 17},
+    )
+    correction = model._correction(None, "rna", ("center_scale",))
+    z = torch.as_tensor(standardised(model, drugs))
+    wanted = correction.apply(z, torch.as_tensor(correction.codes)).numpy()
+    held = [s for s in seen if not s[3]]
+    assert {len(s[0]) for s in held} == {17}
+    assert all((rows_of(s[0], wanted) >= 0).all() for s in held)
+
+
+@pytest.mark.parametrize("change", [{}, {"noise": 0.3}, {"dropout": 0.3}, {"mixup": 0.4}], ids=str)
+def test_augmentation_of_the_embedding_reaches_the_network(drugs, monkeypatch, change):
+    model, seen = steps_of(drugs, monkeypatch, pea=("none",), **change)
+    students = np.concatenate([s[0] for s in seen])
+    as_they_are = (rows_of(students, standardised(model, drugs)) >= 0).mean()
+    assert as_they_are == 1.0 if not change else as_they_are < 0.3
+    if "dropout" in change:
+        assert (students == 0).mean() == pytest.approx(0.3, abs=0.06)
+
+
+@pytest.mark.parametrize("dose_key", ["dose", None])
+def test_the_dose_is_part_of_the_context_where_it_is_named(drugs, monkeypatch, dose_key):
+    mdata = drugs.copy()
+    doses = {}
+    for role, kind in (("rna", int), ("image", float)):  # 1 and 1.0 are one dose
+        doses[role] = np.arange(mdata[role].n_obs) % 2
+        mdata[role].obs["dose"] = doses[role].astype(kind)
+    model, seen = steps_of(
+        mdata, monkeypatch, setup={"dose_key": dose_key}, pea=("none",), image_correction="none"
+    )
+    assert model.context_keys == (["compound", "dose"] if dose_key else ["compound"])
+    rna = np.concatenate([rows_of(s[0], standardised(model, mdata)) for s in seen])
+    image = np.concatenate([rows_of(s[1], mdata["image"].obsm["X_img"]) for s in seen])
+    same = (doses["rna"][rna] == doses["image"][image]).mean()
+    assert same == 1.0 if dose_key else 0.3 < same < 0.7
+
+
+def test_the_papers_preset_is_its_optimiser(drugs):
+    cf.SemiClipped.setup_mudata(drugs, **SETUP)
+    model = cf.SemiClipped(drugs, preset="base", seed=0)
+    linear = [m for m in model.module.adapter if isinstance(m, torch.nn.Linear)]
+    assert [layer.out_features for layer in linear] == [1024, 1024, 6]
+    found = []
+
+    class Look(L.Callback):
+        def on_train_start(self, trainer, module):
+            found.append(trainer.optimizers[0])
+
+    model.train(1, callbacks=[Look()], enable_progress_bar=False)
+    model.train(1, callbacks=[Look()], weight_decay=0.3, lr=0.2, enable_progress_bar=False)
+    asked = found[1].param_groups[0]
+    assert (asked["initial_lr"], asked["weight_decay"]) == (0.2, 0.3)
+    assert isinstance(found[0], torch.optim.SGD)
+    matrices = found[0].param_groups[0]
+    assert (matrices["initial_lr"], matrices["momentum"], matrices["weight_decay"]) == (
+        1e-3,
+        0.95,
+        1e-4,
+    )
+
+
+def test_what_is_asked_of_the_loss_reaches_the_network(drugs):
+    cf.SemiClipped.setup_mudata(drugs, **SETUP)
+    net = cf.SemiClipped(drugs, loss="sigmoid", temperature=0.5, multi_positive=False).module
+    assert (net.objective, net.multi_positive) == ("sigmoid", False)
+    assert net.temperature().item() == pytest.approx(2)
+    learnt = {
+        loss: Distillation(2, 2, objective=loss).temperature.log_scale.requires_grad
+        for loss in ("clip", "kd")
+    }
+    assert learnt == {"clip": True, "kd": False}  # it would flatten the teacher's relations
+
+
+@pytest.mark.parametrize("multi", [True, False], ids=["shared", "plain"])
+@pytest.mark.parametrize("loss", ["clip", "sigmoid", "vicreg", "kd", "mse"])
+def test_an_objective_is_the_loss_of_its_name(loss, multi):
+    net = Distillation(5, 3, hidden=(4,), objective=loss, temperature=0.5, multi_positive=multi)
+    x, teacher = torch.randn(6, 5), torch.randn(6, 3)
+    context = torch.tensor([0, 0, 1, 2, 3, 3])
+    a, same = net.adapter(x), same_context(context) if multi else None
+    wanted = {
+        "clip": lambda: clip_loss(a, teacher, 2.0, weight=same),
+        "sigmoid": lambda: sigmoid_loss(a, teacher, 2.0, -10.0, same=same),
+        "vicreg": lambda: vicreg_loss(a, teacher),
+        "kd": lambda: relational_distillation(a, teacher, 2.0),
+        "mse": lambda: (a - teacher).square().mean(),
+    }[loss]()
+    assert net(x, teacher, context)["loss"].item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_a_collapse_is_told(drugs):
@@ -248,6 +399,21 @@ def test_a_collapse_is_told(drugs):
     )
     with pytest.warns(UserWarning, match="adapted embedding has collapsed"):
         fitted(mdata, loss="mse", image_correction="none", pea=("none",), epochs=60, seed=0)
+
+
+def test_few_samples_are_no_collapse():
+    def history(spread, rank):
+        return {
+            f"train_{name}_epoch": pd.DataFrame({name: [value]})
+            for name, value in (("spread", spread), ("effective_rank", rank))
+        }
+
+    warn_collapse(history(0.7, 1.0), 2, 6)  # two samples lie on a line
+    warn_collapse(history(0.7, 1.0), 64, 1)
+    warn_collapse(history(0.0, 1.0), 1, 6)
+    for spread, rank in ((0.7, 1.5), (0.05, 5.0)):
+        with pytest.warns(UserWarning, match="collapsed"):
+            warn_collapse(history(spread, rank), 64, 6)
 
 
 def test_collapse_by_hand():
@@ -306,6 +472,14 @@ def test_the_gene_probe_sees_what_is_left_of_each_gene(trained, drugs):
     assert np.isnan(noise["r2_adapted"].iloc[3])
 
 
+def test_samples_measured_twice_are_probed_too(drugs):
+    rna = drugs["rna"].copy()
+    rna.obs_names = drugs["image"].obs_names
+    mdata = md.MuData({"image": drugs["image"].copy(), "rna": rna})
+    model = fitted(mdata, epochs=1, setup={"context_keys": "obs_names"}, seed=0)
+    assert model.gene_probe(n_folds=3)["r2_unadapted"].notna().all()
+
+
 # -- errors ---------------------------------------------------------------------------------------
 
 
@@ -321,6 +495,11 @@ def test_setup_errors_name_the_key(drugs):
         setup(image_rep="X_umg")
     with pytest.raises(ValueError, match="pairs two modalities"):
         setup(modalities={"rna": "rna"})
+    with pytest.raises(ValueError, match="'compound' without `control`"):
+        setup(control=None)
+    with pytest.raises(KeyError, match="'plates' is not in obs"):
+        setup(control=None, control_key=None, batch_key="plates")
+    setup(dose_key="compound")  # named twice, a key counts once
 
 
 @pytest.mark.parametrize(
@@ -328,8 +507,16 @@ def test_setup_errors_name_the_key(drugs):
     [
         ({"loss": "triplet"}, "loss='triplet': expected one of 'clip'"),
         ({"pea": ("whiten",)}, "expected different ones"),
+        ({"pea": None}, "pea=None: expected"),
+        ({"image_correction": "zca"}, "image_correction=.*'zca'"),
         ({"temperature": 0.0}, "at least 0.01"),
+        ({"temperature": np.inf}, "finite"),
         ({"dropout": 1.0}, "0 <= dropout < 1"),
+        ({"noise": np.nan}, "finite noise"),
+        ({"mixup": np.inf}, "finite mixup"),
+        ({"hidden": 32}, "widths of the hidden layers"),
+        ({"hidden": (8, 0)}, "widths of the hidden layers"),
+        ({"loss": "kd", "trains": "heads"}, "head of the teacher untrained"),
         ({"trains": "scratch"}, "rna_rep=None"),
         ({"preset": "big"}, "preset='big'"),
         ({"seed": -1}, "seed must be"),
@@ -339,6 +526,49 @@ def test_arguments_out_of_range(drugs, kwargs, text):
     cf.SemiClipped.setup_mudata(drugs, **SETUP)
     with pytest.raises(ValueError, match=text):
         cf.SemiClipped(drugs, **kwargs)
+
+
+@pytest.mark.parametrize("change", [{"noise": 0.1}, {"mixup": 0.4}, {"pea": ("tvn",)}], ids=str)
+def test_a_student_from_scratch_is_not_augmented(drugs, change):
+    cf.SemiClipped.setup_mudata(drugs, **{**SETUP, "rna_rep": None})
+    with pytest.raises(ValueError, match="no embedding to correct or to augment"):
+        cf.SemiClipped(drugs, trains="scratch", **{"pea": ("none",), **change})
+
+
+@pytest.mark.parametrize(("loss", "size"), [("clip", 1), ("vicreg", 1), ("kd", 2)])
+def test_a_batch_too_small_to_compare_is_refused(drugs, loss, size):
+    cf.SemiClipped.setup_mudata(drugs, **SETUP)
+    model = cf.SemiClipped(drugs, loss=loss, hidden=(4,))
+    with pytest.raises(ValueError, match=f"a batch of {size} pairs"):
+        model.train(1, batch_size=size, enable_progress_bar=False)
+
+
+def test_requests_that_a_model_cannot_meet(trained, drugs):
+    ask = trained.get_latent_representation
+    with pytest.raises(ValueError, match="batch_size must be at least 1, found -1"):
+        ask(batch_size=-1)
+    with pytest.raises(ValueError, match="one of the RNA embedding"):
+        ask(modality="image", correction="none")
+    with pytest.raises(ValueError, match="correction=.*'zca'"):
+        ask(correction="zca")
+    with pytest.raises(ValueError, match="negative values"):
+        trained.gene_probe(log_normalize=True)
+    with pytest.raises(KeyError, match="'counts' is not in layers"):
+        trained.gene_probe(layer="counts")
+
+
+def test_expression_on_disk_is_to_be_read_first(trained, drugs, tmp_path):
+    drugs["rna"].write_h5ad(tmp_path / "rna.h5ad")
+    backed = ad.read_h5ad(tmp_path / "rna.h5ad", backed="r")
+    with pytest.raises(TypeError, match="to_memory"):
+        trained.gene_probe(backed)
+    backed.file.close()
+
+
+def test_too_few_controls_for_tvn_are_told():
+    mdata = make_screen(n_compounds=4, controls=2)
+    with pytest.warns(UserWarning, match="'image': the 4 controls in 2 batches .* 4 of 6"):
+        fitted(mdata, epochs=1, pea=("none",), seed=0)
 
 
 def test_a_batch_without_controls_is_named_before_training(drugs):

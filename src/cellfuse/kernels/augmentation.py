@@ -36,12 +36,15 @@ class PEA:
         Shape (batches, operations, d).
     matrices
         Shape (batches, d, d); (0, d, d) without ``"tvn"``.
+    n_dropped
+        Directions in which the controls do not vary, which ``"tvn"`` sets to 0.
     """
 
     operations: tuple[Operation, ...]
     shift: Any
     gain: Any
     matrices: Any
+    n_dropped: int = 0
 
     def convert(self, convert: Callable[[Any], Any]) -> PEA:
         """Convert all arrays, such as by ``torch.as_tensor``."""
@@ -75,13 +78,16 @@ class PEA:
         return out
 
 
-def check_operations(operations: Sequence[str]) -> tuple[Operation, ...]:
-    """Refuse an empty list, unknown names and repeats."""
+def check_operations(
+    operations: Sequence[str], *, name: str = "operations"
+) -> tuple[Operation, ...]:
+    """Refuse an empty list, unknown names and repeats; `name` is the user's argument."""
     known = get_args(Operation)
-    wrong = [name for name in operations if name not in known]
-    if not operations or wrong or len(set(operations)) < len(operations):
-        raise ValueError(f"operations={tuple(operations)}: expected different ones of {known}.")
-    return tuple(name for name in known if name in operations)
+    alone = operations is None or isinstance(operations, str)
+    given = [operations] if alone else list(operations)
+    if not given or any(o not in known for o in given) or len(set(given)) < len(given):
+        raise ValueError(f"{name}={operations!r}: expected different ones of {known}.")
+    return tuple(o for o in known if o in given)
 
 
 def fit_pea(
@@ -114,6 +120,7 @@ def fit_pea(
     inverse = 1.0 / np.where(sd > 0, sd, 1.0)
     none = np.zeros_like(mean), np.ones_like(mean)
     matrices = np.empty((0, mean.shape[1], mean.shape[1]))
+    n_dropped = 0
     parts = {
         "none": none,
         "center": (mean, none[1]),
@@ -124,20 +131,27 @@ def fit_pea(
         centred = [values[own] - m for own, m in zip(controls, mean, strict=True)]
         ends = np.cumsum([len(own) for own in controls])
         rows = np.split(np.arange(ends[-1]), ends[:-1])
-        matrices = fit_tvn(
+        fit = fit_tvn(
             np.concatenate(centred), rows, regularization=regularization, turned_back=True
-        ).matrices
+        )
+        matrices, n_dropped = fit.matrices, fit.n_dropped
         parts["tvn"] = mean, none[1]
     return PEA(
         chosen,
         np.stack([parts[o][0] for o in chosen], axis=1).astype(dtype),
         np.stack([parts[o][1] for o in chosen], axis=1).astype(dtype),
         matrices.astype(dtype),
+        n_dropped,
     )
 
 
 def jitter(
-    x: NDArray, rng: np.random.Generator, *, noise: float = 0.0, dropout: float = 0.0
+    x: NDArray,
+    rng: np.random.Generator,
+    *,
+    noise: float = 0.0,
+    dropout: float = 0.0,
+    groups: NDArray | None = None,
 ) -> NDArray:
     """Add Gaussian noise, then set features to 0.
 
@@ -146,12 +160,18 @@ def jitter(
     x
         Shape (n, d). It is not changed.
     noise
-        Standard deviation of the noise, in units of each feature's standard deviation over `x`.
+        Standard deviation of the noise, in units of each feature's standard deviation over the
+        rows of the same group.
     dropout
         Chance of each value to be set to 0. What is left is not scaled up.
+    groups
+        Group of each row; None: one group.
     """
     if noise:
-        x = x + (noise * x.std(axis=0) * rng.standard_normal(x.shape)).astype(x.dtype)
+        codes = np.zeros(len(x), dtype=np.intp) if groups is None else groups
+        found, code = np.unique(codes, return_inverse=True)
+        sd = np.stack([x[code == g].std(axis=0) for g in range(len(found))])
+        x = x + (noise * sd[code] * rng.standard_normal(x.shape)).astype(x.dtype)
     if dropout:
         x = np.where(rng.random(x.shape) < dropout, x.dtype.type(0), x)
     return x

@@ -46,7 +46,9 @@ def location_scale(values: NDArray, *, scale: Scale = "iqr") -> tuple[NDArray, N
     if scale not in get_args(Scale):
         raise ValueError(f"scale={scale!r} is unknown; choose one of {list(get_args(Scale))}.")
     # Whole sorts of contiguous rows run vectorised and are several times faster than partitions.
-    ordered = np.array(values.T, order="C", copy=True)
+    # Whole numbers have no place for half a step, and unsigned ones none for what is below 0.
+    dtype = values.dtype if values.dtype.kind == "f" else np.float64
+    ordered = np.array(values.T, dtype=dtype, order="C", copy=True)
     ordered.sort(axis=1)
     median = _quantile_of_sorted(ordered, 0.5)
     if scale == "iqr":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cellfuse._access import where
 from cellfuse._batches import batches_of
 from cellfuse.data import Reader
 from cellfuse.data.readers import read_dense
@@ -64,6 +66,11 @@ class Correction:
         ------
         ValueError
             A batch with fewer than two controls.
+
+        Warns
+        -----
+        UserWarning
+            Controls that do not vary in every direction that TVN is to correct.
         """
         if tuple(operations) == ("none",):  # no controls are needed to change nothing
             zero = torch.zeros(1, 1, reader.shape[1])
@@ -76,6 +83,13 @@ class Correction:
         values = prepare(read_dense(reader, rows)).double().cpu().numpy()
         controls = [np.searchsorted(rows, own) for own in found.controls]
         pea = fit_pea(values, controls, operations=operations)
+        if pea.n_dropped:
+            warnings.warn(
+                f"TVN{where(modality)}: the {len(rows)} controls in {len(controls)} batches do not "
+                f"vary in {pea.n_dropped} of {values.shape[1]} directions, which are set to 0. A "
+                "correction by 'center_scale', or an embedding of fewer dimensions, keeps them.",
+                stacklevel=5,
+            )
         return cls(pea.convert(torch.as_tensor), found.codes.astype(np.int64))
 
     def to(self, device: torch.device) -> Correction:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cellfuse._access import check_finite, context_labels
 from cellfuse._errors import missing_key
+from cellfuse.data.contexts import PAIRED
 
 __all__ = ["gene_probe"]
 
@@ -41,13 +42,25 @@ def gene_probe(
         Two arrays (n, d) by name; ``difference`` is the first minus the second.
     by
         Columns of the context; no context stands on both sides of a fold.
+
+    Raises
+    ------
+    KeyError
+        The layer or a column is absent.
+    TypeError
+        Expression that is backed on disk.
+    ValueError
+        NaN or infinite values, negative ones with `log_normalize`, more folds than contexts.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import GroupKFold
     from sklearn.preprocessing import StandardScaler
 
     read = _expression(adata, layer, log_normalize)
-    groups = context_labels(adata, list(by)).to_numpy()
+    if list(by) == [PAIRED]:
+        groups = adata.obs_names.to_numpy(dtype=object)
+    else:
+        groups = context_labels(adata, list(by)).to_numpy()
     n_groups = len(np.unique(groups))
     if not 2 <= n_folds <= n_groups:
         raise ValueError(f"n_folds={n_folds}: expected 2 to {n_groups}, the number of contexts.")
@@ -87,7 +100,18 @@ def _expression(
     values = adata.X if layer is None else adata.layers[layer]
     if values is None:
         raise ValueError("X is empty; name the `layer` of the expression.")
-    check_finite(values, "X" if layer is None else f"layers[{layer!r}]")
+    name = "X" if layer is None else f"layers[{layer!r}]"
+    if not hasattr(values, "sum"):
+        raise TypeError(
+            f"{name} is backed on disk ({type(values).__name__}); read it first: "
+            "`adata = adata.to_memory()`."
+        )
+    check_finite(values, name)
+    if log_normalize and values.min() < 0:
+        raise ValueError(
+            f"{name} holds negative values; log_normalize=True takes raw counts. Name their "
+            "`layer`, or leave it out."
+        )
     by_gene = values.tocsc() if sp.issparse(values) else values
     totals = np.asarray(values.sum(axis=1), dtype=np.float64).reshape(-1, 1)
     totals = np.where(totals > 0, totals, 1.0)

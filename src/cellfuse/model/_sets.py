@@ -35,12 +35,15 @@ def plan_sets(
     replace: Literal["if_needed", True] = "if_needed",
     missing: Literal["keep", "drop"] = "keep",
     validation_size: float = 0.0,
+    whole_batches: bool = False,
     seed: int = 0,
 ) -> SetPlans:
     """Plan documents of `set_size` cells of each role.
 
     Held-out cells make documents of their own, one per context, where every role (with
-    ``missing="drop"``) or any role has some.
+    ``missing="drop"``) or any role has some. With `whole_batches` those that do not fill a batch
+    are left out: a loss between documents is another one within fewer of them, and devices must
+    hold equal shares to compare theirs.
 
     Warns
     -----
@@ -56,15 +59,12 @@ def plan_sets(
         replace=replace,
         seed=seed,
     )
-    enough = all if missing == "drop" else any
+    others = contexts.restricted(held_out)
+    enough = others.shared() if missing == "drop" else others.counts.to_numpy() > 0
     validation = None
-    if enough(mask.any() for mask in held_out.values()):
+    if enough.any():
         validation = DocumentPlan(
-            contexts.restricted(held_out),
-            stream,
-            documents_per_context=1,
-            seed=seed,
-            drop_last=False,
+            others, stream, documents_per_context=1, seed=seed, drop_last=whole_batches
         )
     scarce = {role: n for role, n in train.n_scarce().items() if n}
     if scarce:

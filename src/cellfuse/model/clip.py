@@ -190,7 +190,8 @@ class CLIP(DocumentModel):
         batch_size
             Documents per batch, over all devices: 16 for ``"small"``, 256 for ``"base"`` (A.3).
         documents_per_context, replace, validation_size, lr, weight_decay, warmup, augment
-            As in :meth:`PETRI.train`. Contexts that lack a modality are left out.
+            As in :meth:`PETRI.train`. Contexts that lack a modality are left out; so are held-out
+            documents that do not fill a batch, in which a comparison would be an easier one.
         num_workers, accelerator, devices, precision, callbacks, ckpt_path, **trainer_kwargs
             As in :meth:`PETRI.train`.
 
@@ -211,6 +212,7 @@ class CLIP(DocumentModel):
             replace=replace,
             missing="drop",
             validation_size=validation_size,
+            whole_batches=True,
             seed=self.seed,
         )
         if plans.train.batch_size < 2:

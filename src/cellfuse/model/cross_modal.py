@@ -202,10 +202,26 @@ class CrossModalAE(DocumentModel):
             As in :meth:`PETRI.train`.
         num_workers, accelerator, devices, precision, callbacks, **trainer_kwargs
             As in :meth:`PETRI.train`. There is no `ckpt_path`: a checkpoint would hold one stage.
+
+        Raises
+        ------
+        ValueError
+            Data with another number of contexts than the model was set up with.
         """
         self._check_trainable(max_epochs, trainer_kwargs)
+        if "ckpt_path" in trainer_kwargs:
+            raise TypeError(
+                "CrossModalAE.train() has no argument 'ckpt_path': a checkpoint would hold one of "
+                "its two stages."
+            )
+        contexts = self._contexts(None, list(self.inputs))
+        if len(contexts) != self._setup["n_contexts"]:
+            raise ValueError(
+                f"the data has {len(contexts)} contexts; the model tells "
+                f"{self._setup['n_contexts']} apart. Set the data up and build a model of its own."
+            )
         plans = plan_sets(
-            self._contexts(None, list(self.inputs)),
+            contexts,
             list(self.inputs),
             set_size=1,
             batch_size=batch_size,

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import lightning as L
-import numpy as np
-import pandas as pd
 import torch
 from mudata import MuData
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cellfuse._access import Data, per_modality
+from cellfuse._access import per_modality
 from cellfuse._batches import Labels, batches_of
 from cellfuse.data import (
     Batch,
@@ -25,12 +22,11 @@ from cellfuse.data import (
     Stream,
     training_rows,
 )
-from cellfuse.data.readers import read_dense
 from cellfuse.kernels.augmentation import Operation, check_operations
 from cellfuse.model._correction import Correction, mixed_up
 from cellfuse.model._petri_config import input_spec, sizes_of
-from cellfuse.model._probe import gene_probe
-from cellfuse.model._scvi import DocumentModel
+from cellfuse.model._semi_clipped_checks import check_batches, warn_collapse
+from cellfuse.model._semi_clipped_inference import ClippedInference
 from cellfuse.model._setup import check_seed, one_of, read_inputs, roles_of
 from cellfuse.model._training import Training, fit, seeded
 from cellfuse.nn import Distillation, perturb_embedding, uniform
@@ -58,8 +54,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.05,
     },
 }
-#: Spread or effective rank below which the adapted embedding is said to have collapsed.
-LEAST_SPREAD, LEAST_RANK = 0.1, 2.0
 
 
 class _Encoder(nn.Module):
@@ -75,7 +69,7 @@ class _Encoder(nn.Module):
         return self.cell.encode(prepared).mean(dim=1)
 
 
-class SemiClipped(DocumentModel):
+class SemiClipped(ClippedInference):
     """RNA adapters distilled from frozen image embeddings, batch correction as augmentation.
 
     The teacher, a batch-corrected image embedding, stays as it is. A small adapter carries the
@@ -93,10 +87,11 @@ class SemiClipped(DocumentModel):
         ``"small"``: (256, 256) and AdamW, for some thousand wells on two cores.
     loss
         ``"clip"`` (paper), ``"sigmoid"`` (SigLIP), ``"vicreg"``, ``"kd"`` (the teacher's
-        similarities between samples), ``"mse"``.
+        similarities between samples; only with ``trains="adapter"``), ``"mse"``.
     trains
         ``"adapter"`` (paper): the RNA side alone. ``"heads"``: an image adapter too. ``"scratch"``:
-        an encoder of the expression itself with both adapters; it needs `rna_rep` None.
+        an encoder of the expression itself with both adapters; it needs `rna_rep` None, and has no
+        embedding to augment.
     pea
         Operations to draw from, see
         :func:`cellfuse.pp.perturbation_embedding_augmentation`; ``("none",)`` is no augmentation.
@@ -122,7 +117,8 @@ class SemiClipped(DocumentModel):
     Raises
     ------
     ValueError
-        An unknown preset, objective or operation; a correction without controls.
+        An unknown preset, objective or operation, arguments that exclude each other; a correction
+        without controls.
 
     Notes
     -----
@@ -174,14 +170,23 @@ class SemiClipped(DocumentModel):
         one_of("preset", preset, tuple(PRESETS))
         one_of("loss", loss, get_args(Objective))
         one_of("trains", trains, get_args(Trained))
-        if noise < 0 or not 0 <= dropout < 1 or mixup < 0:
+        if not (0 <= noise < math.inf and 0 <= dropout < 1 and 0 <= mixup < math.inf):
             raise ValueError(
-                "expected noise >= 0, 0 <= dropout < 1 and mixup >= 0, found "
+                "expected finite noise >= 0, 0 <= dropout < 1 and finite mixup >= 0, found "
                 f"{noise}, {dropout} and {mixup}."
             )
+        if loss == "kd" and trains != "adapter":
+            raise ValueError(
+                "loss='kd' teaches the relations between the teacher's samples and would leave a "
+                f"head of the teacher untrained; trains={trains!r} has one. Use trains='adapter'."
+            )
+        if hidden is not None and (isinstance(hidden, int) or min(hidden, default=1) < 1):
+            raise ValueError(
+                f"hidden={hidden!r}: expected the widths of the hidden layers, such as (256, 256)."
+            )
         self.preset, self.seed, self.trains = preset, seed, trains
-        self.operations = check_operations(pea)
-        self.image_correction = check_operations([image_correction])[0]
+        self.operations = check_operations(pea, name="pea")
+        self.image_correction = check_operations([image_correction], name="image_correction")[0]
         self.noise, self.dropout, self.mixup = noise, dropout, mixup
         n_image, n_rna = self._check_inputs()
         encoder = None
@@ -192,7 +197,7 @@ class SemiClipped(DocumentModel):
                     self.inputs["rna"], crop=None, normalize="dataset", patch_size=sizes.patch_size
                 )
                 encoder, n_rna = _Encoder(build(spec, sizes)), sizes.width
-            self.module: Distillation = Distillation(
+            self.module = Distillation(
                 n_rna,
                 n_image,
                 hidden=tuple(PRESETS[preset]["hidden"] if hidden is None else hidden),
@@ -222,9 +227,10 @@ class SemiClipped(DocumentModel):
                         "trains='scratch' encodes the expression itself: set up with "
                         "`rna_rep=None` (X or `rna_layer`)."
                     )
-                if self.operations != ("none",):
+                if self.operations != ("none",) or self.noise or self.dropout or self.mixup:
                     raise ValueError(
-                        "trains='scratch' has no embedding to correct: give `pea=('none',)`."
+                        "trains='scratch' has no embedding to correct or to augment: give "
+                        "`pea=('none',)`, and no noise, dropout or mixup."
                     )
         return self.inputs["image"].shape[0], self.inputs["rna"].shape[0]
 
@@ -274,7 +280,8 @@ class SemiClipped(DocumentModel):
         KeyError
             A modality, key, layer or control label is missing.
         ValueError
-            NaN, contexts that do not match, colliding names, one modality only.
+            NaN, contexts that do not match, colliding names, one modality only, `control_key`
+            without `control`.
         """
         roles = roles_of(modalities)
         if set(roles) != {"image", "rna"}:
@@ -282,8 +289,13 @@ class SemiClipped(DocumentModel):
                 f"SemiClipped pairs two modalities; `modalities` names only {list(roles)}."
             )
         keys = [context_keys] if isinstance(context_keys, str) else list(context_keys)
-        if dose_key is not None:
+        if dose_key is not None and dose_key not in keys:
             keys = [*keys, dose_key]
+        if control is None and isinstance(control_key, str):
+            raise ValueError(
+                f"control_key={control_key!r} without `control`: name the label of the controls, "
+                "or leave both out to correct by all samples."
+            )
         found, inputs = read_inputs(
             cls.__name__,
             mdata,
@@ -300,8 +312,7 @@ class SemiClipped(DocumentModel):
                 "control": per_modality(control, role, name="control"),
             }
             # A misspelt column or label is told here, not in the middle of a training.
-            if chosen["control"] is not None:
-                batches_of(mdata.mod[name], modality=name, at_least=0, **chosen)
+            batches_of(mdata.mod[name], modality=name, at_least=0, **chosen)
             batches[role] = chosen
         setup = {
             "context_keys": found,
@@ -309,28 +320,6 @@ class SemiClipped(DocumentModel):
             "batches": batches,
         }
         cls._keep_setup(mdata, setup)
-
-    @property
-    def _usual_correction(self) -> Operation:
-        return "center_scale" if "center_scale" in self.operations else self.operations[-1]
-
-    def _correction(
-        self, data: Data | None, role: str, operations: Sequence[Operation]
-    ) -> Correction:
-        return Correction.fit(
-            self._modality(data, role),
-            self._reader(data, role),
-            operations,
-            batches=self._setup["batches"][role],
-            prepare=self._prepare(role),
-            modality=self.inputs[role].modality,
-        )
-
-    def _prepare(self, role: str) -> Callable[[Tensor], Tensor]:
-        """What is done to an embedding before it is corrected; the teacher's is left alone."""
-        if role == "image" or self.module.encoder is not None:
-            return lambda x: x.float()
-        return lambda x: self.module.standardise(x.to(self.device))
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -360,7 +349,9 @@ class SemiClipped(DocumentModel):
         batch_size
             Pairs per batch over all devices: 256 for ``"small"``, 1,024 for ``"base"`` (paper).
         validation_size
-            Share of each context's samples held out; the loss on them is in :attr:`history`.
+            Share of each context's samples held out; the loss on them, in batches as large as those
+            of training (what is left over is not used), is in :attr:`history`. Corrections are
+            fitted on the held-out controls too, as they are at inference.
         lr, weight_decay, warmup
             Cosine schedule from `lr` (1e-3, paper) after a linear warm-up over a share of the
             steps. SGD with momentum 0.95 and weight decay 1e-4 for ``"base"`` (paper), AdamW with
@@ -370,10 +361,17 @@ class SemiClipped(DocumentModel):
         accelerator, devices, precision, callbacks, ckpt_path, **trainer_kwargs
             Passed to Lightning's trainer.
 
+        Raises
+        ------
+        ValueError
+            A batch of a single pair, which has nothing to be compared with (``"kd"`` needs three),
+            or one with fewer than two controls.
+
         Warns
         -----
         UserWarning
             The adapted embedding collapsed: all samples point the same way, or lie on one line.
+            Controls that span fewer dimensions than TVN is to correct.
         """
         self._check_trainable(max_epochs, trainer_kwargs)
         preset = PRESETS[self.preset]
@@ -385,11 +383,12 @@ class SemiClipped(DocumentModel):
             over="cells",
         )
         plan = DocumentPlan(contexts.restricted(train_rows), stream, seed=self.seed)
-        validation = None
-        if all(mask.any() for mask in held_out.values()):
-            validation = DocumentPlan(
-                contexts.restricted(held_out), stream, seed=self.seed, drop_last=False
-            )
+        validation, others = None, contexts.restricted(held_out)
+        if others.shared().any():
+            # Whole batches only: a loss within a smaller one is another, and devices must hold
+            # equal shares of it to compare them.
+            validation = DocumentPlan(others, stream, seed=self.seed)
+        check_batches(self.module.objective, plan, validation)
         readers = {role: self._reader(None, role) for role in self.inputs}
         if not self.is_trained_:
             rna = Source({"rna": readers["rna"]})
@@ -421,7 +420,7 @@ class SemiClipped(DocumentModel):
         )
         self.module.eval()
         self.is_trained_ = True
-        self._warn_collapse()
+        warn_collapse(self.history, plan.batch_size, self.inputs["image"].shape[0])
 
     def _losses(
         self, batch: Batch, fitted: Mapping[str, Correction], training: bool
@@ -447,133 +446,3 @@ class SemiClipped(DocumentModel):
         if self.mixup:
             student = mixed_up(student, key, seed=self.seed, alpha=self.mixup)
         return self.module(student, teacher, batch.context)
-
-    def _warn_collapse(self) -> None:
-        spread, rank = (
-            self.history[f"train_{name}_epoch"].to_numpy(dtype=float)[-1, 0]
-            for name in ("spread", "effective_rank")
-        )
-        if spread < LEAST_SPREAD or rank < LEAST_RANK:
-            warnings.warn(
-                f"the adapted embedding has collapsed (spread {spread:.3f}, effective rank "
-                f"{rank:.1f}): samples can hardly be told apart. A lower "
-                "`lr`, loss='vicreg', or fewer contexts with the same batch layout may help.",
-                stacklevel=3,
-            )
-
-    # -- what a trained model gives ---------------------------------------------------------------
-
-    @torch.inference_mode()
-    def get_latent_representation(  # type: ignore[override]
-        self,
-        data: Data | None = None,
-        *,
-        modality: Literal["rna", "image"] = "rna",
-        correction: Operation | None = None,
-        batch_size: int = 4096,
-    ) -> NDArray[np.float32]:
-        """Embedding of each RNA sample in the teacher's space.
-
-        Parameters
-        ----------
-        data
-            The MuData of training (None), another MuData, or the RNA modality's AnnData. Images
-            are not needed.
-        modality
-            ``"rna"``; or ``"image"``, the corrected teacher (through its head, where one was
-            trained) to compare with.
-        correction
-            Correction of the RNA embedding, fitted on the controls of each batch of `data`. None:
-            ``"center_scale"`` where the model was trained with it, else the strongest that it was
-            trained with. The covariance that TVN inverts needs many more controls per batch than
-            features: with fewer it did worse on simulated screens (results page).
-        batch_size
-            Samples adapted at a time.
-
-        Returns
-        -------
-        Shape (n, d_image), float32.
-
-        Raises
-        ------
-        KeyError, ValueError
-            The batch column or the controls are missing in `data`: give `correction="none"` where
-            it has none.
-        """
-        self._check_trained()
-        self.module.eval()
-        role = self._one_role(modality)
-        if role == "rna":
-            chosen = self._usual_correction if correction is None else correction
-            name = check_operations([chosen])[0]
-        else:
-            name = self.image_correction
-        correction_ = self._correction(data, role, (name,)).to(self.device)
-        reader, prepare = self._reader(data, role), self._prepare(role)
-        out = np.empty((reader.shape[0], self.inputs["image"].shape[0]), np.float32)
-        for start in range(0, len(out), batch_size):
-            rows = np.arange(start, min(start + batch_size, len(out)))
-            x = prepare(read_dense(reader, rows, device=self.device))
-            x = correction_.apply(x, torch.as_tensor(correction_.codes[rows]).to(self.device))
-            out[rows] = self._head(role, x).float().cpu().numpy()
-        return out
-
-    def _head(self, role: str, x: Tensor) -> Tensor:
-        if role == "image":
-            return x if self.module.teacher_head is None else self.module.teacher_head(x)
-        encoder = self.module.encoder
-        return self.module.adapter(x if encoder is None else encoder(x))
-
-    def gene_probe(
-        self,
-        data: Data | None = None,
-        *,
-        layer: str | None = None,
-        log_normalize: bool = False,
-        correction: Operation | None = None,
-        n_folds: int = 5,
-    ) -> pd.DataFrame:
-        """How much of each gene's expression is left in the adapted embedding.
-
-        A ridge regression from the embedding to each gene, fitted on some contexts and judged on
-        the others: the claim that the adapted embedding stays interpretable, made checkable.
-
-        Parameters
-        ----------
-        data
-            As in :meth:`get_latent_representation`; it must hold the expression too.
-        layer
-            Layer of the expression; None is X.
-        log_normalize
-            Take log(1 + counts per 10,000) of raw counts first.
-        correction
-            As in :meth:`get_latent_representation`, for both embeddings.
-        n_folds
-            Folds over contexts.
-
-        Returns
-        -------
-        One row per gene: ``r2_adapted``, ``r2_unadapted`` (the RNA embedding that went into the
-        adapter, corrected alike) and their ``difference``, on held-out contexts. An R^2 below 0 is
-        worse than the mean of the other contexts.
-        """
-        self._check_trained()
-        adata = self._modality(data, "rna")
-        if self.module.encoder is not None:
-            raise ValueError("trains='scratch' has no unadapted embedding to compare with.")
-        adapted = self.get_latent_representation(data, correction=correction)
-        name = self._usual_correction if correction is None else correction
-        fitted = self._correction(data, "rna", (name,))
-        x = read_dense(self._reader(data, "rna"), np.arange(adata.n_obs))
-        with torch.inference_mode():
-            x = self._prepare("rna")(x).cpu()
-            unadapted = fitted.apply(x, torch.as_tensor(fitted.codes)).numpy()
-        return gene_probe(
-            adata,
-            {"adapted": adapted, "unadapted": unadapted},
-            by=self.context_keys,
-            layer=layer,
-            log_normalize=log_normalize,
-            n_folds=n_folds,
-            seed=self.seed,
-        )

@@ -23,8 +23,8 @@ class Temperature(nn.Module):
 
     def __init__(self, start: float) -> None:
         super().__init__()
-        if not 0.01 <= start:
-            raise ValueError(f"temperature must be at least 0.01, found {start:g}.")
+        if not 0.01 <= start < math.inf:
+            raise ValueError(f"temperature must be finite and at least 0.01, found {start:g}.")
         self.log_scale = nn.Parameter(torch.tensor(-math.log(start)))
 
     def forward(self) -> Tensor:

@@ -6,7 +6,7 @@ import logging
 
 import pandas as pd
 
-from cellfuse._access import Data, context_labels, is_mudata, modalities
+from cellfuse._access import Data, context_labels, is_mudata, label_text, modalities
 from cellfuse._errors import listing, missing_key
 from cellfuse.pp.contexts import _global_mask
 
@@ -73,10 +73,11 @@ def filter_active(
         raise missing_key("qvalue", list(scores.columns), what="the columns of `scores`")
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha={alpha}: expected a level between 0 and 1.")
-    always = [] if keep is None else [keep] if isinstance(keep, str) else list(keep)
+    given = [] if keep is None else [keep] if pd.api.types.is_scalar(keep) else list(keep)
+    always = list(label_text(pd.Index(given)))
     labels = {m: context_labels(a, by, modality=m) for m, a in modalities(data).items()}
     present = pd.Index(pd.unique(pd.concat(labels.values())))
-    tested = scores.index.astype(str)
+    tested = label_text(scores.index)
     for label in always:
         if label not in present:
             raise missing_key(label, list(present), what=f"the labels of {by!r}")

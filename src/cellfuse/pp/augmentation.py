@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -47,7 +49,8 @@ def perturbation_embedding_augmentation(
     different inputs to learn), whose shared part comes from all controls. The draw is uniform,
     for each cell.
 
-    Noise, dropout and mixup, in this order, come after it.
+    Noise, dropout and mixup, in this order, come after it, among the cells of one operation: a
+    corrected embedding has another scale than a raw one.
 
     Parameters
     ----------
@@ -62,12 +65,13 @@ def perturbation_embedding_augmentation(
     operations
         Which to draw from; one alone applies it to all.
     noise
-        Standard deviation of added Gaussian noise, as a share of each feature's own.
+        Standard deviation of added Gaussian noise, as a share of each feature's own over the cells
+        of the same operation.
     dropout
         Chance of each value to be set to 0.
     mixup_alpha
-        Mix each cell with another, the weight from Beta(alpha, alpha) and at least one half.
-        0: no mixing.
+        Mix each cell with another one of the same operation, the weight from Beta(alpha, alpha)
+        and at least one half. 0: no mixing.
     mixup_within
         obs column or columns: partners have the same value, such as the compound. None: any cell.
     seed
@@ -86,6 +90,11 @@ def perturbation_embedding_augmentation(
     ValueError
         An unknown operation, shares out of range, NaN or infinite values, or a batch with fewer
         than two controls.
+
+    Warns
+    -----
+    UserWarning
+        Controls that do not vary in some directions, which ``"tvn"`` sets to 0.
 
     Examples
     --------
@@ -109,10 +118,10 @@ def perturbation_embedding_augmentation(
     ['center', 'center_scale', 'none', 'tvn']
     """
     chosen = check_operations(operations)
-    if not (noise >= 0 and 0 <= dropout < 1 and mixup_alpha >= 0):
+    if not (0 <= noise < math.inf and 0 <= dropout < 1 and 0 <= mixup_alpha < math.inf):
         raise ValueError(
-            f"expected noise >= 0, 0 <= dropout < 1 and mixup_alpha >= 0, found {noise}, "
-            f"{dropout} and {mixup_alpha}."
+            "expected finite noise >= 0, 0 <= dropout < 1 and finite mixup_alpha >= 0, found "
+            f"{noise}, {dropout} and {mixup_alpha}."
         )
     matrices = open_matrices(
         data, use_rep=use_rep, key_added=key_added, verb=VERB, overwrite=overwrite
@@ -128,6 +137,7 @@ def perturbation_embedding_augmentation(
         "seed": seed,
     }
     prepared = []
+    dropped = []
     for matrix in matrices:
         batches = batches_of(
             matrix.adata,
@@ -137,7 +147,7 @@ def perturbation_embedding_augmentation(
             keys=[per_modality(batch_key, matrix.modality, name="batch_key")],
             at_least=2,
         )
-        groups = None
+        groups = np.zeros(matrix.adata.n_obs, dtype=np.intp)
         if mixup_alpha and mixup_within is not None:
             labels = context_labels(matrix.adata, mixup_within, modality=matrix.modality)
             groups = labels.factorize(sort=True)[0]
@@ -145,13 +155,23 @@ def perturbation_embedding_augmentation(
     streams = np.random.SeedSequence(seed).spawn(len(prepared))
     for (matrix, batches, groups), stream in zip(prepared, streams, strict=True):
         rng = np.random.default_rng(stream)
-        dtype = matrix.values.dtype.type if matrix.values.dtype.kind == "f" else np.float32
+        dtype = np.float64 if matrix.values.dtype == np.float64 else np.float32
         pea = fit_pea(matrix.values, batches.controls, operations=chosen, dtype=dtype)
         drawn = pea.draw(len(batches.codes), rng)
         out = pea.apply(matrix.values.astype(dtype, copy=False), batches.codes, drawn)
-        out = jitter(out, rng, noise=noise, dropout=dropout)
+        out = jitter(out, rng, noise=noise, dropout=dropout, groups=drawn)
         if mixup_alpha:
-            out = mixup(out, rng, alpha=mixup_alpha, groups=groups)[0]
+            alike = groups * len(chosen) + drawn
+            out = mixup(out, rng, alpha=mixup_alpha, groups=alike)[0]
+        if pea.n_dropped:
+            dropped.append(f"{matrix.modality or 'the data'}: {pea.n_dropped} of {out.shape[1]}")
         matrix.store(out, VERB, params)
         matrix.adata.obs[DRAWN] = np.array(chosen, dtype=object)[drawn]
         logger.info("%s%s: %s.", VERB, where(matrix.modality), ", ".join(chosen))
+    if dropped:
+        warnings.warn(
+            "directions in which the controls do not vary (fewer controls than dimensions, "
+            f"constant or dependent features) are set to 0 by 'tvn': {'; '.join(dropped)}.",
+            UserWarning,
+            stacklevel=2,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 
 from cellfuse._access import Data, per_modality, where
@@ -80,8 +81,8 @@ def sphere(
     >>> bool(np.allclose(np.cov(cells.obsm["emb"].T), np.eye(3), atol=1e-5))
     True
     """
-    if not epsilon >= 0:
-        raise ValueError(f"epsilon={epsilon}: expected 0 or more.")
+    if not 0 <= epsilon < math.inf:
+        raise ValueError(f"epsilon={epsilon}: expected 0 or more, and finite.")
     matrices = open_matrices(
         data, use_rep=use_rep, key_added=key_added, verb="sphere", overwrite=overwrite
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping
 
@@ -94,8 +95,8 @@ def tvn(
     >>> bool(np.allclose(np.cov(cells.obsm["emb"][:300].T), np.eye(3) / 1.5, atol=0.1))
     True
     """
-    if not regularization >= 0:
-        raise ValueError(f"regularization={regularization}: expected 0 or more.")
+    if not 0 <= regularization < math.inf:
+        raise ValueError(f"regularization={regularization}: expected 0 or more, and finite.")
     matrices = open_matrices(
         data, use_rep=use_rep, key_added=key_added, verb="tvn", overwrite=overwrite
     )
