@@ -64,6 +64,14 @@ def test_each_smiles_is_computed_once(monkeypatch):
     assert sorted(seen) == sorted({*SMILES})
 
 
+def test_no_molecules_are_no_rows():
+    bits, read = verb.smiles_fingerprints([], n_bits=64)
+    assert bits.shape == (0, 64)
+    assert read.shape == (0,)
+    with pytest.raises(ValueError, match="fingerprint among 'fcfp4'.*found 'ecfp6'"):
+        verb.smiles_fingerprints([], kind="ecfp6")
+
+
 def test_molecules_are_held_some_at_a_time(monkeypatch):
     whole = fingerprints(frame(), "smiles")
     monkeypatch.setattr(verb, "CHUNK", 1)
@@ -159,6 +167,7 @@ def test_an_extension_that_rdkit_does_not_know_is_left_out(caplog):
         (frame(), "smiles", {"kind": "ecfp6"}, ValueError, "kind among 'fcfp4'"),
         (frame(), "smiles", {"invalid": "drop"}, ValueError, "invalid among 'raise'"),
         (frame(), "smiles", {"n_bits": 0}, ValueError, "n_bits >= 8"),
+        (frame(), "smiles", {"n_bits": 64.5}, ValueError, "whole number; found 64.5"),
         (ad.AnnData(obs=frame())[:2], "smiles", {}, ValueError, "is a view"),
         (
             md.MuData({"image": ad.AnnData(obs=frame())}),

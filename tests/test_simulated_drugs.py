@@ -218,6 +218,8 @@ def test_it_goes_into_tide_and_into_both_tasks(screen):
         ({"image_doses": (0.0, 1.0)}, "`image_doses` must be doses above 0"),
         ({"rna_doses": ()}, "`rna_doses` must be doses above 0"),
         ({"cell_lines": ("A549", "A549")}, "`cell_lines` must be distinct names"),
+        ({"cell_lines": "A549"}, "`cell_lines` must be distinct names in a list; found 'A549'"),
+        ({"image_doses": 1.0}, "`image_doses` must be doses above 0"),
         ({"n_plates": 0}, "`n_plates` must be a whole number at least 1"),
     ],
 )

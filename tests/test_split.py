@@ -116,6 +116,8 @@ def test_a_well_that_would_cross_is_an_error_and_nothing_is_written():
         split(adata, apart=["well"])
     with pytest.raises(ValueError, match="3 values of 'replicate' would lie in two"):
         split(adata, apart=["replicate"])
+    with pytest.raises(ValueError, match="values of 'well' would lie in two splits"):
+        split(adata, apart="well")
     assert "split" not in adata.obs
 
 
@@ -135,6 +137,13 @@ def test_bad_input_is_named():
         split(adata, control="DMSO")
     with pytest.raises(ValueError, match="is a view"):
         split(adata[:30])
+    with pytest.raises(TypeError, match="expected the share of each split by name"):
+        split(adata, sizes=[0.5, 0.5])
+    adata.uns["split"] = "mine"
+    with pytest.raises(ValueError, match=r"uns\['split'\] is a str"):
+        split(adata)
+    assert "split" not in adata.obs
+    del adata.uns["split"]
     adata.obs["split"] = "mine"
     with pytest.raises(ValueError, match="was not written by this verb"):
         split(adata)

@@ -165,6 +165,33 @@ def test_the_teacher_follows_and_the_last_layer_is_held(images):
     assert "train_teacher_entropy_epoch" in model.history
 
 
+def test_temperature_and_momentum_follow_their_schedules(images, monkeypatch):
+    DINO.setup_anndata(images, image_rep="crops")
+    model = DINO(images, **extra(DINO))
+    told, followed = [], []
+    net = model.module.net
+    plain = net.forward
+
+    def forward(*args, **kwargs):
+        told.append(kwargs["teacher_temperature"])
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(net, "forward", forward)
+    monkeypatch.setattr(net, "follow", followed.append)
+    model.train(2, momentum=0.5, temperature=(0.04, 0.07), temperature_epochs=1, **SHORT)
+    np.testing.assert_allclose(told, [0.04, 0.05, 0.06, 0.07, 0.07, 0.07])  # 3 steps an epoch
+    share = np.arange(6) / 5
+    np.testing.assert_allclose(followed, 1 - 0.25 * (1 + np.cos(np.pi * share)))
+
+
+def test_what_changes_in_training_has_a_first_and_a_last(images):
+    DINO.setup_anndata(images, image_rep="crops")
+    model = DINO(images, **extra(DINO))
+    for name, value in (("weight_decay", 0.05), ("temperature", (0.04, -1.0))):
+        with pytest.raises(ValueError, match=f"{name}=.*: expected two numbers from 0"):
+            model.train(1, **{name: value}, **SHORT)
+
+
 def test_images_of_two_kinds_are_told_apart_by_mae(images):
     rng = np.random.default_rng(0)
     kind = np.arange(24) % 2
@@ -189,7 +216,7 @@ def test_bad_input_is_named(model_class, images):
         model_class.setup_anndata(images, image_rep="crops", split_key="split")
     with pytest.raises(ValueError, match="is a view"):
         model_class.setup_anndata(images[:4], image_rep="crops")
-    with pytest.raises(ValueError, match="not set up for"):
+    with pytest.raises(ValueError, match=r"not set up for .*setup_anndata\(adata, image_rep"):
         model_class(images)
     model_class.setup_anndata(images, image_rep="crops")
     with pytest.raises(ValueError, match="no multiple of the patch size 5"):
@@ -198,7 +225,14 @@ def test_bad_input_is_named(model_class, images):
         model_class(images, widht=12)
     with pytest.raises(KeyError, match="'tiny' is not in the presets"):
         model_class(images, preset="tiny")
+    with pytest.raises(ValueError, match="width=12 is no multiple of n_heads=5"):
+        model_class(images, **{**TINY, "n_heads": 5})
+    of_head = {"n_prototypes": 0} if model_class is DINO else {"decoder_depth": 0}
+    with pytest.raises(ValueError, match="=0.*: expected whole numbers from 1"):
+        model_class(images, **{**extra(model_class), **of_head})
     model = model_class(images, **extra(model_class))
+    with pytest.raises(ValueError, match="batch_size must be at least 1, found 0"):
+        model.train(1, batch_size=0, enable_progress_bar=False)
     with pytest.raises(RuntimeError, match="is not trained"):
         model.get_latent_representation()
     with pytest.raises(ValueError, match="max_epochs"):
@@ -209,4 +243,6 @@ def test_views_must_fit_the_patches(images):
     DINO.setup_anndata(images, image_rep="crops")
     with pytest.raises(ValueError, match="local_size=6 is no multiple"):
         DINO(images, **{**extra(DINO), "views": {"local_size": 6}})
+    with pytest.raises(KeyError, match="'n_locals' is not in the fields.*Did you mean 'n_local'"):
+        DINO(images, **{**extra(DINO), "views": {"n_locals": 6}})
     assert DINO(images, **TINY).views.local_size == 8

@@ -17,7 +17,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from tide_screens import PAIRED, SHORT, SMALL, SMILES, VIT, built, drawn, make_screen, setup
 
 import cellfuse as cf
-from cellfuse.model._tide_response import _explained
+from cellfuse.model import _tide_training
+from cellfuse.model._tide_response import _explained, response_report
 from cellfuse.model._tide_training import bank_rows, capped, held_images, neighbour_accuracy
 from cellfuse.nn.response import RESPONSE_PRESETS
 from cellfuse.pl._codebook import codebook as draw_codebook
@@ -83,6 +84,24 @@ def test_the_response_model_explains_training_drugs_and_is_judged_on_others(trai
     assert report["n_conditions"].tolist() == [4, 16]
     assert report.loc["training drugs", "r2"] > 0.5
     assert report.loc["training drugs", "r2_over_mean_change"] > 0.3
+
+
+def test_only_conditions_with_controls_are_reported():
+    """A second batch without controls: its change is of nothing known, not of another batch's."""
+    mdata = make_screen()
+    rna = mdata["rna"].obs
+    late = (rna["dose_um"] == 30).to_numpy()
+    for m in ("image", "rna"):
+        mdata[m].obs["batch"] = "one"
+    rna["batch"] = np.where(late, "two", "one")
+    keys = ["compound", "cell_line", "batch"]
+    model = built(mdata, setup_with={"context_keys": keys}, seed=0)
+    model.train_response(1, enable_progress_bar=False)
+    net, data = model.module.response, model._transcriptomes()
+    of = {"held_out": [0], "use_dose": True}
+    whole = response_report(net, data, np.ones(len(late), bool), **of)
+    torch.testing.assert_close(whole, response_report(net, data, ~late, **of))
+    assert whole[:, -1].tolist() == [2, 8]  # two cell lines, of one drug and of four
 
 
 def test_what_is_explained_by_hand():
@@ -204,6 +223,16 @@ def test_what_predict_expression_refuses(trained):
             trained.predict_expression(rna, "CCO", dose)
     with pytest.raises(ValueError, match="give `dose`"):
         trained.predict_expression(rna, "CCO")
+    with pytest.raises(ValueError, match="numbers in uM from 0.*'10 uM'"):
+        trained.predict_expression(rna, "CCO", "10 uM")
+    with pytest.raises(ValueError, match=r"one for each row, found shape \(1, 3\)"):
+        trained.predict_expression(rna, "CCO", [[1.0, 2.0, 3.0]])
+    with pytest.raises(ValueError, match="expected lengths of 1 or 3, found .*'smiles': 0"):
+        trained.predict_expression(rna, [], 1.0)
+    logged = rna.copy()
+    logged.X = np.log1p(logged.X.toarray())
+    with pytest.raises(ValueError, match="holds no raw counts"):
+        trained.predict_expression(logged, "CCO", 1.0)
     with pytest.raises(RuntimeError, match="train_response"):
         built(make_screen()).predict_expression(rna, "CCO", 1.0)
 
@@ -274,6 +303,23 @@ def test_a_cap_keeps_so_many_profiles_of_each_paired_drug():
     assert capped(compound, [0], None, seed=0).all()
 
 
+def test_caps_and_held_out_images_are_those_of_the_plain_loop():
+    rng = np.random.default_rng(1)
+    compound = rng.integers(-1, 6, 300)
+    order = np.random.default_rng([4, 15_485_863]).permutation(300)
+    keep = np.ones(300, bool)
+    for drug in (1, 3, 5):
+        keep[order[compound[order] == drug][7:]] = False
+    np.testing.assert_array_equal(capped(compound, [1, 3, 5], 7, seed=4), keep)
+    order = np.random.default_rng([4, 104_729]).permutation(300)
+    held = np.zeros(300, bool)
+    for drug in range(6):
+        rows = order[compound[order] == drug]
+        held[rows[: min(8, len(rows) // 5)]] = True
+    np.testing.assert_array_equal(held_images(compound, 8, seed=4), held)
+    assert not held_images(np.full(3, -1), 8, seed=4).any()
+
+
 def test_profiles_beyond_the_cap_are_never_read(screen):
     def outcome(poke):
         mdata = make_screen()
@@ -335,12 +381,16 @@ def test_one_cell_line_and_no_doses(screen):
     assert model.predict().shape[1] == 4
     controls = one["rna"][-2:].copy()
     assert model.predict_expression(controls, "CCO").shape == controls.shape
+    with pytest.raises(ValueError, match="knows no doses"):
+        model.predict_expression(controls, "CCO", 1.0)
 
 
 # -- which epoch is kept --------------------------------------------------------------------------
 
 
-def test_neighbours_vote_as_scikit_learns_do():
+@pytest.mark.parametrize("block", [7, 512])
+def test_neighbours_vote_as_scikit_learns_do(block, monkeypatch):
+    monkeypatch.setattr(_tide_training, "BLOCK", block)
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(4, 6)) * 2
     label, asked_label = rng.integers(4, size=80), rng.integers(4, size=60)
@@ -402,6 +452,17 @@ def test_a_saved_model_gives_the_same(trained, tmp_path, monkeypatch):
     attached.train(1, **SHORT)
 
 
+def test_what_is_trained_on_keeps_its_scales(screen, tmp_path):
+    model = built(screen, finetune_response=False, seed=0)
+    model.train(1, validation_images=0, **SHORT)
+    model.save(tmp_path / "model")
+    other = make_screen(strength=9.0, seed=5)
+    attached = cf.TIDE.load(tmp_path / "model", other)
+    attached.train(1, validation_images=0, **SHORT)
+    for part in ("response.mean", "response.sd", "mean", "sd"):
+        torch.testing.assert_close(attached.module.get_buffer(part), model.module.get_buffer(part))
+
+
 def test_the_same_seed_gives_the_same_model(screen):
     results = []
     for seed in (0, 0, 1):
@@ -448,6 +509,12 @@ def test_the_codebook_is_drawn_twice_with_its_pairs(trained):
     first = book.uns["pairs"].iloc[0]
     assert {first["source"], first["target"]} <= {text.get_text() for text in right.texts}
     assert len(draw_codebook(book, n_pairs=0)[0].lines) == 0
+    part = book[["aspirin", "colchicine", "vorinostat"]].copy()
+    axes = draw_codebook(part, n_pairs=50)  # pairs with a drug that is not there are left out
+    assert len(axes[0].lines) == 3
+    ends = {tuple(line.get_xydata()[i].round(4)) for line in axes[0].lines for i in (0, 1)}
+    assert ends <= set(map(tuple, part.obsm["fingerprint_map"].astype(float).round(4)))
+    assert len(axes[0].texts) == 3
     with pytest.raises(KeyError, match="model.codebook"):
         draw_codebook(ad.AnnData(np.ones((2, 2))))
     plt.close("all")

@@ -8,7 +8,7 @@ import mudata as md
 import numpy as np
 import pytest
 import torch
-from tide_screens import SHORT, SMILES, built, make_screen, setup
+from tide_screens import SHORT, SMALL, SMILES, built, make_screen, setup
 
 import cellfuse as cf
 from cellfuse.nn.scgpt import ScGPT
@@ -83,6 +83,18 @@ def test_expression_is_binned_by_its_own_order(tmp_path, screen):
     assert found[0, 2] < found[0, 3] < found[0, 1]
     assert 1 <= found[0, 2] and found[0, 1] <= 50
     torch.testing.assert_close(bins(torch.tensor([[0.0, 5.0, 1.0, 3.0, 0.0]]) * 9), found)
+
+
+def test_bins_of_equal_values_do_not_hang_on_the_order_of_genes(tmp_path, screen):
+    folder = write_checkpoint(tmp_path / "scgpt", [f"GENE{i}" for i in range(8)])
+    bins = built(screen, checkpoint=folder).module.response.encoder.bins
+    x = torch.tensor([[2.0, 0.0, 1.0, 1.0, 1.0, -3.0, 4.0, 1.0]])
+    found = bins(x)
+    assert len(set(found[0, [2, 3, 4, 7]].tolist())) == 1
+    assert 0 < found[0, 5] < found[0, 2] < found[0, 0] < found[0, 6] <= 50
+    torch.testing.assert_close(bins(x.flip(1)), found.flip(1))
+    alone = torch.tensor([[5.0, 1.0, 3.0, 0.0]])  # ranks 2, 0, 1 of 3: 1 + rank * 50 // 3
+    assert bins(alone).tolist() == [[34.0, 1.0, 17.0, 0.0]]
 
 
 # -- what setup refuses ---------------------------------------------------------------------------
@@ -163,6 +175,56 @@ def test_controls_lines_and_pairs_must_be_there():
         setup(make_screen(), smiles_key="SMILES")
 
 
+def test_a_screen_without_any_structure_is_named():
+    mdata = make_screen()
+    for m in ("image", "rna"):
+        mdata[m].obs["smiles"] = "  "
+    with pytest.raises(ValueError, match="6 compounds have no structure"):
+        setup(mdata)
+
+
+@pytest.mark.parametrize("number", [int, float])
+@pytest.mark.parametrize("control", ["6", 6])
+def test_labels_may_be_numbers(number, control):
+    mdata, codes = make_screen(), {name: i for i, name in enumerate([*SMILES, "DMSO"])}
+    for m in ("image", "rna"):
+        obs = mdata[m].obs
+        obs["compound"] = obs["compound"].map(codes).astype(number)
+    setup(mdata, control=control)
+    assert cf.TIDE(mdata).drugs == ["0", "1", "2", "3"]
+
+
+def test_controls_must_agree_with_treated_samples_in_some_context():
+    mdata = make_screen()
+    for m in ("image", "rna"):
+        obs = mdata[m].obs
+        obs["batch"] = np.where(obs["compound"] == "DMSO", "controls", "drugs")
+    keys = ["compound", "cell_line", "batch"]
+    with pytest.raises(
+        ValueError, match=r"agrees with any treated sample in \['cell_line', 'batch"
+    ):
+        setup(mdata, context_keys=keys)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"fingerprint": "ecfp6"}, "fingerprint among 'fcfp4'.*found 'ecfp6'"),
+        ({"n_bits": 0}, "n_bits >= 8"),  # RDKit would end the process
+    ],
+)
+def test_fingerprints_that_are_not_there_are_named(given, text):
+    with pytest.raises(ValueError, match=text):
+        setup(make_screen(), **given)
+
+
+def test_the_keys_of_maccs_have_their_own_width(screen):
+    model = built(screen, setup_with={"fingerprint": "maccs"})
+    model.train(1, validation_images=0, **SHORT)
+    assert model.codebook.obsm["fingerprint"].shape == (4, 167)
+    assert model.embed_compounds(["CCO"]).shape == (1, SMALL["codebook_width"])
+
+
 def test_values_that_are_no_counts_are_named():
     mdata = make_screen()
     mdata["rna"].X = mdata["rna"].X * 0.5
@@ -178,6 +240,9 @@ def test_values_that_are_no_counts_are_named():
         ({"ssl": "simclr"}, ValueError, "ssl='simclr'"),
         ({"objective": "clip"}, ValueError, "objective='clip'"),
         ({"n_paired": -1}, ValueError, "n_paired >= 0"),
+        ({"n_paired": 1.5}, ValueError, "n_paired >= 0.*1.5"),
+        ({"alpha": float("nan")}, ValueError, "alpha >= 0"),
+        ({"crop": 8}, TypeError, "crop=8.*flat embedding"),
         ({"n_paired": 0}, ValueError, "there is none"),
         ({"tau": 0.0}, ValueError, "temperature=0.0"),
         ({"hidden": 0}, ValueError, "hidden must be positive"),
@@ -197,6 +262,10 @@ def test_an_untrained_model_says_so(screen):
             call()
     with pytest.raises(ValueError, match="max_epochs must be at least 1"):
         model.train(0)
+    with pytest.raises(ValueError, match="weight_decay=0.05: expected two numbers from 0"):
+        model.train(1, weight_decay=0.05, **SHORT)
+    with pytest.raises(ValueError, match="response_epochs must be at least 1, found 0"):
+        model.train(1, response_epochs=0, enable_progress_bar=False)
     with pytest.raises(ValueError, match="holdout"):
         model.train_response(1, holdout=1.0)
     for train in (model.train, model.train_response):

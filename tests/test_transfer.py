@@ -101,6 +101,24 @@ def test_the_order_of_the_rows_does_not_matter(verb):
         pd.testing.assert_frame_equal(one, two, rtol=1e-12)
 
 
+def test_repeated_names_leave_no_result_to_the_order_of_the_rows():
+    adata = screen(n_classes=4, size=6)
+    adata.obs_names = ["cell"] * adata.n_obs
+    one = one_shot_transfer(adata, use_rep=None, target="gene", n_runs=5)
+    for seed in range(3):
+        other = shuffled(screen(n_classes=4, size=6), seed)
+        other.obs_names = ["cell"] * other.n_obs
+        two = one_shot_transfer(other, use_rep=None, target="gene", n_runs=5)
+        pd.testing.assert_frame_equal(one, two, rtol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1.5, 0, "5", []])
+@pytest.mark.parametrize("verb", [one_shot_transfer, knn_accuracy])
+def test_numbers_of_neighbours_are_whole(verb, k):
+    with pytest.raises(ValueError, match="expected whole numbers of at least 1"):
+        verb(screen(), use_rep=None, target="gene", k=k)
+
+
 def test_random_profiles_are_found_by_chance():
     table = one_shot_transfer(screen(20, 20, noise=1e3), use_rep=None, target="gene", k=(1, 5))
     np.testing.assert_allclose(table["accuracy"], table["chance"], atol=0.03)

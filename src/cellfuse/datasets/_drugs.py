@@ -224,11 +224,12 @@ def _check(params: dict[str, Any]) -> None:
         if name in ("rna_share", "shared", "effect_size"):
             continue
         if name in ("image_doses", "rna_doses"):
-            if not len(value) or not all(dose > 0 for dose in value):
+            if np.ndim(value) != 1 or not len(value) or not all(dose > 0 for dose in value):
                 raise ValueError(f"`{name}` must be doses above 0, in uM; found {value!r}.")
         elif name == "cell_lines":
-            if not len(value) or len(set(value)) < len(value):
-                raise ValueError(f"`cell_lines` must be distinct names; found {listing(value)}.")
+            if isinstance(value, str) or not len(value) or len(set(value)) < len(value):
+                found = repr(value) if isinstance(value, str) else listing(value)
+                raise ValueError(f"`cell_lines` must be distinct names in a list; found {found}.")
         else:
             low, high = limits.get(name, (1, None))
             whole = isinstance(value, Integral) and not isinstance(value, bool)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from numbers import Integral
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Kind", "canonical_smiles", "smiles_fingerprints"]
+from cellfuse._errors import listing
+
+__all__ = [
+    "MACCS_BITS",
+    "Kind",
+    "canonical_smiles",
+    "check_fingerprint",
+    "smiles_fingerprints",
+]
 
 logger = logging.getLogger("cellfuse")
 
@@ -19,6 +28,20 @@ Kind: TypeAlias = Literal["fcfp4", "ecfp4", "maccs", "rdkit"]
 MACCS_BITS = 167
 #: Molecules held at a time.
 CHUNK = 10_000
+
+
+def check_fingerprint(kind: str, n_bits: int) -> None:
+    """Refuse a kind that is not known, and widths at which RDKit ends the process.
+
+    Raises
+    ------
+    ValueError
+        See above.
+    """
+    if kind not in get_args(Kind):
+        raise ValueError(f"expected a fingerprint among {listing(get_args(Kind))}, found {kind!r}.")
+    if not isinstance(n_bits, Integral) or n_bits < 8:
+        raise ValueError(f"expected n_bits >= 8, a whole number; found {n_bits}.")
 
 
 def smiles_fingerprints(
@@ -42,6 +65,11 @@ def smiles_fingerprints(
     -------
     Bits ``(n, n_bits)``, and a mask ``(n,)``.
 
+    Raises
+    ------
+    ValueError
+        An unknown `kind`, or `n_bits` that is no whole number from 8.
+
     Examples
     --------
     >>> from cellfuse.kernels.fingerprints import smiles_fingerprints
@@ -51,8 +79,11 @@ def smiles_fingerprints(
     """
     from rdkit import rdBase
 
+    check_fingerprint(kind, n_bits)
     generate = _generator(kind, n_bits)
     width = MACCS_BITS if kind == "maccs" else n_bits
+    if not len(smiles):
+        return np.zeros((0, width), np.uint8), np.zeros(0, bool)
     parts, read = [], np.zeros(len(smiles), dtype=bool)
     n_extensions = 0
     # RDKit writes to stderr of every molecule; within the block it does not.

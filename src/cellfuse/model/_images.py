@@ -169,6 +169,15 @@ class ImageModel(DocumentModel):
             {"context_keys": keys, "inputs": [i.to_json() for i in inputs], "split": split},
         )
 
+    @classmethod
+    def _read_setup(cls, mdata: MuData) -> dict[str, Any]:
+        if cls.__name__ not in mdata.uns.get(PROVENANCE, {}).get("setup", {}):
+            raise ValueError(
+                f"this data is not set up for {cls.__name__}: call "
+                f"`cf.{cls.__name__}.setup_anndata(adata, image_rep=...)` first, or `setup_mudata`."
+            )
+        return super()._read_setup(mdata)
+
     def _begin(self, mdata: MuData | AnnData | None) -> None:
         super()._begin(_wrapped(mdata))
         found = self.inputs[ROLE]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -34,6 +36,8 @@ __all__ = [
     "make_response",
     "sizes_of",
 ]
+
+logger = logging.getLogger("cellfuse")
 
 SSL = Literal["dino", "mae"]
 #: Share of the genes that a checkpoint must know.
@@ -125,9 +129,11 @@ def check_arguments(
         raise ValueError(f"ssl={ssl!r}: expected {listing(get_args(SSL))} or None.")
     if objective not in get_args(Objective):
         raise ValueError(f"objective={objective!r}: expected {listing(get_args(Objective))}.")
-    if alpha < 0 or beta < 0 or n_basal < 1 or (n_paired is not None and n_paired < 0):
+    whole = all(isinstance(n, Integral) for n in (n_basal, n_paired) if n is not None)
+    some = n_basal >= 1 and (n_paired is None or n_paired >= 0)
+    if not (alpha >= 0 and beta >= 0 and whole and some):
         raise ValueError(
-            "expected alpha >= 0, beta >= 0, n_basal >= 1 and n_paired >= 0 or None; found "
+            "expected alpha >= 0, beta >= 0, whole n_basal >= 1 and n_paired >= 0 or None; found "
             f"{alpha}, {beta}, {n_basal} and {n_paired}."
         )
 
@@ -137,6 +143,8 @@ def image_side(
 ) -> int | None:
     """Side of the images in pixels; None for flat features."""
     if cell_input.kind == "values":
+        if crop is not None:
+            raise TypeError(f"crop={crop}: {cell_input.label} is a flat embedding, not pixels.")
         return None
     if cell_input.kind != "pixels":
         raise ValueError(
@@ -221,6 +229,12 @@ def _known_genes(cell_input: CellInput, vocabulary: Mapping[str, int]) -> list[i
         )
     genes = [vocabulary.get(name, -1) for name in cell_input.names]
     unknown = [n for n, g in zip(cell_input.names, genes, strict=True) if g < 0]
+    logger.info(
+        "TIDE: %d of %d genes are in the checkpoint's vocabulary; the others are left out of what "
+        "it reads.",
+        len(genes) - len(unknown),
+        len(genes),
+    )
     if len(unknown) > (1 - MIN_SHARE) * len(genes):
         raise ValueError(
             f"the checkpoint lacks {len(unknown)} of the {len(genes)} genes of {cell_input.label}: "

@@ -19,7 +19,7 @@ from cellfuse.data import Reader, check_values
 from cellfuse.model._scvi import DocumentModel
 from cellfuse.model._tide_codebook import codebook_adata
 from cellfuse.model._tide_config import SSL
-from cellfuse.model._tide_setup import field_arrays, fingerprints_of
+from cellfuse.model._tide_setup import check_counts, field_arrays, fingerprints_of
 from cellfuse.nn.augment import center_crop
 from cellfuse.nn.dino import Dino
 from cellfuse.nn.tide import Objective, TideNetwork
@@ -246,7 +246,10 @@ class TideInference(DocumentModel):
 
     def _reader(self, data: Data | None, role: str) -> Reader:
         if role != "image":
-            return super()._reader(data, role)
+            reader = super()._reader(data, role)
+            if self._setup["counts"] and data is not None and data is not self.adata:
+                check_counts(reader, self.inputs[role].label)
+            return reader
         adata = self._modality(data, role)
         names = self._channels_of(adata)
         if names == self.channels:

@@ -177,7 +177,12 @@ def response_report(
     deviation. The mean change is that of the training conditions.
     """
     of_row = np.where(rows, data.contexts.of_row("rna"), -1)
-    treated = np.flatnonzero((of_row >= 0) & (data.fields["compound"] >= 0))
+    controls, group = data.contexts.related(
+        "rna", "control", control_key=data.compound_key, control=data.control
+    )
+    # Where no control agrees in every other key there is no change to speak of.
+    known = (of_row >= 0) & (group[of_row] >= 0)
+    treated = np.flatnonzero(known & (data.fields["compound"] >= 0))
     table = pd.DataFrame(
         {
             "context": of_row[treated],
@@ -188,9 +193,6 @@ def response_report(
     codes = np.full(len(of_row), -1, np.int64)
     codes[treated] = table.groupby(["context", "dose"], sort=True).ngroup()
     conditions = table.drop_duplicates(["context", "dose"]).sort_values(["context", "dose"])
-    controls, group = data.contexts.related(
-        "rna", "control", control_key=data.compound_key, control=data.control
-    )
     basal_codes = np.full(len(of_row), -1, np.int64)
     basal_codes[controls.rows] = controls.codes
     basal = data.means(basal_codes, len(controls.counts))[group[conditions["context"]]]

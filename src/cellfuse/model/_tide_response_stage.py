@@ -170,10 +170,17 @@ class ResponseStage(DocumentModel):
 
     def _checked_doses(self, dose: ArrayLike | None) -> NDArray[np.float32]:
         if not self.use_dose:
+            if dose is not None:
+                raise ValueError("this TIDE knows no doses (use_dose=False): leave `dose` out.")
             return np.zeros(1, np.float32)
         if dose is None:
             raise ValueError("this TIDE knows doses: give `dose`, in uM.")
-        doses = np.atleast_1d(np.asarray(dose, np.float32))
+        try:
+            doses = np.atleast_1d(np.asarray(dose, np.float32))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"doses are numbers in uM from 0; {error}.") from error
+        if doses.ndim > 1:
+            raise ValueError(f"expected one dose or one for each row, found shape {doses.shape}.")
         if not np.isfinite(doses).all() or (doses < 0).any():
             raise ValueError("doses are numbers in uM from 0; found missing or negative ones.")
         return doses
@@ -183,8 +190,13 @@ class ResponseStage(DocumentModel):
         if not self.response_report_.isna().all(axis=None):
             return
         if self.finetune_response and self.objective != "drug":
+            if epochs < 1:
+                raise ValueError(
+                    f"response_epochs must be at least 1, found {epochs}; with "
+                    "`finetune_response=False` the response model stays as it began."
+                )
             self.train_response(epochs, **trainer)
-        else:
+        elif not self.is_trained_:  # a trained teacher knows the scales it was trained with
             rows = np.flatnonzero(self._used_rna(data))
             self.module.response.set_statistics(*data.statistics(rows))
 

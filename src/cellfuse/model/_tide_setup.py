@@ -12,13 +12,19 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from cellfuse._access import context_labels, control_mask, obs_column
+from cellfuse._access import context_labels, obs_column, where
 from cellfuse._errors import listing, missing_key
 from cellfuse.data import Reader, check_values
-from cellfuse.kernels.fingerprints import Kind, canonical_smiles, smiles_fingerprints
+from cellfuse.kernels.fingerprints import (
+    MACCS_BITS,
+    Kind,
+    canonical_smiles,
+    smiles_fingerprints,
+)
 from cellfuse.model._setup import check_mudata, read_inputs, roles_of
 
 __all__ = [
+    "check_counts",
     "field_arrays",
     "fingerprints_of",
     "read_doses",
@@ -156,17 +162,40 @@ def read_doses(
     return out
 
 
+def check_controls(
+    rna: AnnData, context_keys: Sequence[str], *, compound_key: str, control: str, modality: str
+) -> NDArray[np.bool_]:
+    """Which RNA is of controls; there must be some, and some that treated samples go with."""
+    compound = context_labels(rna, compound_key, modality=modality)
+    is_control = (compound == control).to_numpy()
+    if not is_control.any():
+        raise missing_key(
+            control,
+            sorted(compound.unique()),
+            what=f"obs[{compound_key!r}]{where(modality)}",
+            fix="Give `control` the label of the untreated samples.",
+        )
+    others = [key for key in context_keys if key != compound_key]
+    if others and not is_control.all():
+        label = context_labels(rna, others, modality=modality)
+        if not set(label[is_control]) & set(label[~is_control]):
+            raise ValueError(
+                f"no control ({control!r}) RNA agrees with any treated sample in {others}: the "
+                "basal state is unknown. Leave the columns in which controls differ out of "
+                "`context_keys`."
+            )
+    return is_control
+
+
 def check_cell_lines(
     adatas: Mapping[str, AnnData],
     cell_line_key: str | None,
+    is_control: NDArray[np.bool_],
     *,
     context_keys: Sequence[str],
-    compound_key: str,
     control: str,
 ) -> None:
     """Refuse one cell line only, and cell lines whose basal expression was not measured."""
-    rna = adatas["rna"]
-    is_control = control_mask(rna, compound_key, control, modality="rna")
     if cell_line_key is None:
         return
     if cell_line_key not in context_keys:
@@ -249,6 +278,7 @@ def read_screen(
     keys = [context_keys] if isinstance(context_keys, str) else list(context_keys)
     check_mudata("TIDE", mdata, roles, keys)
     compound_key = control_key or next((k for k in keys if k != cell_line_key), "")
+    control = str(control)  # labels are compared as text, whatever they are stored as
     if compound_key not in keys:
         raise missing_key(compound_key, keys, what="the context keys (`control_key`)")
     adatas = {role: mdata.mod[name] for role, name in roles.items()}
@@ -260,9 +290,10 @@ def read_screen(
         fingerprint=fingerprint,
         n_bits=n_bits,
     )
-    check_cell_lines(
-        adatas, cell_line_key, context_keys=keys, compound_key=compound_key, control=control
+    is_control = check_controls(
+        adatas["rna"], keys, compound_key=compound_key, control=control, modality=roles["rna"]
     )
+    check_cell_lines(adatas, cell_line_key, is_control, context_keys=keys, control=control)
     setup = {"compound_key": compound_key, "control": control, "dose_key": dose_key}
     for role, adata in adatas.items():
         field_arrays(adata, setup, [], modality=roles[role])
@@ -276,7 +307,7 @@ def read_screen(
     )
     counts = rna_counts and rna_rep is None
     if counts:
-        _check_counts(inputs[1].reader(adatas["rna"]), inputs[1].label)
+        check_counts(inputs[1].reader(adatas["rna"]), inputs[1].label)
     return {
         **setup,
         "context_keys": found,
@@ -285,12 +316,12 @@ def read_screen(
         "compounds": compounds,
         "drugs": paired_drugs(adatas, keys, compound_key=compound_key, control=control),
         "fingerprint": fingerprint,
-        "n_bits": n_bits,
+        "n_bits": MACCS_BITS if fingerprint == "maccs" else n_bits,
         "counts": counts,
     }
 
 
-def _check_counts(reader: Reader, label: str) -> None:
+def check_counts(reader: Reader, label: str) -> None:
     try:
         check_values(reader, "counts", label)
     except ValueError as error:

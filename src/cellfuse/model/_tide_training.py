@@ -28,30 +28,36 @@ __all__ = ["JointLosses", "JointTraining", "KeepBest", "capped", "held_images", 
 
 #: Images of a compound that neighbours are looked for among.
 BANK = 20
+#: Embeddings that are asked at a time.
+BLOCK = 512
+
+
+def _rank_within(label: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of its label's rows each row is, when all are gone through in `order`."""
+    by_label = order[np.argsort(label[order], kind="stable")]
+    ascending = label[by_label]
+    rank = np.empty(len(label), np.int64)
+    rank[by_label] = np.arange(len(label)) - np.searchsorted(ascending, ascending)
+    return rank
 
 
 def capped(
     compound: NDArray[np.int64], drugs: Sequence[int], n_paired: int | None, seed: int
 ) -> NDArray[np.bool_]:
     """RNA rows that are used: at most `n_paired` of each of `drugs`, all others."""
-    keep = np.ones(len(compound), bool)
     if n_paired is None:
-        return keep
+        return np.ones(len(compound), bool)
     order = np.random.default_rng([seed, 15_485_863]).permutation(len(compound))
-    for drug in drugs:
-        rows = order[compound[order] == drug]
-        keep[rows[n_paired:]] = False
-    return keep
+    return (_rank_within(compound, order) < n_paired) | ~np.isin(compound, drugs)
 
 
 def held_images(compound: NDArray[np.int64], n_held: int, seed: int) -> NDArray[np.bool_]:
     """Images held out: `n_held` of each compound, at most a fifth of them."""
-    held = np.zeros(len(compound), bool)
     order = np.random.default_rng([seed, 104_729]).permutation(len(compound))
-    for drug in np.unique(compound[compound >= 0]):
-        rows = order[compound[order] == drug]
-        held[rows[: min(n_held, len(rows) // 5)]] = True
-    return held
+    known = compound >= 0
+    limit = np.zeros(len(compound), np.int64)
+    limit[known] = np.minimum(n_held, np.bincount(compound[known]) // 5)[compound[known]]
+    return _rank_within(compound, order) < limit
 
 
 def joint_plans(
@@ -235,19 +241,18 @@ def neighbour_accuracy(
     asked: Tensor, asked_label: Tensor, bank: Tensor, label: Tensor, *, k: int = 20
 ) -> float:
     """Share of embeddings whose label most of their `k` nearest by cosine have."""
-    cosine = F.normalize(asked, dim=1) @ F.normalize(bank, dim=1).T
-    near = cosine.topk(min(k, len(bank)), dim=1)
-    votes = torch.zeros(len(asked), int(label.max()) + 1, device=asked.device)
-    # A vote weighs a hair more the nearer it is, so that no tie hangs on the order of labels.
-    votes.scatter_add_(1, label[near.indices], 1 + 1e-3 * near.values.float())
-    return float((votes.argmax(dim=1) == asked_label).float().mean())
+    unit, n_labels, right = F.normalize(bank, dim=1), int(label.max()) + 1, 0
+    for part, wanted in zip(asked.split(BLOCK), asked_label.split(BLOCK), strict=True):
+        near = (F.normalize(part, dim=1) @ unit.T).topk(min(k, len(bank)), dim=1)
+        votes = torch.zeros(len(part), n_labels, device=asked.device)
+        # A vote weighs a hair more the nearer it is, so that no tie hangs on the order of labels.
+        votes.scatter_add_(1, label[near.indices], 1 + 1e-3 * near.values.float())
+        right += int((votes.argmax(dim=1) == wanted).sum())
+    return right / len(asked)
 
 
 def bank_rows(compound: NDArray[np.int64], held: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
     """Training images that neighbours are looked for among: some of each compound."""
     order = np.random.default_rng([seed, 1_299_709]).permutation(len(compound))
-    order = order[(compound[order] >= 0) & ~held[order]]
-    by_drug = order[np.argsort(compound[order], kind="stable")]
-    drug = compound[by_drug]
-    starts = np.searchsorted(drug, drug)
-    return np.sort(by_drug[np.arange(len(drug)) - starts < BANK])
+    label = np.where(held, -1, compound)
+    return np.flatnonzero((label >= 0) & (_rank_within(label, order) < BANK))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import lightning as L
+import numpy as np
 import torch
 from anndata import AnnData
 from mudata import MuData
@@ -19,10 +20,18 @@ from cellfuse.nn.crops import CropSettings, multi_crop
 from cellfuse.nn.dino import Dino, cosine_schedule, warm_up
 from cellfuse.nn.vit import VIT_PRESETS, make_vit, sample_channels
 
-__all__ = ["DINO", "TeacherSchedule"]
+__all__ = ["DINO", "TeacherSchedule", "first_and_last"]
 
 #: Prototypes, hidden width and bottleneck of the head; ``"base"`` is DINO's.
 HEADS = {"small": (1024, 256, 64), "base": (65_536, 2048, 256)}
+
+
+def first_and_last(name: str, value: Any) -> tuple[float, float]:
+    """Two numbers from 0, between which something goes in training."""
+    if np.shape(value) != (2,) or not min(value) >= 0:
+        raise ValueError(f"{name}={value!r}: expected two numbers from 0, the first and the last.")
+    first, last = value
+    return float(first), float(last)
 
 
 class TeacherSchedule(L.Callback):
@@ -52,8 +61,9 @@ class TeacherSchedule(L.Callback):
         weight_decay: tuple[float, float],
         freeze_epochs: int,
     ) -> None:
-        self._net = net
-        self.start, self.temperatures, self.decays = momentum, temperature, weight_decay
+        self._net, self.start = net, momentum
+        self.temperatures = first_and_last("temperature", temperature)
+        self.decays = first_and_last("weight_decay", weight_decay)
         self.warmup_epochs, self.freeze_epochs = warmup_epochs, freeze_epochs
         self.step, self.temperature = 0, temperature[0]
 
@@ -175,7 +185,7 @@ class DINO(ImageModel):
         with seeded(seed):
             net = Dino(
                 make_vit(self.channels, size, channel_agnostic=channel_agnostic),
-                n_prototypes=n_prototypes or default_prototypes,
+                n_prototypes=default_prototypes if n_prototypes is None else n_prototypes,
                 hidden=hidden,
                 bottleneck=bottleneck,
             )
@@ -248,7 +258,7 @@ class DINO(ImageModel):
         self._fit(
             max_epochs,
             seed=self.seed,
-            batch_size=batch_size or size,
+            batch_size=size if batch_size is None else batch_size,
             validation_size=validation_size,
             lr=rate if lr is None else lr,
             betas=(0.9, 0.999),

@@ -99,9 +99,9 @@ class MAE(ImageModel):
         with seeded(seed):
             net = ImageMAE(
                 make_vit(self.channels, size, channel_agnostic=channel_agnostic),
-                decoder_width=decoder_width or width,
-                decoder_depth=decoder_depth or depth,
-                decoder_heads=decoder_heads or heads,
+                decoder_width=width if decoder_width is None else decoder_width,
+                decoder_depth=depth if decoder_depth is None else decoder_depth,
+                decoder_heads=heads if decoder_heads is None else decoder_heads,
                 mask_ratio=mask_ratio,
                 normalize_targets=normalize_targets,
                 seed=seed,
@@ -152,7 +152,7 @@ class MAE(ImageModel):
         self._fit(
             max_epochs,
             seed=self.seed,
-            batch_size=batch_size or size,
+            batch_size=size if batch_size is None else batch_size,
             validation_size=validation_size,
             lr=rate if lr is None else lr,
             betas=(0.9, 0.95),

@@ -40,13 +40,16 @@ from cellfuse.model._tide_training import (
     neighbour_accuracy,
 )
 from cellfuse.model._training import fit, seeded
-from cellfuse.model.dino import TeacherSchedule
+from cellfuse.model.dino import TeacherSchedule, first_and_last
 from cellfuse.nn.codebook import Codebook
 from cellfuse.nn.crops import CropSettings
 from cellfuse.nn.dino import Dino
 from cellfuse.nn.tide import Objective, TideNetwork
 
 __all__ = ["TIDE"]
+
+#: Images that are read at a time to look at an epoch.
+CHUNK = 4096
 
 
 class TIDE(ResponseStage, TideInference):
@@ -89,7 +92,7 @@ class TIDE(ResponseStage, TideInference):
     channel_agnostic, channel_dropout
         A token per place and channel, and whether DINO's student sees a random choice of channels.
     crop
-        Side in pixels of the centre crop; None takes the whole image.
+        Side in pixels of the centre crop; None takes the whole image. Not for flat features.
     n_basal
         Control profiles averaged to a basal state, 8.
     seed
@@ -332,8 +335,9 @@ class TIDE(ResponseStage, TideInference):
         Parameters
         ----------
         max_epochs
-            Epochs, 400 (paper); each shows every image once to the self-supervised term, and every
-            image of a paired drug once to the teacher.
+            Epochs, 400 (paper); each shows every image once to the self-supervised term, and the
+            images of paired drugs to the teacher: once where these are all, otherwise again and
+            again, with the RNA they were given at first, until all images were seen.
         response_epochs
             Epochs of :meth:`train_response`, which is run first unless it was already, or is not
             wanted (`finetune_response`).
@@ -366,11 +370,12 @@ class TIDE(ResponseStage, TideInference):
             "devices": devices,
             "precision": precision,
         }
+        learning = LEARNING[self.ssl]
+        given = learning.weight_decay if weight_decay is None else weight_decay
+        decay = first_and_last("weight_decay", given)
         data = self._transcriptomes()
         if self.n_paired != 0 and ckpt_path is None:
             self._first_stage(data, response_epochs, {**place, **_quiet(trainer_kwargs)})
-        learning = LEARNING[self.ssl]
-        decay = learning.weight_decay if weight_decay is None else weight_decay
         schedule = None
         if isinstance(self.module.image, Dino):
             schedule = TeacherSchedule(
@@ -468,8 +473,12 @@ class TIDE(ResponseStage, TideInference):
         bank, asked = bank_rows(compound, held, self.seed), np.flatnonzero(held)
         reader = self._reader(None, "image")
 
+        def embed(rows: NDArray[np.int64]) -> torch.Tensor:
+            parts = (rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK))
+            return torch.cat([self._features(read_dense(reader, part)) for part in parts])
+
         def score() -> float:
-            x = [self._features(read_dense(reader, rows)) for rows in (asked, bank)]
+            x = [embed(rows) for rows in (asked, bank)]
             labels = [torch.as_tensor(compound[rows]).to(x[0].device) for rows in (asked, bank)]
             return neighbour_accuracy(x[0], labels[0], x[1], labels[1])
 

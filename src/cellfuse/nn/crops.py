@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cellfuse._errors import missing_key
 from cellfuse.nn.keyed import normal, uniform
 
 __all__ = ["CropSettings", "multi_crop", "random_crops"]
@@ -65,6 +66,10 @@ class CropSettings:
     @classmethod
     def for_images(cls, side: int, patch_size: int, **given: Any) -> Self:
         """Views of whole patches: global ones of the image's side, local ones of half of it."""
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise missing_key(name, known, what="the fields of CropSettings")
         half = max(patch_size, side // 2 // patch_size * patch_size)
         settings = cls(**{"global_size": side, "local_size": half, **given})
         for name in ("global_size", "local_size"):

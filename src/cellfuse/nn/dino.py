@@ -136,6 +136,11 @@ class DinoHead(nn.Module):
         self, width: int, *, n_prototypes: int = 65_536, hidden: int = 2048, bottleneck: int = 256
     ) -> None:
         super().__init__()
+        if min(n_prototypes, hidden, bottleneck) < 1:
+            raise ValueError(
+                f"n_prototypes={n_prototypes}, hidden={hidden}, bottleneck={bottleneck}: expected "
+                "whole numbers from 1."
+            )
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden),
             nn.GELU(),

@@ -62,6 +62,11 @@ class ImageMAE(nn.Module):
         super().__init__()
         if not 0 < mask_ratio < 1:
             raise ValueError(f"mask_ratio={mask_ratio}: expected a share between 0 and 1.")
+        if min(decoder_width, decoder_depth, decoder_heads) < 1:
+            raise ValueError(
+                f"decoder_width={decoder_width}, decoder_depth={decoder_depth}, "
+                f"decoder_heads={decoder_heads}: expected whole numbers from 1."
+            )
         self.encoder = encoder
         self.mask_ratio, self.normalize_targets = mask_ratio, normalize_targets
         self.seed = seed

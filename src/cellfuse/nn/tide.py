@@ -110,9 +110,16 @@ class _ScGPTProfiles(nn.Module):
         return self.project(torch.stack([out[:, 0], out[:, 1:].mean(dim=1)], dim=1))
 
     def bins(self, x: Tensor) -> Tensor:
-        """Bin of each value among the profile's own other than zero; 0 for zeros."""
+        """Bin of each value among the profile's own other than zero; 0 for zeros.
+
+        Equal values get one bin, that of the middle of their ranks: no bin hangs on the order of
+        the genes.
+        """
         zero = x == 0
-        rank = x.masked_fill(zero, -torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
+        x = x.masked_fill(zero, -torch.inf).contiguous()
+        ordered = x.sort(dim=1).values
+        ends = [torch.searchsorted(ordered, x, right=right) for right in (False, True)]
+        rank = (ends[0] + ends[1] - 1) // 2
         n_zero = zero.sum(dim=1, keepdim=True)
         n_other = (x.shape[1] - n_zero).clamp(min=1)
         bins = 1 + (rank - n_zero) * (self.n_bins - 1) // n_other

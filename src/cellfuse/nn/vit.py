@@ -106,6 +106,10 @@ class ImageEncoder(nn.Module):
         self.channels = [str(name) for name in channels]
         if not self.channels or len(set(self.channels)) < len(self.channels):
             raise ValueError(f"expected distinct channel names, found {listing(self.channels)}.")
+        if sizes.width % sizes.n_heads:
+            raise ValueError(
+                f"width={sizes.width} is no multiple of n_heads={sizes.n_heads}; change one."
+            )
         self.width, self.patch_size = sizes.width, sizes.patch_size
         self.grid = (sizes.image_size // sizes.patch_size,) * 2
         vit: Any = VisionTransformer(

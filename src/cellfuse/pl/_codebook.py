@@ -77,7 +77,9 @@ def codebook(
         raise ValueError(f"n_pairs={n_pairs}: expected 0 or more.")
     groups = None if color is None else obs_column(book, color).astype(str)
     axes = panels(ax, 2, (4.6, 4.2))
-    pairs = book.uns["pairs"].iloc[:n_pairs]
+    pairs = book.uns["pairs"]
+    there = pairs[["source", "target"]].isin(book.obs_names).all(axis=1)  # of a part of the drugs
+    pairs = pairs[there].iloc[:n_pairs]
     for one, (key, title) in zip(axes, MAPS.items(), strict=True):
         _draw(one, np.asarray(book.obsm[key]), groups, book.obs_names, pairs)
         one.set(title=title, xlabel="PC 1", ylabel="PC 2")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cellfuse._access import obs_column, record
 from cellfuse._errors import listing, missing_key
-from cellfuse.kernels.fingerprints import Kind, smiles_fingerprints
+from cellfuse.kernels.fingerprints import Kind, check_fingerprint, smiles_fingerprints
 from cellfuse.pp._embed import check_target
 
 __all__ = ["fingerprints"]
@@ -96,8 +96,7 @@ def fingerprints(
             f"expected kind among {listing(get_args(Kind))} and invalid among "
             f"{listing(get_args(Invalid))}; found {kind!r} and {invalid!r}."
         )
-    if n_bits < 8:
-        raise ValueError(f"expected n_bits >= 8, found {n_bits}.")
+    check_fingerprint(kind, n_bits)
     key = f"X_{kind}" if key_added is None else key_added
     if isinstance(data, pd.DataFrame):
         if smiles_key not in data.columns:

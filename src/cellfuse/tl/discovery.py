@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, get_args
 
 import numpy as np
@@ -132,8 +133,13 @@ def target_discovery(
     if negatives not in get_args(Negatives):
         raise ValueError(f"negatives={negatives!r}: choose one of {list(get_args(Negatives))}.")
     for name, number in (("n_seeds", n_seeds), ("k", k)):
-        if number < 1:
-            raise ValueError(f"{name}={number}: expected at least 1.")
+        if not isinstance(number, Integral) or number < 1:
+            raise ValueError(f"{name}={number}: expected at least 1, a whole number.")
+    if not isinstance(targets, pd.DataFrame):
+        raise TypeError(
+            "`targets` is a data frame with columns 'source' (compound) and 'target' (gene), found "
+            f"{type(targets).__name__}."
+        )
     doses = _doses(compounds, dose_key)
     task = _task(compounds, genes, targets, doses, compound_key, gene_key, control, negatives)
     order = np.concatenate(task.rows)

@@ -37,7 +37,7 @@ def split(
     by: str | list[str] = "compound",
     stratify: str | list[str] | None = None,
     sizes: Mapping[str, float] | None = None,
-    apart: Sequence[str | tuple[str, ...]] = (),
+    apart: str | Sequence[str | tuple[str, ...]] = (),
     control: str | list[str] | None = None,
     key_added: str = "split",
     overwrite: bool = False,
@@ -63,9 +63,9 @@ def split(
         Share of the values of `by` in each split, by name; the shares sum to 1. Default
         ``{"train": 0.7, "val": 0.1, "test": 0.2}``.
     apart
-        obs columns none of whose values may occur in two splits, a tuple for a joint value, such
-        as ``["replicate", ("plate", "well")]``. This is checked, within each modality: a well
-        that holds two compounds would cross.
+        obs column or columns none of whose values may occur in two splits, a tuple for a joint
+        value, such as ``["replicate", ("plate", "well")]``. This is checked, within each modality:
+        a well that holds two compounds would cross.
     control
         Label or labels of `by` (a single column) that take no part; their rows are labelled
         ``"control"``.
@@ -128,7 +128,7 @@ def split(
         split_of = pd.concat([split_of, pd.Series(CONTROL, index=excluded, dtype=object)])
     parts = {name: _column(series, split_of, names) for name, series in labels.items()}
     for name, mod in mods.items():
-        for columns in apart:
+        for columns in [apart] if isinstance(apart, str) else apart:
             _check_apart(mod, columns, parts[name], name)
     note = json.dumps(
         {"by": by, "stratify": stratify, "sizes": shares, "control": control, "seed": seed}
@@ -142,6 +142,11 @@ def split(
 
 
 def _checked_sizes(sizes: Mapping[str, float]) -> dict[str, float]:
+    if not isinstance(sizes, Mapping):
+        raise TypeError(
+            f"sizes={sizes!r}: expected the share of each split by name, such as "
+            "{'train': 0.8, 'test': 0.2}."
+        )
     shares = {str(name): float(share) for name, share in sizes.items()}
     if not shares or any(not share > 0 for share in shares.values()):
         raise ValueError(f"sizes={dict(sizes)}: expected a positive share for every split.")
@@ -155,7 +160,13 @@ def _checked_sizes(sizes: Mapping[str, float]) -> dict[str, float]:
 
 
 def _refuse_foreign(mod: AnnData, key: str, overwrite: bool, modality: str) -> None:
-    ours = key in mod.uns.get("split", {})
+    notes = mod.uns.get("split", {})
+    if not isinstance(notes, Mapping):
+        raise ValueError(
+            f"uns['split']{where(modality)} is a {type(notes).__name__}, and this verb keeps its "
+            "parameters there; rename that entry."
+        )
+    ours = key in notes
     if key in mod.obs.columns and not ours and not overwrite:
         raise ValueError(
             f"obs[{key!r}]{where(modality)} is there already and was not written by this verb; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def one_shot_transfer(
     [[1.0, 0.25], [1.0, 0.5]]
     """
     adata = profiles_only(adata)
-    ks = _whole_numbers([k] if isinstance(k, (int, np.integer)) else list(k), "k")
+    ks = _whole_numbers([k] if np.ndim(k) == 0 else list(k), "k")  # type: ignore[arg-type, list-item]
     _whole_numbers([n_runs], "n_runs")
     profiles = _read(adata, use_rep, target, control, group_key)
     n_classes = len(profiles.classes)
@@ -264,7 +265,7 @@ def knn_accuracy(
 
 
 def _whole_numbers(values: list[int], name: str) -> list[int]:
-    if not values or any(int(v) != v or v < 1 for v in values):
+    if not values or any(not isinstance(v, Real) or v % 1 or v < 1 for v in values):
         raise ValueError(f"{name}={values}: expected whole numbers of at least 1.")
     return sorted({int(v) for v in values})
 
@@ -287,10 +288,17 @@ def _read(
     codes, classes = pd.factorize(labels.astype(str).to_numpy()[rows], sort=True)
     order = np.lexsort((adata.obs_names.to_numpy(str)[rows], codes))
     rows, codes = rows[order], codes[order]
+    units = unit_profiles(adata, use_rep, rows)
+    if not adata.obs_names.is_unique:
+        # Names that repeat leave the order of the rows open: their values settle it.
+        names = adata.obs_names.to_numpy(str)[rows]
+        value = np.unique(units, axis=0, return_inverse=True)[1].ravel()
+        order = np.lexsort((value, names, codes))
+        rows, codes, units = rows[order], codes[order], units[order]
     groups = None
     if group_key is not None:
         groups = pd.factorize(obs_column(adata, group_key).astype(str).to_numpy()[rows])[0]
-    return Profiles(rows, unit_profiles(adata, use_rep, rows), codes, np.asarray(classes), groups)
+    return Profiles(rows, units, codes, np.asarray(classes), groups)
 
 
 def _params(
