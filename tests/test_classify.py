@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import anndata as ad
 import mudata as md
 import numpy as np
@@ -168,7 +170,7 @@ def test_nothing_of_the_test_cells_is_seen_in_training():
 
 
 def test_the_best_validation_epoch_is_tested(monkeypatch):
-    scores = iter([0.2, 0.9, 0.5, 0.4, 0.3, 0.1])
+    scores = iter([0.2, 0.9, 0.9, 0.4, 0.3, 0.1])  # the first of equals is kept
     monkeypatch.setattr(training, "balanced_accuracy", lambda *_: next(scores))
     kept = []
     load = MLP.load_state_dict
@@ -189,6 +191,76 @@ def test_the_best_validation_epoch_is_tested(monkeypatch):
     training.train_head(pools, codes, rows, setting=setting, max_epochs=2, patience=3, **given)
     for name in kept[0]:
         assert torch.equal(kept[0][name], kept[1][name])
+
+
+def test_labels_may_be_text_numbers_or_categories_and_rows_in_any_order():
+    mdata = screen({"image": 0.7})
+    wanted = classify(mdata, [("image",)]).drop(columns="test")
+    obs = mdata["image"].obs
+    numbers = {"drug": ["d0", "d1", "d2", "DMSO"], "rep": list(REPLICATES)}
+    for column, labels in numbers.items():
+        obs[column] = obs[column].map({label: k for k, label in enumerate(labels)})
+    given = {"control": 3, "train": 0, "validation": 1}
+    pd.testing.assert_frame_equal(
+        classify(mdata, [("image",)], **given).drop(columns="test"), wanted
+    )
+    for column in numbers:
+        obs[column] = obs[column].astype("category").cat.add_categories([99])
+    shuffled = mdata["image"][np.random.default_rng(0).permutation(len(obs))].copy()
+    found = classify(md.MuData({"image": shuffled}), [("image",)], **given)
+    pd.testing.assert_frame_equal(found.drop(columns="test"), wanted)
+
+
+def test_a_modality_may_lack_the_controls():
+    mdata = screen({"image": 1.0, "synthetic": 1.0})
+    kept = (mdata["synthetic"].obs["drug"] != "DMSO").to_numpy()
+    part = md.MuData({"image": mdata["image"], "synthetic": mdata["synthetic"][kept].copy()})
+    table = classify(part, [("synthetic",), ("image", "synthetic")])
+    assert table["n_classes"].tolist() == [3] * 4
+
+
+def test_heads_are_trained_as_in_the_paper(monkeypatch):
+    optimisers, clipped, sizes = [], [], []
+
+    class Noted(torch.optim.AdamW):
+        def __init__(self, *args, **kwargs):
+            optimisers.append(kwargs)
+            super().__init__(*args, **kwargs)
+
+    clip, draw = torch.nn.utils.clip_grad_norm_, training.Pools.draw
+    monkeypatch.setattr(torch.optim, "AdamW", Noted)
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda p, norm: (clipped.append(norm), clip(p, norm))
+    )
+    monkeypatch.setattr(
+        training.Pools, "draw", lambda self, s, *a: (sizes.append(len(s)), draw(self, s, *a))[1]
+    )
+    given = {"max_epochs": 2, "batch_size": 4, "repeats": 3, "seeds": [0]}
+    classify(screen({"image": 1.0}), [("image",)], setting={"lr": 0.02}, **given)
+    assert optimisers == [{"lr": 0.02, "weight_decay": 1e-4}]
+    # Two epochs of six samples, thrice each, by fours; validation after each; then all parts.
+    assert clipped == [0.5] * 10
+    assert sizes == [4, 4, 4, 4, 2, 6] * 2 + [6, 6, 6, 6]
+
+
+def test_the_papers_numbers_are_the_defaults():
+    found = {p.name: p.default for p in signature(classify_treatments).parameters.values()}
+    paper = {"seeds": (12345, 42, 1234, 99, 7), "batch_size": 4096, "max_epochs": 100}
+    assert {**found, **paper, "patience": 25, "n_cells": None, "setting": "paper"} == found
+    assert found["inputs"] == (("image",), ("rna",), ("image", "rna"))
+
+
+def test_test_cells_are_drawn_alike_however_long_the_training():
+    x = torch.from_numpy(np.random.default_rng(0).normal(0, 9, size=(400, 3))).float()
+    pools = [training.Pools(x, list(np.arange(400).reshape(40, 10)))]
+    rows = {"train": np.arange(4), "validation": np.arange(4), "new": np.arange(40)}
+    given = {"n_cells": 2, "seed": 0, "batch_size": 4, "patience": 9, "repeats": 1, "n_classes": 2}
+    given["setting"] = training.Setting((4,), 0, 0.0, 0.0)  # a rate of 0: the head stays as it is
+    codes = np.tile([0, 1], 20)
+    one, three = (
+        training.train_head(pools, codes, rows, max_epochs=n, **given)["new"] for n in (1, 3)
+    )
+    assert np.array_equal(one, three) and 0 < one.mean() < 1
 
 
 # -- folds ----------------------------------------------------------------------------------------
@@ -231,8 +303,21 @@ def other_names(mdata):
         ({"setting": "big"}, ValueError, "expected 'paper', 'small' or a dict"),
         ({"setting": {"widths": 3}}, KeyError, "'widths' is not in"),
         ({"setting": {"hidden": [3, 3]}}, ValueError, "one width, or one for each"),
-        ({"n_cells": 0}, ValueError, "n_cells must be at least 1"),
+        ({"inputs": [()]}, ValueError, "an input names no modality"),
+        ({"inputs": [("image",), ("image",)]}, ValueError, "inputs=.*twice"),
+        ({"validation": "rep1"}, ValueError, "`train` and `validation` are both 'rep1'"),
+        ({"cross_validate": ["rep1", "rep2", "rep3", "rep3"]}, ValueError, "at least three"),
+        ({"setting": {"hidden": 0}}, ValueError, "widths from 1"),
+        ({"setting": {"depth": -1}}, ValueError, "a depth from 0"),
+        ({"n_cells": 0}, ValueError, "n_cells must be a whole number, at least 1; found 0"),
+        ({"n_cells": 2.5}, ValueError, "n_cells must be a whole number, at least 1; found 2.5"),
+        ({"batch_size": 0}, ValueError, "batch_size must be"),
+        ({"max_epochs": 0}, ValueError, "max_epochs must be"),
+        ({"patience": 0}, ValueError, "patience must be"),
+        ({"repeats": 0}, ValueError, "repeats must be"),
         ({"seeds": []}, ValueError, "seeds"),
+        ({"seeds": 0}, ValueError, "seeds=0: expected one or several"),
+        ({"seeds": (3, 3)}, ValueError, "seeds=.*twice"),
         ({"control": ["DMSO", "d0", "d1"]}, ValueError, "at least two treatments"),
     ],
 )
@@ -240,6 +325,16 @@ def test_what_cannot_be_classified_is_refused(given, error, text):
     mdata = screen({"image": 1.0, "rna": 1.0})
     with pytest.raises(error, match=text):
         classify(mdata, **{"inputs": [("image",)], **given})
+
+
+@pytest.mark.parametrize("label", ["train", "validation"])
+def test_a_test_set_that_goes_by_the_name_of_another_part_is_refused(label):
+    mdata = screen({"image": 1.0})
+    mdata["image"].obs["rep"] = mdata["image"].obs["rep"].replace({"round2": label})
+    with pytest.raises(ValueError, match=f"has samples '{label}' that would be tested on"):
+        classify(mdata, [("image",)])
+    with pytest.raises(ValueError, match=f"has samples '{label}' that would be tested on"):
+        classify(mdata, [("image",)], cross_validate=["rep1", "rep2", "rep3"])
 
 
 def test_samples_that_do_not_match_are_refused():
@@ -271,6 +366,13 @@ def test_nan_is_refused():
     mdata["image"].X[3, 2] = np.nan
     with pytest.raises(ValueError, match="modality 'image' holds 1 NaN"):
         classify(mdata, [("image",)])
+
+
+def test_features_that_are_all_constant_are_refused():
+    mdata = screen({"image": 1.0, "rna": 1.0})
+    mdata["rna"].X[:] = 3
+    with pytest.raises(ValueError, match=r"input 'image\+rna': all features of a mod"):
+        classify(mdata, [("image", "rna")])
 
 
 def test_an_anndata_is_refused():

@@ -51,6 +51,10 @@ def test_schedules_fall_from_below_1_and_stay_above_0(schedule, n_steps):
         (lambda: DDIM(Diffusion(10)).set_timesteps(0), "from 1 to 10 .* found 0"),
         (lambda: DDIM(Diffusion(10)).set_timesteps(11), "from 1 to 10 .* found 11"),
         (lambda: DDIM(Diffusion(10)).set_timesteps(2.5), "whole number"),
+        (lambda: DDIM(Diffusion(10)).set_timesteps(None), "whole number .* found None"),
+        (lambda: DDIM(Diffusion(10)).set_timesteps("5"), "whole number .* found '5'"),
+        (lambda: DDIM(Diffusion(10)).set_timesteps(math.nan), "whole number .* found nan"),
+        (lambda: DDIM(Diffusion(10)).set_timesteps(True), "whole number .* found True"),
     ],
 )
 def test_impossible_arguments_are_refused(call, text):

@@ -12,7 +12,7 @@ from scipy.stats import pearsonr
 from cellfuse.pl._fidelity import fidelity as draw_fidelity
 from cellfuse.pl._fidelity import real_vs_synthetic as draw_together
 from cellfuse.tl.classify import gap_recovered
-from cellfuse.tl.synthetic import fidelity, real_vs_synthetic, retrieval
+from cellfuse.tl.synthetic import _shown, _Side, fidelity, real_vs_synthetic, retrieval
 
 #: Ranks of the paper's Table 3.
 TABLE_3 = [1] * 15 + [3] * 4 + [4] * 2 + [6, 11, 12, 14, 14, 17, 18, 25]
@@ -120,7 +120,35 @@ def test_other_embeddings_can_be_named():
     pd.testing.assert_frame_equal(found, wanted)
 
 
+def test_labels_may_be_text_numbers_or_categories_and_rows_in_any_order():
+    real, synthetic = screens(noise=1.5)
+    wanted = fidelity(real, synthetic, "drug", n_boot=0)
+    for adata in (real, synthetic):
+        adata.obs["drug"] = adata.obs["drug"].str[1:].astype(int)
+    synthetic.obs["drug"] = synthetic.obs["drug"].astype(str).astype("category")
+    synthetic.obs["drug"] = synthetic.obs["drug"].cat.add_categories(["99"])
+    found = fidelity(real[::-1].copy(), synthetic[::-1].copy(), "drug", n_boot=0)
+    found.index = ("t" + found.index.astype(str)).rename("treatment")
+    pd.testing.assert_frame_equal(found, wanted, check_index_type=False)
+
+
 # -- intervals ------------------------------------------------------------------------------------
+
+
+def test_no_more_draws_are_held_at_a_time_than_fit(monkeypatch):
+    real, synthetic = screens(rows=200)
+    held = []
+    resampled = _Side.resampled
+
+    def watched(self, rng, n):
+        held.append(8 * n * max(self.counts))
+        return resampled(self, rng, n)
+
+    monkeypatch.setattr(_Side, "resampled", watched)
+    monkeypatch.setattr("cellfuse.tl.synthetic.BOOT_BYTES", 1 << 14)
+    table = fidelity(real, synthetic, "drug", n_boot=25)
+    assert max(held) <= 1 << 14 and sum(held) == 2 * 25 * 8 * 200
+    assert (table["cosine_low"] < table["cosine_high"]).all()
 
 
 def test_intervals_hold_the_value_and_shrink_with_more_cells():
@@ -181,6 +209,15 @@ def test_a_missing_column_is_named():
         fidelity(*screens(), "drugs")
 
 
+def test_features_in_another_order_are_refused_where_they_have_names():
+    real, synthetic = screens()
+    turned = synthetic[:, ::-1].copy()
+    with pytest.raises(ValueError, match=r"another order.*synthetic\[:, real.var_names\]"):
+        fidelity(real, turned, "drug")
+    again = fidelity(real, turned[:, real.var_names].copy(), "drug", n_boot=0)
+    pd.testing.assert_frame_equal(again, fidelity(real, synthetic, "drug", n_boot=0))
+
+
 @pytest.mark.parametrize("given", [{"n_boot": -1}, {"level": 1.0}])
 def test_impossible_intervals_are_refused(given):
     with pytest.raises(ValueError, match="n_boot must be at least 0 and level between"):
@@ -198,6 +235,9 @@ def test_rank_and_specificity_are_drawn_by_treatment():
     for panel, name in zip(axes, ("rank", "specificity"), strict=True):
         points = panel.containers[0][0]
         np.testing.assert_allclose(points.get_xdata().astype(float), table[name])
+        bars = np.array(panel.containers[0][2][0].get_segments())[:, :, 0]
+        ends = table[[name, f"{name}_low", f"{name}_high"]]
+        np.testing.assert_allclose(bars, np.stack([ends.min(axis=1), ends.max(axis=1)], axis=1))
     assert axes[0].get_title(loc="left").startswith("first: ")
     few = draw_fidelity(synthetic, max_treatments=2)
     assert few[0].get_title(loc="left").startswith("best 2 of 6;")
@@ -236,6 +276,33 @@ def test_real_and_synthetic_are_drawn_with_their_centroids_and_the_best():
         draw_together(joint, inset="z")
 
 
+def test_the_treatments_shown_are_named_or_the_best():
+    table = fidelity(*screens(), "drug", n_boot=0)
+    best = list(table.index)
+    assert _shown(table, 2) == _shown(table, np.int64(2)) == best[:2]
+    assert _shown(table, "t3") == ["t3"] and _shown(table, ("t3", "t1")) == ["t3", "t1"]
+    numbers = table.set_axis([name[1:] for name in best])
+    assert _shown(numbers, [3, 1]) == ["3", "1"]
+    with pytest.raises(KeyError, match=r"'t9' is not in the synthetic treatments"):
+        _shown(table, ["t9"])
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ({"treatments": 0}, ValueError, "no treatment is left"),
+        ({"treatments": -1}, ValueError, "no treatment is left"),
+        ({"treatments": []}, ValueError, "no treatment is left"),
+        ({"treatments": 1, "max_cells": 1}, ValueError, "2 rows are too few"),
+        ({"max_cells": 0}, ValueError, "max_cells must be at least 1"),
+        ({"by": ["drug"]}, TypeError, "names one obs column"),
+    ],
+)
+def test_what_cannot_be_laid_out_is_refused(given, error, text):
+    with pytest.raises(error, match=text):
+        real_vs_synthetic(*screens(), **{"by": "drug", **given})
+
+
 @pytest.mark.slow
 def test_the_joint_map_holds_the_best_treatments():
     real, synthetic = screens(rows=12, noise=0.5)
@@ -245,5 +312,10 @@ def test_the_joint_map_holds_the_best_treatments():
     assert set(joint.obs["drug"]) == set(best)
     assert joint.uns["real_vs_synthetic"]["best"] == best[0]
     assert "fidelity" in synthetic.uns  # of the call above; the map leaves the data alone
-    assert len(joint.uns["real_vs_synthetic"]["centroids"]) == 6
+    centroids = joint.uns["real_vs_synthetic"]["centroids"].set_index(["drug", "source"])
+    assert len(centroids) == 6
+    rows = ((joint.obs["drug"] == best[1]) & (joint.obs["source"] == "real")).to_numpy()
+    wanted = joint.obsm["X_umap"][rows].mean(0)
+    np.testing.assert_allclose(centroids.loc[(best[1], "real")], wanted, rtol=1e-5)
+    assert {name.split("-")[0] for name in joint.obs_names[rows]} == {"real"}
     assert draw_together(joint).child_axes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from inspect import signature
 
 import anndata as ad
 import lightning as L
@@ -10,11 +11,13 @@ import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from phenoseq_screens import SHORT, build, difference, network, shortly_trained, toy
 
 import cellfuse as cf
+from cellfuse.model._phenoseq_network import PREDICTIONS, TRAINING
 from cellfuse.model._training import fit
 from cellfuse.nn.denoiser import FoldedDenoiser
 from cellfuse.nn.diffusion import DDIM
@@ -155,19 +158,80 @@ def test_training_learns_what_images_say_of_rna(prediction):
     assert np.corrcoef(synthetic.to_numpy().ravel(), real.to_numpy().ravel())[0, 1] > 0.8
 
 
-@pytest.mark.parametrize(("best", "told"), [(0, True), (4, True), (5, False)])
-def test_weights_from_the_warm_up_are_warned_of(best, told, monkeypatch, recwarn):
+@pytest.mark.parametrize(
+    ("best", "max_epochs", "told"), [(0, 10, True), (4, 10, True), (5, 10, False), (4, 8, False)]
+)
+def test_weights_from_the_warm_up_are_warned_of(best, max_epochs, told, monkeypatch, recwarn):
+    """Five epochs of warm-up, and at most half of the training."""
     loss = np.where(np.arange(8) == best, 0.5, 1.0)
 
     def trained_as_if(*args, **kwargs):
-        history = fit(*args, **kwargs)
+        history = fit(*args, **{**kwargs, "max_epochs": 1})
         return {**history, "validation_loss": pd.DataFrame({"validation_loss": loss})}
 
     monkeypatch.setattr("cellfuse.model.phenoseq.fit", trained_as_if)
-    build().train(1, **SHORT)
+    build().train(max_epochs, **SHORT)
     found = [str(w.message) for w in recwarn if "during warm-up" in str(w.message)]
     assert len(found) == told
     assert not told or f"epoch {best} of 8" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("max_epochs", "max_steps", "share"), [(20, -1, 0.25), (6, -1, 0.5), (100, 60, 0.25)]
+)
+def test_the_warm_up_is_counted_in_epochs(max_epochs, max_steps, share, monkeypatch):
+    """Three steps an epoch: 60 steps are 20 epochs, whatever `max_epochs` says."""
+    seen = []
+
+    def noted(training, *args, **kwargs):
+        seen.append(training.warmup)
+        return fit(training, *args, **{**kwargs, "max_epochs": 1})
+
+    monkeypatch.setattr("cellfuse.model.phenoseq.fit", noted)
+    build().train(max_epochs, max_steps=max_steps, validation_size=0, **SHORT)
+    assert seen == [pytest.approx(share)]
+
+
+def test_what_is_asked_of_the_training_reaches_it(monkeypatch):
+    seen = {}
+
+    def noted(training, plan, **kwargs):
+        seen.update(training=training, plan=plan, **kwargs)
+        return fit(training, plan, **kwargs)
+
+    monkeypatch.setattr("cellfuse.model.phenoseq.fit", noted)
+    asked = {"lr": 0.02, "weight_decay": 0.3, "ema_decay": 0.5, "patience": 7, "replace": True}
+    build().train(1, rna_per_document=3, **asked, **SHORT)
+    training = seen["training"]
+    assert (training.lr, training.weight_decay, training.betas) == (0.02, 0.3, (0.9, 0.999))
+    assert training.momentum is None
+    averaged, stop = seen["callbacks"]
+    assert averaged.decay == 0.5 and averaged.monitor == stop.monitor == "validation_loss"
+    assert stop.patience == 7 and stop.mode == "min"
+    plan, validation = seen["plan"].train, seen["plan"].validation
+    assert [draw.size for draw in plan.stream.draws] == [4, 3] and plan.replace is True
+    # Losses of different trainings compare: the same cells, whatever the training draws.
+    assert [draw.size for draw in validation.stream.draws] == [4, 8]
+    assert validation.documents_per_context == 4 and validation.replace == "if_needed"
+
+
+def test_the_papers_numbers_are_the_defaults():
+    def defaults(function):
+        found = signature(function).parameters.values()
+        return {p.name: p.default for p in found if p.default is not p.empty}
+
+    assert TRAINING["base"] == (5000, 256, 1e-4) and PREDICTIONS["base"] == "noise"
+    paper = {"weight_decay": 1e-5, "warmup_epochs": 5, "ema_decay": 0.9999, "patience": 50}
+    assert {**defaults(cf.PhenoSeq.train), **paper, "rna_per_document": 1} == defaults(
+        cf.PhenoSeq.train
+    )
+    paper = {"n_steps": 50, "n_samples": 1, "conditioning": "mean", "eta": 0, "seed": 0}
+    assert {**defaults(cf.PhenoSeq.sample), **paper, "guidance": 1} == defaults(cf.PhenoSeq.sample)
+    paper = {"set_size": 16, "n_diffusion_steps": 1000, "schedule": "cosine", "context_dropout": 0}
+    assert {**defaults(cf.PhenoSeq), **paper} == defaults(cf.PhenoSeq)
+    paper = {"context_keys": "sample", "image_rep": "X_vit", "rna_rep": "X_scgpt"}
+    setup = defaults(cf.PhenoSeq.setup_mudata)
+    assert {**setup, **paper, "split_key": None} == setup
 
 
 def test_early_stopping_needs_no_validation():
@@ -243,6 +307,39 @@ def test_the_seed_and_eta_say_which_noise(trained):
     assert np.abs(one - noisy).max() > 1e-4
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_pairs_of_draws_have_opposite_noise(eta):
+    ours = network()
+    ours.diffusion.prediction = "v"  # of which 0 keeps the scale of the noise
+    ours.rna.mean += torch.arange(ours.rna.mean.numel(), dtype=torch.float32)
+    for part in ours.denoiser.out.parameters():
+        torch.nn.init.zeros_(part)  # what is drawn is then the noise, scaled
+
+    def drawn(n, **given):
+        sampler = DDIM(ours.diffusion, eta=eta)
+        sampler.set_timesteps(5)
+        with torch.inference_mode():
+            images = torch.randn(3, 1, 6)
+            return ours.generate(images, None, sampler=sampler, n_samples=n, seed=0, **given)
+
+    pairs, free = drawn(5), drawn(5, antithetic=False)
+    assert (pairs[:, 0] - pairs[:, 1]).abs().min() > 1e-4
+    for k in (0, 2):
+        torch.testing.assert_close(pairs[:, k : k + 2].mean(1), ours.rna.mean.expand(3, -1))
+    assert (pairs[:, 0] - pairs[:, 2]).abs().min() > 1e-5
+    torch.testing.assert_close(pairs[:, [0, 2, 4]], free[:, :3])  # the first of each pair is free
+    assert (free[:, :2].mean(1) - ours.rna.mean).abs().min() > 1e-5
+    torch.testing.assert_close(drawn(1), free[:, :1])
+
+
+def test_whether_draws_come_in_pairs_is_the_callers_choice(trained):
+    pairs, free = (trained.sample(n_steps=5, n_samples=4, antithetic=a) for a in (True, False))
+    assert pairs.uns["phenoseq"]["antithetic"] and not free.uns["phenoseq"]["antithetic"]
+    assert np.array_equal(pairs.X[0::4], free.X[0::4])
+    assert np.array_equal(pairs.X[2::4], free.X[1::4])
+    assert np.abs(pairs.X[1::4] - free.X[1::4]).max() > 1e-4
+
+
 def test_guidance_is_a_line_through_both_predictions():
     ours = network()
     images = torch.randn(3, 1, 6)
@@ -278,6 +375,62 @@ def test_rna_without_images_is_told(trained, caplog):
     with caplog.at_level(logging.WARNING, "cellfuse"):
         assert trained.sample(part, n_steps=2).n_obs == 5
     assert "1 contexts of the RNA have no images" in caplog.text and "'s3'" in caplog.text
+
+
+def test_rna_without_a_label_is_no_hindrance(trained, caplog):
+    mdata = toy()
+    obs = mdata["rna"].obs
+    obs["sample"] = obs["sample"].where(obs["sample"] != "s2").replace({"s4": "s9"})
+    with caplog.at_level(logging.WARNING, "cellfuse"):
+        found = trained.sample(mdata, n_steps=3)
+    assert np.array_equal(found.X, trained.sample(n_steps=3).X)
+    assert "1 contexts of the RNA have no images" in caplog.text and "'s9'" in caplog.text
+    obs["sample"] = None
+    assert trained.sample(mdata, n_steps=3).n_obs == 6
+
+
+def test_cells_in_several_contexts_make_several_profiles():
+    mdata = toy()
+    for adata in mdata.mod.values():
+        code = adata.obs["sample"].str[1:].astype(int).to_numpy()
+        adata.obs["half"] = np.where(code < 4, "low", "high")
+        # All cells of the first context are in the second too.
+        inside = np.stack([code < 2, code < 4, code >= 4], axis=1).astype(float)
+        adata.obsm["topics"] = sp.csr_matrix(inside)
+        adata.uns["cellfuse"] = {"topics": {"topics": ["a", "b", "c"]}}
+    model = build(mdata, setup={"context_keys": "topics"})
+    model.train(1, **SHORT)
+    found = model.sample(n_steps=2).obs
+    assert found.index.tolist() == ["a", "b", "c"]
+    assert found["n_cells"].tolist() == [16, 32, 16]
+    assert found["half"].tolist() == ["low", "low", "high"]
+
+
+@pytest.mark.parametrize("kind", ["numbers", "categories", "sparse", "float64", "other order"])
+def test_the_same_screen_written_otherwise_draws_the_same(trained, kind):
+    mdata = toy()
+    for (name, adata), rep in zip(mdata.mod.items(), ("X_vit", "X_scgpt"), strict=True):
+        sample = adata.obs["sample"].str[1:]
+        if kind == "numbers":
+            adata.obs["sample"] = sample.astype(int)
+        elif kind == "categories":
+            adata.obs["sample"] = sample.astype("category").cat.add_categories(["none"])
+        elif kind == "sparse":
+            adata.obsm[rep] = sp.csr_matrix(adata.obsm[rep])
+        elif kind == "float64":
+            adata.obsm[rep] = adata.obsm[rep].astype(np.float64)
+        elif name == "image":  # what is drawn, not what is trained on
+            images = adata[::-1].copy()
+            images.obs_names = ["x"] * images.n_obs
+    if kind == "other order":
+        with pytest.warns(UserWarning, match="not unique"):
+            images = images.copy()
+        found = trained.sample(images, n_steps=4)
+    else:
+        model = build(mdata, context_dropout=0.1)
+        model.train(3, **SHORT)
+        found = model.sample(n_steps=4)
+    np.testing.assert_allclose(found.X, trained.sample(n_steps=4).X, rtol=1e-5)
 
 
 def test_a_constant_feature_keeps_its_constant():

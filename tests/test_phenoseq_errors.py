@@ -31,6 +31,7 @@ def trained() -> cf.PhenoSeq:
         ({"image_rep": "X_vitt"}, KeyError, "Did you mean 'X_vit'"),
         ({"context_keys": "well"}, KeyError, "'well' is not in obs"),
         ({"split_key": "splits"}, KeyError, "Did you mean 'split'"),
+        ({"split_key": "split", "train": 1}, KeyError, "'1' is not in obs.*`train="),
         ({"split_key": "split", "train": "rep1"}, KeyError, "'rep1' is not in obs.*`train="),
         (
             {"split_key": "split", "validation": "val"},
@@ -52,6 +53,24 @@ def test_a_split_without_a_training_context_is_refused():
     mdata["rna"].obs["split"] = np.where(mdata["rna"].obs["sample"] == "s2", "train", "test")
     with pytest.raises(ValueError, match=r"no context has training cells.*both modalities"):
         cf.PhenoSeq.setup_mudata(mdata, **SETUP, split_key="split", validation=None)
+
+
+def test_a_validation_that_no_context_has_is_refused():
+    mdata = toy()
+    obs = mdata["rna"].obs
+    obs["sample"] = np.where(obs["split"] == "validation", "other", obs["sample"])
+    with pytest.raises(ValueError, match=r"no context has validation cells.*nothing says when"):
+        cf.PhenoSeq.setup_mudata(mdata, **SETUP, split_key="split")
+    cf.PhenoSeq.setup_mudata(mdata, **SETUP, split_key="split", validation=None)
+
+
+@pytest.mark.parametrize("validation_size", [0.0, 0.2])
+def test_a_training_that_diverges_is_told_and_draws_nothing(validation_size):
+    model = build()
+    with pytest.raises(ValueError, match=r"diverged.*smaller lr than 1e\+30"):
+        model.train(2, lr=1e30, warmup_epochs=0, **{**SHORT, "validation_size": validation_size})
+    with pytest.raises(RuntimeError, match="not trained"):
+        model.sample(n_steps=2)
 
 
 def test_pixels_are_no_embedding():
@@ -87,7 +106,11 @@ def test_features_that_are_all_constant_are_refused():
     [
         ({"n_steps": 0}, ValueError, "from 1 to 1000 .* found 0"),
         ({"n_steps": 1001}, ValueError, "found 1001"),
-        ({"n_samples": 0}, ValueError, "n_samples must be at least 1"),
+        ({"n_samples": 0}, ValueError, "n_samples must be a whole number, at least 1; found 0"),
+        ({"n_samples": 2.5}, ValueError, "n_samples must be a whole number"),
+        ({"batch_size": 0}, ValueError, "batch_size must be a whole number"),
+        ({"guidance": float("nan")}, ValueError, "guidance must be finite"),
+        ({"contexts": 9}, KeyError, "'9' is not in the contexts that have images"),
         ({"conditioning": "all"}, ValueError, "expected 'mean' or 'set'"),
         ({"eta": 2.0}, ValueError, "eta must be from 0 to 1"),
         ({"seed": -1}, ValueError, "seed must be"),
@@ -138,6 +161,12 @@ def test_a_model_that_cannot_be_built_is_refused(given, error, text):
     [
         ({"max_epochs": 0}, "max_epochs"),
         ({"lr": 0.0}, "lr must be positive"),
+        ({"lr": float("nan")}, "lr must be positive"),
+        ({"ema_decay": 1.5}, "ema_decay must be from 0 to 1, found 1.5"),
+        ({"ema_decay": -0.1}, "ema_decay must be from 0 to 1"),
+        ({"weight_decay": -1e-5}, "weight_decay must be at least 0"),
+        ({"warmup_epochs": -1}, "warmup_epochs must be at least 0"),
+        ({"patience": -1}, "patience must be at least 0"),
         ({"validation_size": 1.0}, "validation_size"),
         ({"rna_per_document": 0}, "at least one cell"),
     ],

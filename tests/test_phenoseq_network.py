@@ -10,7 +10,7 @@ import torch
 from phenoseq_screens import TINY, network
 
 from cellfuse.model._phenoseq_network import PRESETS, PhenoSeqNetwork
-from cellfuse.nn.denoiser import FoldedDenoiser
+from cellfuse.nn.denoiser import FoldedDenoiser, OneTokenAttention
 from cellfuse.nn.diffusion import DDIM
 from cellfuse.nn.keyed import normal, uniform
 
@@ -165,6 +165,19 @@ def test_dropout_is_drawn_in_training_alone():
     assert ours.loss(images, rna, key) == ours.loss(images, rna, key)
     ours.train()
     assert ours.loss(images, rna, key) != ours.loss(images, rna, key)
+
+
+def test_dropout_of_the_single_token_leaves_out_whole_heads():
+    """Attention weights are one number for each head: 1, or with dropout 0 or 1 / (1 - p)."""
+    attention = OneTokenAttention(8, 4, 0.5).train()
+    for layer in (attention.value, attention.out):
+        torch.nn.init.eye_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        found = attention(torch.ones(200, 1, 8)).view(200, 4, 2)
+    assert found.unique().tolist() == [0.0, 2.0]
+    assert torch.equal(found[..., 0], found[..., 1])
+    assert (found[..., 0].std(dim=1) > 0).sum() > 100
 
 
 def test_left_out_contexts_are_those_of_their_key():

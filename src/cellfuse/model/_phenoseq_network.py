@@ -150,6 +150,7 @@ class PhenoSeqNetwork(nn.Module):
         n_samples: int,
         seed: int,
         guidance: float = 1.0,
+        antithetic: bool = True,
     ) -> Tensor:
         """Draw RNA embeddings for contexts, on the original scale.
 
@@ -164,6 +165,8 @@ class PhenoSeqNetwork(nn.Module):
             alone: the same for every context, whatever stands beside it.
         guidance
             Weight of the context; 1 is the conditional model.
+        antithetic
+            Whether every second draw has the noise of the one before it, with its sign turned.
 
         Returns
         -------
@@ -175,9 +178,16 @@ class PhenoSeqNetwork(nn.Module):
         nothing = context.new_zeros(1, 1, context.shape[-1])
         free = FoldedDenoiser(self.denoiser, nothing, steps) if guidance != 1 else None
         key = torch.arange(n_samples, device=context.device)
-        width = self.rna.mean.shape
-        first = normal(key, tuple(width), seed=seed, purpose="first noise")
-        x = first.expand(len(context), -1, -1)
+
+        def noise_of(purpose: str) -> Tensor:
+            width = tuple(self.rna.mean.shape)
+            if not antithetic:
+                return normal(key, width, seed=seed, purpose=purpose)
+            # The map from noise to draws is nearly affine: what noise adds to a mean cancels.
+            sign = 1.0 - 2.0 * (key % 2)
+            return normal(key // 2, width, seed=seed, purpose=purpose) * sign[:, None]
+
+        x = noise_of("first noise").expand(len(context), -1, -1)
         for t in steps:
             predicted = conditional(x, t)
             if free is not None:
@@ -185,6 +195,6 @@ class PhenoSeqNetwork(nn.Module):
                 predicted = without + guidance * (predicted - without)
             noise = None
             if sampler.eta and not sampler.is_last(t):
-                noise = normal(key, tuple(width), seed=seed, purpose=f"noise of step {t}")
+                noise = noise_of(f"noise of step {t}")
             x = sampler.step(predicted, t, x, noise)
         return self.rna.restore(x)

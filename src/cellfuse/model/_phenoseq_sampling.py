@@ -28,8 +28,8 @@ def chosen_contexts(contexts: Contexts, names: Sequence[str] | None) -> Ints:
     has = contexts.members["image"].counts > 0
     if names is None:
         return np.flatnonzero(has)
-    if isinstance(names, str):
-        names = [names]
+    if np.ndim(names) == 0:  # a single name
+        names = [str(names)]
     at = contexts.names.get_indexer(pd.Index([str(name) for name in names]))
     for name, position in zip(names, at, strict=True):
         if position < 0 or not has[position]:
@@ -98,10 +98,10 @@ def profile_obs(
     obs: pd.DataFrame, contexts: Contexts, chosen: Ints, n_samples: int
 ) -> pd.DataFrame:
     """One row per profile: its context, every column that is constant in it, cells, draw."""
-    codes = np.full(len(obs), -1)
-    for group, position in enumerate(chosen):
-        codes[_rows(contexts, position)] = group
-    out = constant_columns(obs, codes, len(chosen))[0]
+    # A cell may be in several contexts: each has rows of its own.
+    rows = [_rows(contexts, position) for position in chosen]
+    codes = np.repeat(np.arange(len(chosen)), [len(part) for part in rows])
+    out = constant_columns(obs.iloc[np.concatenate(rows)], codes, len(chosen))[0].copy()
     out.index = pd.Index(contexts.names[chosen].astype(str))
     for name in contexts.table.columns.difference(obs.columns, sort=False):
         out[name] = contexts.table[name].iloc[chosen].array

@@ -10,7 +10,7 @@ import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import obs_column
+from cellfuse._access import context_labels, label_list
 from cellfuse._errors import listing, missing_key
 from cellfuse.data import Contexts
 
@@ -33,7 +33,7 @@ Masks = dict[str, NDArray[np.bool_]]
 def split_labels(given: Labels | None) -> list[str]:
     if given is None:
         return []
-    return [given] if isinstance(given, str) else [str(label) for label in given]
+    return label_list(given)
 
 
 def rows_of(contexts: Contexts) -> Masks:
@@ -75,7 +75,7 @@ def by_label(
     """Cells of the training and the validation labels, each of which a modality must have."""
     masks: dict[str, Masks] = {"train": {}, "validation": {}}
     for role, adata in adatas.items():
-        column = obs_column(adata, split["key"], modality=role).astype(str)
+        column = context_labels(adata, split["key"], modality=role)
         for part, mask in masks.items():
             mask[role] = column.isin(split[part]).to_numpy()
             for label in split[part]:

@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import lightning as L
 import numpy as np
-import torch
-from anndata import AnnData
 from mudata import MuData
-from numpy.typing import NDArray
 from torch import Tensor
 
-from cellfuse._access import Data, is_mudata
-from cellfuse._errors import listing, missing_key
+from cellfuse._errors import listing
 from cellfuse.data import Batch, Contexts, DocumentDataModule, DocumentPlan, Draw, Source, Stream
+from cellfuse.model._phenoseq_inference import PhenoSeqInference
 from cellfuse.model._phenoseq_network import PREDICTIONS, TRAINING, PhenoSeqNetwork, sizes_of
-from cellfuse.model._phenoseq_sampling import (
-    chosen_contexts,
-    mean_batches,
-    profile_obs,
-    set_batches,
-)
-from cellfuse.model._scvi import DocumentModel
 from cellfuse.model._setup import ROLES, check_seed, read_inputs, roles_of
 from cellfuse.model._splits import Labels, by_label, rows_of, split_labels, training_contexts
 from cellfuse.model._training import Averaged, Training, fit, seeded
-from cellfuse.nn.diffusion import DDIM, Prediction, Schedule
+from cellfuse.nn.diffusion import Prediction, Schedule
 
 __all__ = ["PhenoSeq"]
-
-logger = logging.getLogger("cellfuse")
 
 #: Documents of each validation context, and RNA cells of each: the same at every epoch, whatever
 #: the training draws, so that losses of different trainings compare.
 VALIDATION_DOCUMENTS, VALIDATION_RNA = 4, 8
 
 
-class PhenoSeq(DocumentModel):
+class PhenoSeq(PhenoSeqInference):
     """Synthetic RNA embeddings for image samples, by diffusion conditioned on image embeddings.
 
     A document holds 16 image cells and one RNA cell of a context. The image cells are encoded as a
@@ -192,7 +180,7 @@ class PhenoSeq(DocumentModel):
             A modality, key or label is missing.
         ValueError
             No flat embeddings, NaN, contexts that do not match, colliding names, no context with
-            training cells of both modalities.
+            training (or validation) cells of both modalities.
         """
         roles = roles_of(modalities)
         if set(roles) != set(ROLES):
@@ -228,7 +216,13 @@ class PhenoSeq(DocumentModel):
                 )
             adatas = {role: mdata.mod[name] for role, name in roles.items()}
             contexts = Contexts.from_modalities(adatas, keys[0] if len(keys) == 1 else keys)
-            by_label(contexts, adatas, split)
+            _, held_out = by_label(contexts, adatas, split)
+            if split["validation"] and not contexts.restricted(held_out).shared().any():
+                raise ValueError(
+                    f"no context has validation cells (obs[{split_key!r}] in "
+                    f"{listing(split['validation'])}) of both modalities: nothing says when to "
+                    "stop. Name other labels with `validation=`, or None for no validation."
+                )
         cls._keep_setup(
             mdata,
             {"context_keys": keys, "inputs": [i.to_json() for i in inputs], "split": split},
@@ -293,6 +287,11 @@ class PhenoSeq(DocumentModel):
             is bf16 on a GPU and float32 elsewhere. `ckpt_path` resumes from a checkpoint, in the
             middle of an epoch too.
 
+        Raises
+        ------
+        ValueError
+            An argument out of range, features that are all constant, or a training that diverged.
+
         Warns
         -----
         UserWarning
@@ -302,8 +301,17 @@ class PhenoSeq(DocumentModel):
         max_epochs = epochs if max_epochs is None else max_epochs
         lr = rate if lr is None else lr
         self._check_trainable(max_epochs, trainer_kwargs)
-        if lr <= 0:
+        if not 0 < lr < math.inf:
             raise ValueError(f"lr must be positive, found {lr}.")
+        if not 0 <= ema_decay <= 1:
+            raise ValueError(f"ema_decay must be from 0 to 1, found {ema_decay}.")
+        for name, value in (
+            ("weight_decay", weight_decay),
+            ("warmup_epochs", warmup_epochs),
+            ("patience", patience),
+        ):
+            if not value >= 0:
+                raise ValueError(f"{name} must be at least 0, found {value}.")
         contexts, held_out = self._split(validation_size)
         plan = DocumentPlan(
             contexts,
@@ -331,6 +339,9 @@ class PhenoSeq(DocumentModel):
                         "training cells: there is nothing to learn from them."
                     )
                 getattr(self.module, role).set_statistics(mean, sd)
+        # `max_steps` may end the training before its last epoch; a warm-up counts in epochs.
+        max_steps = trainer_kwargs.get("max_steps", -1)
+        n_epochs = min(max_epochs, max_steps / plan.n_steps) if max_steps > 0 else max_epochs
         monitor = None if validation is None else "validation_loss"
         averaged = Averaged(self.module, decay=ema_decay, monitor=monitor)
         stops = [L.pytorch.callbacks.EarlyStopping(monitor, patience=patience)] if monitor else []
@@ -342,7 +353,7 @@ class PhenoSeq(DocumentModel):
                 lr=lr,
                 betas=(0.9, 0.999),
                 weight_decay=weight_decay,
-                warmup=min(0.5, warmup_epochs / max_epochs),
+                warmup=min(0.5, warmup_epochs / n_epochs),
             ),
             DocumentDataModule(plan, source, validation=validation, num_workers=num_workers),
             max_epochs=max_epochs,
@@ -355,17 +366,22 @@ class PhenoSeq(DocumentModel):
         )
         averaged.put()
         self.module.eval()
-        self.is_trained_ = True
-        self._warn_hardly_trained(warmup_epochs)
+        self.is_trained_ = all(bool(p.isfinite().all()) for p in self.module.parameters())
+        if not self.is_trained_:
+            raise ValueError(
+                f"the training diverged: weights are NaN or infinite. Build the model anew, and "
+                f"train it with a smaller lr than {lr:g}."
+            )
+        self._warn_hardly_trained(warmup_epochs, n_epochs)
 
-    def _warn_hardly_trained(self, warmup_epochs: int) -> None:
+    def _warn_hardly_trained(self, warmup_epochs: int, n_epochs: float) -> None:
         """A validation loss that only rose keeps weights that draw the same for all contexts."""
         frame = self.history.get("validation_loss")
         if frame is None or len(frame) <= warmup_epochs:
             return
         epochs = frame.index.to_numpy(dtype=int)
         best = int(epochs[np.nanargmin(frame["validation_loss"].to_numpy(dtype=float))])
-        if best < warmup_epochs:
+        if best < min(warmup_epochs, n_epochs / 2):
             warnings.warn(
                 f"the validation loss was lowest in epoch {best} of {len(frame)}, during warm-up, "
                 "and the weights of that epoch were kept: what is drawn hardly depends on the "
@@ -393,183 +409,4 @@ class PhenoSeq(DocumentModel):
             self._setup["split"],
             validation_size=validation_size,
             seed=self.seed,
-        )
-
-    # -- what a trained model gives ---------------------------------------------------------------
-
-    @torch.inference_mode()
-    def sample(
-        self,
-        mdata: Data | None = None,
-        *,
-        n_steps: int = 50,
-        n_samples: int = 1,
-        conditioning: Literal["mean", "set"] = "mean",
-        eta: float = 0.0,
-        guidance: float = 1.0,
-        by: str | Sequence[str] | None = None,
-        contexts: Sequence[str] | None = None,
-        batch_size: int = 256,
-        seed: int = 0,
-    ) -> AnnData:
-        """Draw synthetic RNA embeddings for image samples.
-
-        Parameters
-        ----------
-        mdata
-            The MuData of training (None), another MuData, or an AnnData of images; of the
-            modalities only the images are read, and treatments may be new.
-        n_steps
-            Steps of DDIM, 50 (paper), from 1 to the steps of the diffusion. Fewer than about ten
-            are rough: the first of n begins at step T - T / n, on pure noise.
-        n_samples
-            Draws for each context.
-        conditioning
-            ``"mean"``: the mean of all image cells of the context is its one token (paper).
-            ``"set"``: all its cells are encoded as a set, as in training.
-        eta
-            Share of fresh noise in each step: 0 is DDIM (paper), 1 is DDPM.
-        guidance
-            Weight of the context against no context; 1 is the model as it is (paper). Other
-            values need a model with `context_dropout`, and twice the time.
-        by
-            obs column or columns whose joint value makes a row; the context keys by default.
-            A model of treatments can be asked for every well.
-        contexts
-            Names of the contexts to draw for; all that have images by default.
-        batch_size
-            Contexts drawn at a time. It changes nothing but memory.
-        seed
-            Seed of the noise.
-
-        Returns
-        -------
-        AnnData with one row per context, or per context and draw. ``X``: embeddings on the
-        original scale, float32. ``obs``: the context keys, every other column of the images that
-        is constant within all contexts, ``n_cells`` (images) and ``draw``. ``uns["phenoseq"]``:
-        the arguments. The data are not changed.
-
-        Raises
-        ------
-        KeyError
-            A key is missing, or a named context has no images.
-        ValueError
-            NaN, embeddings of another width than trained, `n_steps` out of range.
-
-        Notes
-        -----
-        The noise of a draw is the same for every context. A profile is thus a function of its
-        images, the seed and the number of its draw, as in the paper, whatever stands beside it;
-        and contexts are compared under like noise, with no trace of their name or place in it.
-        Several draws of a context are independent of each other.
-        """
-        self._check_trained()
-        sampler = DDIM(self.module.diffusion, eta=eta)
-        sampler.set_timesteps(n_steps)
-        self._check_draws(n_samples, conditioning, guidance, batch_size)
-        check_seed(seed)
-        reader = self._reader(mdata, "image")
-        adata = self._modality(mdata, "image")
-        if by is None:
-            found = self._contexts(mdata, ["image"])
-        else:
-            found = Contexts.from_modalities({"image": adata}, by)
-        chosen = chosen_contexts(found, contexts)
-        if contexts is None and by is None:
-            self._tell_absent(mdata, found)
-        self.module.eval()
-        batches = mean_batches if conditioning == "mean" else set_batches
-        values = np.empty((len(found), n_samples, self.inputs["rna"].shape[0]), np.float32)
-        size = max(1, batch_size // n_samples)
-        for part, cells, mask in batches(reader, found, chosen, size):
-            drawn = self.module.generate(
-                cells.to(self.device),
-                None if mask is None else mask.to(self.device),
-                sampler=sampler,
-                n_samples=n_samples,
-                seed=seed,
-                guidance=guidance,
-            )
-            values[part] = drawn.float().cpu().numpy()
-        out = AnnData(
-            values[chosen].reshape(len(chosen) * n_samples, -1),
-            obs=profile_obs(adata.obs, found, chosen, n_samples),
-        )
-        if self.inputs["rna"].names:
-            out.var_names = list(self.inputs["rna"].names)
-        out.uns["phenoseq"] = {
-            "n_steps": n_steps,
-            "n_samples": n_samples,
-            "conditioning": conditioning,
-            "eta": eta,
-            "guidance": guidance,
-            "seed": seed,
-        }
-        return out
-
-    def _check_draws(
-        self, n_samples: int, conditioning: str, guidance: float, batch_size: int
-    ) -> None:
-        if conditioning not in ("mean", "set"):
-            raise ValueError(f"conditioning={conditioning!r}: expected 'mean' or 'set'.")
-        for name, value in (("n_samples", n_samples), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, found {value}.")
-        if guidance != 1 and not self.module.context_dropout:
-            raise ValueError(
-                f"guidance={guidance} needs a model that has seen documents without context: "
-                "train one with `cf.PhenoSeq(mdata, context_dropout=0.1)`."
-            )
-
-    def _tell_absent(self, data: Data | None, found: Contexts) -> None:
-        """Contexts of the RNA without images get no row: say so."""
-        whole = self.adata if data is None else data
-        name = self.inputs["rna"].modality
-        if whole is None or not is_mudata(whole) or name not in whole.mod:
-            return
-        if not all(key in whole.mod[name].obs for key in found.table.columns):
-            return
-        rna = self._contexts(whole, ["rna"]).names
-        absent = rna[~rna.isin(found.names)]
-        if len(absent):
-            logger.warning(
-                "%d contexts of the RNA have no images, and get no synthetic profile: %s.",
-                len(absent),
-                listing(absent, 5),
-            )
-
-    @torch.inference_mode()
-    def get_latent_representation(  # type: ignore[override]
-        self, data: Data | None = None, *, modality: str | None = None, batch_size: int = 1024
-    ) -> NDArray[np.float32]:
-        """Context token of every image cell, encoded as a set of its own.
-
-        Parameters
-        ----------
-        data
-            The MuData of training (None), another MuData, or an AnnData of images.
-        modality
-            ``"image"``, which alone has an encoder.
-        batch_size
-            Cells encoded at a time.
-
-        Returns
-        -------
-        ``(n_cells, width)``.
-        """
-        self._check_trained()
-        if modality not in (None, "image"):
-            raise missing_key(
-                modality,
-                ["image"],
-                what="the modalities that PhenoSeq encodes",
-                fix="RNA embeddings are what it draws: see `sample`.",
-            )
-        self.module.eval()
-        return self._encode(
-            data,
-            "image",
-            encode=lambda cells: self.module.context(cells[:, None])[:, 0],
-            width=self.sizes.width,
-            batch_size=batch_size,
         )

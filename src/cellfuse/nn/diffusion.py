@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
@@ -155,7 +156,8 @@ class Sampler(ABC):
             No step, or more than the forward process has.
         """
         total = self.diffusion.n_steps
-        if isinstance(n, bool) or int(n) != n or not 1 <= n <= total:
+        whole = isinstance(n, Real) and not isinstance(n, bool) and float(n).is_integer()
+        if not whole or not 1 <= n <= total:
             raise ValueError(
                 f"n_steps must be a whole number from 1 to {total} (the steps of the diffusion), "
                 f"found {n!r}."

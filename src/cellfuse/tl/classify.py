@@ -97,13 +97,14 @@ def classify_treatments(
         within it. None: all cells of a treatment under one split label are a sample.
     control
         Label or labels of `target` that are no class (DMSO in the paper); None if there are none.
+        A modality, such as synthetic RNA, may lack them.
     use_rep
         obsm key of the embedding; None is ``X``; or one for each modality.
     n_cells
         None: the mean of all cells ("single profile"). A number (32 in the paper): so many are
         drawn in every pass, with replacement only where a sample has fewer ("multi profile").
     train, validation
-        Labels of `split_key`; every other label is a test set of its own.
+        Labels of `split_key`, two; every other label is a test set of its own.
     cross_validate
         Replicate labels that take turns instead: one is tested on (``"held out"`` in the table),
         the next one validates, the rest trains. Labels not among them are test sets in every
@@ -135,7 +136,7 @@ def classify_treatments(
         A modality, column or label is missing.
     ValueError
         A sample with several treatments or splits, a test treatment that was not trained on, fewer
-        than two classes, NaN.
+        than two classes, NaN, features that are all constant, numbers out of range.
 
     Examples
     --------
@@ -153,18 +154,30 @@ def classify_treatments(
     >>> table[["input", "test", "balanced_accuracy"]].values.tolist()
     [['image', 'new', 1.0]]
     """
-    _check_arguments(data, inputs, n_cells, seeds, repeats)
+    _check_arguments(
+        data,
+        inputs,
+        seeds,
+        n_cells=n_cells,
+        batch_size=batch_size,
+        max_epochs=max_epochs,
+        patience=patience,
+        repeats=repeats,
+    )
+    controls = _controls(data, inputs, target, control)
     runs = []
     for names in inputs:
-        samples = _samples(data, names, target, split_key, sample_key, control, use_rep)
+        samples = _samples(data, names, target, split_key, sample_key, controls, use_rep)
         label = "+".join(names)
         folds = _folds(samples.split, train, validation, cross_validate, split_key)
         for fold, parts in enumerate(folds):
             _check_parts(samples, parts, label)
             chosen = _setting(setting, names, "single" if n_cells is None else "multi")
+            pools = [_standardised(pool, parts["train"], label) for pool in samples.pools]
             for seed in seeds:
                 runs += _one_run(
                     samples,
+                    pools,
                     parts,
                     {"input": label, "fold": fold, "seed": int(seed)},
                     setting=chosen,
@@ -183,9 +196,8 @@ def classify_treatments(
 def _check_arguments(
     data: MuData,
     inputs: Sequence[Sequence[str]],
-    n_cells: int | None,
     seeds: Sequence[int],
-    repeats: int,
+    **counts: int | None,
 ) -> None:
     if not is_mudata(data):
         raise TypeError("expected a MuData with the modalities of `inputs`, found an AnnData.")
@@ -195,12 +207,20 @@ def _check_arguments(
             "[('image',), ('image', 'rna')]."
         )
     for names in inputs:
+        if not len(names):
+            raise ValueError("an input names no modality; each classifier reads at least one.")
         for name in names:
             if name not in data.mod:
                 raise missing_key(name, list(data.mod), what="the MuData's modalities")
-    for name, value in (("n_cells", n_cells), ("repeats", repeats), ("len(seeds)", len(seeds))):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, found {value}.")
+    if np.ndim(seeds) == 0 or not len(seeds):
+        raise ValueError(f"seeds={seeds!r}: expected one or several numbers, such as [0, 1].")
+    # A run that is counted twice would make the standard deviation over runs too small.
+    for what, given in (("inputs", [tuple(names) for names in inputs]), ("seeds", list(seeds))):
+        if len(set(given)) < len(given):
+            raise ValueError(f"{what}={given!r} names one of them twice.")
+    for name, value in counts.items():
+        if value is not None and (int(value) != value or value < 1):
+            raise ValueError(f"{name} must be a whole number, at least 1; found {value}.")
 
 
 def _samples(
@@ -209,7 +229,7 @@ def _samples(
     target: str,
     split_key: str,
     sample_key: str | list[str] | None,
-    control: str | list[str] | None,
+    controls: list[str],
     use_rep: str | None | Mapping[str, str | None],
 ) -> _Samples:
     """Samples with cells in every modality of the input, controls left out."""
@@ -241,7 +261,7 @@ def _samples(
             f"modalities {listing(names)} share no sample; name samples alike in all of them "
             "(`sample_key`)."
         )
-    table = table[~table["target"].isin(_controls(control, table, target))]
+    table = table[~table["target"].isin(controls)]
     if table["target"].nunique() < 2:
         raise ValueError(
             f"input {'+'.join(names)!r} has {len(table)} samples of "
@@ -273,12 +293,23 @@ def _one_each(obs: pd.DataFrame, modality: str, target: str, split_key: str) -> 
     return pairs.set_index("sample").sort_index()
 
 
-def _controls(control: str | list[str] | None, table: pd.DataFrame, target: str) -> list[str]:
-    labels = [] if control is None else [control] if isinstance(control, str) else list(control)
+def _controls(
+    data: MuData,
+    inputs: Sequence[Sequence[str]],
+    target: str,
+    control: str | list[str] | None,
+) -> list[str]:
+    """Labels that are no class, each of which some modality has: synthetic RNA may lack them."""
+    if control is None:
+        return []
+    labels = [str(label) for label in ([control] if np.ndim(control) == 0 else control)]
+    found: set[str] = set()
+    for name in {name for names in inputs for name in names}:
+        found |= set(context_labels(data.mod[name], target, modality=name))
     for label in labels:
-        if str(label) not in set(table["target"]):
-            raise missing_key(label, sorted(table["target"].unique()), what=f"obs[{target!r}]")
-    return [str(label) for label in labels]
+        if label not in found:
+            raise missing_key(label, sorted(found), what=f"obs[{target!r}]")
+    return labels
 
 
 def _folds(
@@ -290,6 +321,7 @@ def _folds(
 ) -> list[dict[str, NDArray]]:
     """Samples of training, validation and each test set, for every fold."""
     found = sorted(set(split))
+    train, validation = str(train), str(validation)
     turns = [str(label) for label in cross_validate or ()]
     for label in turns or (train, validation):
         if label not in found:
@@ -300,13 +332,15 @@ def _folds(
                 fix="Name the labels with `train`, `validation` or `cross_validate`.",
             )
     if cross_validate is None:
-        tests = {label: [label] for label in found if label not in (train, validation)}
+        if train == validation:
+            raise ValueError(f"`train` and `validation` are both {train!r}; name two labels.")
+        tests = _tests(found, [train, validation], ("train", "validation"), split_key)
         return [_part_rows(split, {"train": [train], "validation": [validation], **tests})]
-    if len(set(turns)) < 3:
+    if len(turns) < 3 or len(set(turns)) < len(turns):
         raise ValueError(
             f"cross-validation takes turns among at least three replicates, found {turns}."
         )
-    others = {label: [label] for label in found if label not in turns}
+    others = _tests(found, turns, ("train", "validation", "held out"), split_key)
     folds = []
     for k in range(len(turns)):
         # As in the paper's table: the fold's first replicate trains, the next is tested on.
@@ -318,6 +352,19 @@ def _folds(
             )
         )
     return folds
+
+
+def _tests(
+    found: Sequence[str], used: Sequence[str], taken: Sequence[str], split_key: str
+) -> dict[str, list[str]]:
+    """Test sets: every label that has no other part; none may go by the name of one."""
+    for label in found:
+        if label not in used and label in taken:
+            raise ValueError(
+                f"obs[{split_key!r}] has samples {label!r} that would be tested on; the name "
+                "stands for another part here. Rename the label, or leave those samples out."
+            )
+    return {label: [label] for label in found if label not in used}
 
 
 def _part_rows(split: NDArray, parts: Mapping[str, list[str]]) -> dict[str, NDArray]:
@@ -364,18 +411,23 @@ def _setting(
     widths = (hidden,) * len(names) if isinstance(hidden, int) else tuple(hidden)
     if len(widths) != len(names):
         raise ValueError(f"hidden={hidden!r}: expected one width, or one for each of {names!r}.")
+    if min(widths) < 1 or merged["width"] < 1 or merged["depth"] < 0:
+        raise ValueError(f"setting={setting!r}: expected widths from 1 and a depth from 0.")
     return Setting(hidden=widths, **merged)
 
 
 def _one_run(
-    samples: _Samples, parts: dict[str, NDArray], notes: dict[str, Any], **given: Any
+    samples: _Samples,
+    pools: list[Pools],
+    parts: dict[str, NDArray],
+    notes: dict[str, Any],
+    **given: Any,
 ) -> list[dict[str, Any]]:
     """Train once; one record for each test set."""
     from sklearn.metrics import f1_score
 
     from cellfuse.tl._head_training import balanced_accuracy, train_head
 
-    pools = [_standardised(pool, parts["train"]) for pool in samples.pools]
     predicted = train_head(pools, samples.codes, parts, n_classes=len(samples.classes), **given)
     records = []
     for name, found in predicted.items():
@@ -392,7 +444,7 @@ def _one_run(
     return records
 
 
-def _standardised(pool: Pools, train: NDArray) -> Pools:
+def _standardised(pool: Pools, train: NDArray, label: str) -> Pools:
     """Centre and scale by the cells of the training samples; constant features are centred."""
     import torch
 
@@ -402,7 +454,13 @@ def _standardised(pool: Pools, train: NDArray) -> Pools:
     rows = np.concatenate([pool.rows[s] for s in train])
     dense = np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float32)
     mean, sd = dense[rows].mean(0, dtype=np.float64), dense[rows].std(0, dtype=np.float64)
-    scaled = (dense - mean) / np.where(sd > 1e-12 * np.abs(mean), sd, 1.0)
+    varies = sd > 1e-12 * np.abs(mean)
+    if not varies.any():
+        raise ValueError(
+            f"input {label!r}: all features of a modality are constant over the training cells; "
+            "nothing can be told from them."
+        )
+    scaled = (dense - mean) / np.where(varies, sd, 1.0)
     return Pools(torch.from_numpy(scaled.astype(np.float32)), pool.rows)
 
 

@@ -20,6 +20,8 @@ __all__ = ["fidelity", "real_vs_synthetic"]
 METRICS = ("rank", "specificity", "euclidean", "cosine", "pearson")
 #: Cosines that agree to so many decimals are equal.
 DECIMALS = 12
+#: UMAP begins with eigenvectors, of which fewer rows have too few.
+MIN_ROWS = 4
 #: Bytes of resampled centroids held at a time.
 BOOT_BYTES = 1 << 26
 
@@ -106,7 +108,8 @@ def fidelity(
     KeyError
         A column is missing, or a synthetic treatment has no real profile.
     ValueError
-        Widths differ, NaN, a single real treatment, a profile without direction.
+        Widths or the order of features differ, NaN, a single real treatment, a profile without
+        direction.
 
     Examples
     --------
@@ -191,6 +194,13 @@ def _sides(
             f"the real profiles have {widths[0]} features, the synthetic ones {widths[1]}; name "
             "the embedding that the model was trained on with `use_rep`."
         )
+    if all(rep in (None, "X") for rep in (use_rep, synthetic_rep)):
+        names = [pd.Index(adata.var_names) for adata in (real, synthetic)]
+        if not names[0].equals(names[1]) and not len(names[0].symmetric_difference(names[1])):
+            raise ValueError(
+                "real and synthetic profiles have the same features in another order; put them "
+                "into one: `synthetic = synthetic[:, real.var_names].copy()`."
+            )
     absent = right.names[~right.names.isin(left.names)]
     if len(absent):
         raise missing_key(
@@ -245,8 +255,9 @@ def _resampled_metrics(
     left: _Side, right: _Side, own: NDArray, n_boot: int, seed: int
 ) -> Iterator[dict[str, NDArray]]:
     rng = np.random.default_rng([seed, 0])
-    row_bytes = 8 * left.values.shape[1] * (len(left.rows) + len(right.rows))
-    step = max(1, BOOT_BYTES // row_bytes)
+    centroids = left.values.shape[1] * (len(left.rows) + len(right.rows))
+    largest = max(left.counts.max(), right.counts.max())  # each of its rows is drawn so many times
+    step = int(max(1, BOOT_BYTES // (8 * max(centroids, largest))))
     for start in range(0, n_boot, step):
         n = min(step, n_boot - start)
         yield _metrics(left.resampled(rng, n), right.resampled(rng, n), own)
@@ -259,7 +270,7 @@ def real_vs_synthetic(
     *,
     use_rep: str | None = None,
     synthetic_rep: str | None = None,
-    treatments: Sequence[str] | int = 8,
+    treatments: str | Sequence[str] | int = 8,
     max_cells: int = 500,
     seed: int = 0,
 ) -> AnnData:
@@ -267,8 +278,10 @@ def real_vs_synthetic(
 
     Parameters
     ----------
-    real, synthetic, by, use_rep, synthetic_rep
+    real, synthetic, use_rep, synthetic_rep
         As in :func:`fidelity`.
+    by
+        obs column of the treatment, in both.
     treatments
         Which are shown, or how many of the best by rank and specificity (8 in the paper).
     max_cells
@@ -288,19 +301,18 @@ def real_vs_synthetic(
     KeyError
         A column or treatment is missing.
     ValueError
-        As in :func:`fidelity`.
+        As in :func:`fidelity`; nothing, or too little, is left to lay out.
     """
     import scanpy as sc
 
+    if not isinstance(by, str):
+        raise TypeError(f"`by` names one obs column; found {by!r}.")
+    if max_cells < 1:
+        raise ValueError(f"max_cells must be at least 1, found {max_cells}.")
     table = fidelity(
         real, synthetic.copy(), by, use_rep=use_rep, synthetic_rep=synthetic_rep, n_boot=0
     )
-    names = list(table.index[:treatments]) if isinstance(treatments, int) else list(treatments)
-    for name in names:
-        if name not in table.index:
-            raise missing_key(name, list(table.index), what="the synthetic treatments")
-    if not names:
-        raise ValueError("no treatment is left to show.")
+    names = _shown(table, treatments)
     rng = np.random.default_rng(seed)
     parts = []
     for source, adata, rep in (("real", real, use_rep), ("synthetic", synthetic, synthetic_rep)):
@@ -315,6 +327,10 @@ def real_vs_synthetic(
     joint = AnnData(
         np.concatenate([values for values, _ in parts]), obs=pd.concat([obs for _, obs in parts])
     )
+    if joint.n_obs < MIN_ROWS:
+        raise ValueError(
+            f"{joint.n_obs} rows are too few for a UMAP; show more treatments, or cells of them."
+        )
     n_neighbors = min(15, joint.n_obs - 1)
     sc.pp.neighbors(joint, n_neighbors=n_neighbors, use_rep="X", random_state=seed)
     sc.tl.umap(joint, random_state=seed)
@@ -327,3 +343,17 @@ def real_vs_synthetic(
         "centroids": centroids.reset_index(),
     }
     return joint
+
+
+def _shown(table: pd.DataFrame, treatments: str | Sequence[str] | int) -> list[str]:
+    """Names of the treatments to show: those given, or so many of the best."""
+    if isinstance(treatments, int | np.integer):
+        given = list(table.index[: max(0, treatments)])
+    else:
+        given = [treatments] if isinstance(treatments, str) else [str(name) for name in treatments]
+    for name in given:
+        if name not in table.index:
+            raise missing_key(name, list(table.index), what="the synthetic treatments")
+    if not given:
+        raise ValueError("no treatment is left to show.")
+    return given
