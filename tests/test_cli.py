@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -308,11 +309,92 @@ def test_no_validation_where_no_cell_can_be_held_out(n, expected):
             assert _run._validation_size(opened) == expected
 
 
+def two_backgrounds(screen):
+    """Expression cells of the screen in two backgrounds, the second far from the first."""
+    rng = np.random.default_rng(0)
+    obs = pd.concat([screen["rna"].obs] * 2, ignore_index=True)
+    obs["background"] = np.repeat(["near", "far"], screen["rna"].n_obs)
+    obs.index = [f"cell-{k}" for k in range(len(obs))]
+    scale = np.where(obs["background"] == "far", 100.0, 1.0)[:, None]
+    values = np.vstack([screen["rna"].obsm["latent"]] * 2) + rng.normal(0, 0.1, (len(obs), 12))
+    return _read.together({"rna": AnnData(obs=obs, obsm={"rep": scale * (values + scale)})})
+
+
+def test_backgrounds_are_corrected_and_scored_apart(screen, settings):
+    own = {"context_keys": ["background", "guide"], "batch_key": None, "n_boot": 0}
+    chosen = dataclasses.replace(settings, **own, background_key="background")
+    cells, roles = two_backgrounds(screen), {"rna": "rna"}
+    _scores.correct(cells, chosen, roles)
+    rep, background = cells["rna"].obsm["rep"], cells["rna"].obs["background"]
+    for name in ("near", "far"):  # each as if it were alone
+        alone = two_backgrounds(screen)["rna"][background == name].copy()
+        own_settings = dataclasses.replace(chosen, background_key=None)
+        _scores.correct(_read.together({"rna": alone}), own_settings, roles)
+        np.testing.assert_allclose(rep[background == name], alone.obsm["rep"], atol=1e-4)
+        np.testing.assert_allclose(np.cov(rep[background == name].T), np.eye(12), atol=1e-3)
+    scored = _scores.score(cells, chosen, method="m", roles=roles, both="average")
+    (row,) = scored.rows
+    expected, share = [], []
+    for name in ("near", "far"):
+        part = cells["rna"][background == name].copy()
+        part = part[part.obs["gene"] != "non-targeting"].copy()
+        genes = cf.tl.aggregate(part, by="gene", use_rep="rep", within="guide")
+        expected.append(cf.tl.edge_classification(genes, screen.uns["edges"]).loc["all", "tpr"])
+        guides = cf.tl.aggregate(part, by="guide", use_rep="rep")
+        table = cf.tl.guide_consistency(guides, target_key="gene", control=None, n_null=100)
+        share.append(table["similarity"].mean())
+    assert row["tpr"] == pytest.approx(np.mean(expected))
+    assert row["similarity"] == pytest.approx(np.mean(share), rel=1e-5)
+    assert row["n_targets"] == 12 and row["n_edges"] == 6
+    assert scored.genes["rna"].uns["edge_classification"]["summary"].index[-1] == "mean"
+
+
+def test_a_context_that_is_the_target_is_scored(screen, settings):
+    chosen = dataclasses.replace(settings, context_keys="gene", batch_key=None, n_boot=0)
+    opened = _read.open_screen(screen, chosen)
+    assert opened.tables["rna"]["gene"].tolist() == screen["rna"].obs["gene"].tolist()
+    cells = opened.cells({m: screen[m].obsm["latent"].astype(float) for m in ("image", "rna")})
+    with pytest.warns(UserWarning, match="has one profile"):
+        rows = _scores.score(cells, chosen, method="m", roles=opened.roles, both="average").rows
+    assert [row["n_edges"] for row in rows] == [6] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("e.csv", "source,target,score\nA,B,.9\nA,C,\n", "1 of 2 scores.*first in row 2"),
+        ("e.csv", "source,target\nA,B\n,C\n", "1 of 2 pairs.*lack a name.*row 2"),
+        ("e.csv", "source;target\nA;B\n", "read with commas between"),
+        ("e.tsv", "source,target\nA,B\n", "read with tabs between"),
+        ("e.csv", "", "no readable table"),
+        ("e.csv.gz", "source,target\nA,B\n", "no readable table"),
+    ],
+)
+def test_edges_that_cannot_be_used_are_named(name, text, message, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises((KeyError, ValueError), match=message):
+        _read.read_edges(tmp_path / name)
+
+
+def test_genes_called_na_are_kept(tmp_path):
+    (tmp_path / "e.csv").write_text("source,target,score\nNA,NAN,0.97\n")
+    assert _read.read_edges(tmp_path / "e.csv").to_numpy().tolist() == [["NA", "NAN", 0.97]]
+
+
 def test_control_profiles_are_not_tested():
     obs = pd.DataFrame({"gene": ["A", "B", "NTC", ""]}, index=list("abcd"))
     profiles = AnnData(np.eye(4, dtype=np.float32), obs=obs)
     settings = Settings(context_keys="guide", control_key="gene", control="NTC", target_key="gene")
     assert _scores._tested(profiles, settings).obs_names.tolist() == ["a", "b"]
+    without = profiles[profiles.obs["gene"] != "NTC"].copy()
+    assert _scores._tested(without, settings).obs_names.tolist() == ["a", "b"]
+
+
+def test_controls_labelled_by_a_number_are_not_tested():
+    obs = pd.DataFrame({"gene": list("ABC"), "dose": [1.0, 0.0, 3.0]}, index=list("abc"))
+    settings = Settings(context_keys="guide", control_key="dose", control="0", target_key="gene")
+    tested = _scores._tested(AnnData(np.eye(3, dtype=np.float32), obs=obs), settings)
+    assert tested.obs_names.tolist() == ["a", "c"]
 
 
 # -- the command line -----------------------------------------------------------------------------
@@ -356,6 +438,9 @@ def one_error(capsys) -> str:
         ({"modalities": "image=pictures"}, "'pictures' is not in the MuData's modalities"),
         ({"modalities": "rna=rna,protein=rna"}, "'protein' is not in the roles"),
         ({"batch_key": "rnaa=batch"}, "names 'rnaa'; the roles of this run are 'image', 'rna'"),
+        ({"background_key": "backgrounds"}, "Did you mean 'background'"),
+        ({"context": "gene", "background_key": "guide"}, r"--context guide,gene"),
+        ({"background_key": "gene"}, "both the background and the target"),
         ({"batch_key": "image=plate"}, "'plate' is not in obs of modality 'image'"),
         ({"crop": "64"}, "crop=64 is larger than the images"),
         ({"rna_layer": "counts"}, "'counts' is not in layers"),
@@ -380,6 +465,14 @@ def test_a_wrong_option_is_one_clear_line(
     assert status == 2
     assert re.search(message, one_error(capsys))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_one_is_in_is_no_result_folder(screen_file, tmp_path, capsys, monkeypatch):
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")
+    for out in (".", str(tmp_path), ".."):
+        assert cli.main([*COMMAND, str(screen_file), "--out", out, "--overwrite"]) == 2
+        assert "is the folder you are in" in one_error(capsys)
 
 
 def test_edges_of_other_names_are_refused_before_the_training(screen_file, tmp_path, capsys):
@@ -451,6 +544,7 @@ def test_every_option_reaches_its_setting():
                 "--batch-key", "image=well,rna=", "--modalities", "image=a,rna=b", "--seed", "3",
                 "--crop", "96", "--rna-likelihood", "mse", "--score-threshold", "0.5", "--quick",
                 "--documents-per-context", "7", "--drop-missing", "--preset", "base",
+                "--background-key", "background",
             ]
         )
     )  # fmt: skip
@@ -467,6 +561,7 @@ def test_every_option_reaches_its_setting():
         documents_per_context=7,
         drop_missing=True,
         preset="base",
+        background_key="background",
     )
 
 

@@ -198,6 +198,12 @@ def test_string_names_what_is_missing_and_where_it_lies(string_folder, cache):
         stringdb(score=950, path=string_folder)
 
 
+def test_a_string_folder_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no file or folder 'downloads'.*links.*info"):
+        stringdb(path="downloads/")
+
+
 def test_string_is_fetched_with_the_checksums_that_are_given(
     string_folder, server, cache, monkeypatch
 ):

@@ -176,6 +176,12 @@ def test_a_gct_that_contradicts_itself_is_refused(tmp_path, old, new, text):
         cf.io.read_gct(file)
 
 
+def test_a_gct_of_one_column_may_lack_a_value(tmp_path):
+    file = tmp_path / "one.gct"
+    file.write_text("#1.2\n3\t1\nName\tDescription\tA01\ng1\t\t1\ng2\t\t\ng3\t\t3\n")
+    np.testing.assert_array_equal(cf.io.read_gct(file).X, [[1.0, np.nan, 3.0]])
+
+
 def test_damaged_gct_files_are_named(tmp_path):
     whole = write_gct(tmp_path / "x.gct.gz", GCT13).read_bytes()
     (tmp_path / "x.gct.gz").write_bytes(whole[:-12])

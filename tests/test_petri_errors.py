@@ -236,6 +236,27 @@ def test_senseless_trainings_are_refused(screen, tiny, short, given, message):
         cf.PETRI(mdata, **tiny).train(**{"max_epochs": 1, **short, **given})
 
 
+def test_half_an_epoch_is_refused(screen, tiny, short):
+    mdata = screen()
+    setup(mdata)
+    with pytest.raises(TypeError, match=r"max_epochs must be a whole number, found 1\.5"):
+        cf.PETRI(mdata, **tiny).train(1.5, **short)
+
+
+@pytest.mark.parametrize("layer", ["encoder", 1])
+@pytest.mark.parametrize(("size", "error"), [(0, ValueError), (2.5, TypeError)])
+def test_senseless_batches_are_refused(trained, layer, size, error):
+    with pytest.raises(error, match="batch_size must be"):
+        trained.get_latent_representation(modality="rna", layer=layer, batch_size=size)
+
+
+def test_a_view_is_refused_where_it_is_set_up(screen):
+    mdata = screen()
+    with pytest.raises(ValueError, match="modality 'image' is a view of other data"):
+        setup(quiet_mudata(image=mdata["image"][:12], rna=mdata["rna"]))
+    setup(quiet_mudata(image=mdata["image"][:12].copy(), rna=mdata["rna"]))
+
+
 def test_an_untrained_model_gives_nothing(screen, tiny):
     mdata = screen()
     setup(mdata)

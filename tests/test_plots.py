@@ -202,6 +202,18 @@ def test_values_by_step_give_way_to_values_by_epoch():
     assert line_labelled(panel, "training").get_ydata().tolist() == [3.0, 2.0]
 
 
+def test_one_epoch_has_one_tick_and_epochs_are_whole():
+    (panel,) = pl.training_curves(history(train_loss_epoch=[3.0]))
+    low, high = panel.get_xlim()
+    assert [tick for tick in panel.get_xticks() if low <= tick <= high] == [0]
+
+
+def test_a_stage_inside_a_name_is_known():
+    (panel,) = pl.training_curves(history(response_train_drug_loss=[3.0, 2.0]))
+    assert panel.get_ylabel() == "response drug loss"
+    assert legend_texts(panel) == ["training"]
+
+
 def test_epochs_without_validation_are_skipped():
     (panel,) = pl.training_curves(
         history(train_loss_epoch=[3.0, 2.0, 1.0], validation_loss=[4.0, np.nan, 2.0])
@@ -331,6 +343,14 @@ def test_contexts_of_one_modality(screen):
     ax = pl.contexts(screen["image"], "guide", set_size=30)
     assert ax.get_title(loc="left") == "75% of 4 contexts have < 30 cells"
     assert ax.get_xscale() == "log"
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "ticks"), [(100, 16, [20, 50, 100]), (17, 16, [16]), (4, 16, [5, 10])]
+)
+def test_contexts_of_one_size_have_a_scale(n, size, ticks):
+    ax = pl.contexts(cells("image", {"g1": n}), "guide", set_size=size)
+    assert ax.get_xticks().tolist() == ticks
 
 
 def test_contexts_offers_the_likely_column(screen):

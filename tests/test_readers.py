@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -74,6 +74,7 @@ def test_dense_rows_come_as_indexing_has_them_and_bytes_stay_bytes(kind, images,
         assert (found.numpy() == images[rows]).all()
 
 
+@settings(deadline=None)
 @given(st.data(), st.integers(1, 30), st.integers(1, 9), st.integers(1, 200))
 def test_blocks_of_any_size_and_any_cache_give_the_same_rows(data, n, block, cache_bytes):
     da = pytest.importorskip("dask.array")
@@ -151,6 +152,13 @@ def test_entries_stored_twice_are_added_up():
     )
     assert gather(make_reader(twice), np.array([1, 0])).dense().tolist() == [[4, 0, 0], [0, 3, 0]]
     assert twice.nnz == 3  # the user's matrix is as it was
+
+
+@pytest.mark.parametrize("kind", [">u2", ">f4", ">f8", ">i4"])
+def test_the_other_byte_order_is_read(kind):
+    values = np.arange(12).reshape(4, 3)
+    found = gather(make_reader(values.astype(kind)), np.array([[3, 1]]))
+    assert found.tolist() == [values[[3, 1]].tolist()]
 
 
 def test_whole_numbers_of_any_width_are_read_exactly():

@@ -207,6 +207,15 @@ def test_draws_of_a_document_are_independent():
     assert agree == pytest.approx(0.1, abs=0.03)
 
 
+def test_no_device_is_left_without_a_document():
+    whole = big_plan().indices(1, 0)
+    rest = whole.slice(0, len(whole.key) // 2)  # two or three documents, for five devices
+    assert 1 < len(rest.key) < 5
+    parts = [rest.slice(r, 5) for r in range(5)]
+    assert all(len(part.key) == 1 for part in parts)
+    assert {int(part.key[0]) for part in parts} == set(rest.key.tolist())
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_slices_of_all_ranks_are_the_batch_of_one_process(world_size):
     for step in range(3):
@@ -379,3 +388,13 @@ def test_an_epoch_of_a_hundred_thousand_contexts_and_ten_million_cells_is_planne
         here = part.present["image"]
         assert (label[part.rows["image"][here]] == part.context[here, None]).all()
     assert documents == n_contexts
+
+
+def test_a_modality_that_is_not_there_is_named():
+    contexts = contexts_of(image=[0, 1], rna=[0, 1])
+    with pytest.raises(KeyError, match="'images' is not in the modalities.*Did you mean 'image'"):
+        DocumentPlan(contexts, Stream((Draw("images", 1),), batch_size=1))
+    with pytest.raises(KeyError, match="Did you mean 'rna'"):
+        enumerate_documents(contexts, ["image", "rnaa"], set_size=1)
+    with pytest.raises(ValueError, match="set_size must be at least 1, found 0"):
+        enumerate_documents(contexts, ["image"], set_size=0)

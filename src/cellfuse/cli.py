@@ -37,8 +37,8 @@ and scores), model/, figures/, settings.json.
 """
 #: Options that are fields of `Settings` under the same name.
 FIELDS = (
-    "image_rep", "rna_rep", "rna_layer", "rna_likelihood", "control_key", "target_key",
-    "score_threshold", "colour_key", "preset", "set_size", "crop", "max_epochs",
+    "image_rep", "rna_rep", "rna_layer", "rna_likelihood", "control_key", "background_key",
+    "target_key", "score_threshold", "colour_key", "preset", "set_size", "crop", "max_epochs",
     "documents_per_context", "accelerator", "seed",
 )  # fmt: skip
 #: Of these, the ones that the simulated screen takes too.
@@ -163,6 +163,13 @@ def _add_scores(demo: argparse.ArgumentParser) -> None:
         metavar="COLUMN",
         help="obs column of the batches that are corrected apart, as in --batch-key plate, or by "
         "role, as in --batch-key image=well,rna= (default: all cells together)",
+    )
+    add(
+        "--background-key",
+        metavar="COLUMN",
+        help="obs column of the backgrounds (cell lines, chemical backgrounds) that are corrected "
+        "and scored apart, their scores averaged, as in --background-key background with "
+        "--context background,guide (default: one background)",
     )
     add(
         "--target-key",

@@ -157,7 +157,7 @@ def _metrics(metrics: pd.DataFrame, *, save: Path) -> None:
             )
         if name == "tpr":
             ax.axvline(0.05, color=GREY, linestyle="--", linewidth=1, zorder=0)
-        ax.set(xlim=(-0.03, 1.03), ylim=(-0.6, len(at) - 0.3), xlabel=title)
+        ax.set(xlim=(-0.08, 1.08), ylim=(-0.6, len(at) - 0.3), xlabel=title)
         ax.set_yticks(at, labels)
         ax.tick_params(axis="y", length=0)
         ax.spines[["top", "right"]].set_visible(False)

@@ -22,9 +22,14 @@ def check_folder(folder: str | Path, *, overwrite: bool) -> Path:
     Raises
     ------
     FileExistsError
-        It holds something and `overwrite` is not set, or it is no earlier result.
+        It holds something and `overwrite` is not set, or it is no earlier result; or it holds
+        the folder you are in, which cannot be replaced under you.
     """
     target = Path(folder)
+    if Path.cwd().is_relative_to(target.resolve()):
+        raise FileExistsError(
+            f"{str(folder)!r} is the folder you are in, or holds it; name a new one (--out)."
+        )
     if target.exists() and not target.is_dir():
         raise FileExistsError(f"{str(target)!r} is a file; name a folder (--out).")
     if target.is_dir() and any(target.iterdir()):

@@ -50,6 +50,17 @@ def read_screen(path: str | Path, *, modality: str | None = None) -> MuData:
         There is no such file.
     ValueError
         Another kind of file, a damaged one, or an ``.h5ad`` without `modality`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import cellfuse as cf
+    >>> mdata = cf.datasets.simulated_screen(20, n_targets=4, cells_per_guide=2, seed=0)
+    >>> file = Path(tempfile.mkdtemp()) / "rna.h5ad"
+    >>> mdata["rna"].write_h5ad(file)
+    >>> list(cf.bench.read_screen(file, modality="rna").mod)
+    ['rna']
     """
     file = Path(path)
     if file.suffix not in (".h5mu", ".h5ad"):
@@ -84,11 +95,35 @@ def read_edges(path: str | Path) -> pd.DataFrame:
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {str(file)!r} (--edges).")
     separator = "\t" if ".tsv" in file.suffixes or ".txt" in file.suffixes else ","
-    # "NA" and "NAN" are names of genes.
-    edges = pd.read_csv(file, sep=separator, keep_default_na=False)
+    try:
+        # "NA" and "NAN" are names of genes.
+        edges = pd.read_csv(file, sep=separator, keep_default_na=False)
+    except (EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{str(file)!r} (--edges) is no readable table: {error}") from error
     for column in ("source", "target"):
         if column not in edges:
-            raise missing_key(column, list(edges), what=f"the columns of {str(file)!r}")
+            kind = "tabs" if separator == "\t" else "commas"
+            raise missing_key(
+                column,
+                list(edges),
+                what=f"the columns of {str(file)!r} (--edges)",
+                fix=f"By its ending the table is read with {kind} between its columns.",
+            )
+    named = has_label(edges["source"]) & has_label(edges["target"])
+    if not named.all():
+        raise ValueError(
+            f"{int((~named).sum())} of {len(edges)} pairs in {str(file)!r} (--edges) lack a name, "
+            f"the first in row {int(np.argmin(named)) + 1}. Take them out."
+        )
+    if "score" in edges:
+        score = pd.to_numeric(edges["score"], errors="coerce")
+        if score.isna().any():
+            raise ValueError(
+                f"{int(score.isna().sum())} of {len(edges)} scores in {str(file)!r} (--edges) are "
+                f"no numbers, the first in row {int(np.argmax(score.isna())) + 1}. Take these "
+                "pairs out, or the whole column, for pairs that all count."
+            )
+        edges["score"] = score
     return edges
 
 
@@ -140,16 +175,42 @@ def open_screen(mdata: MuData, settings: Settings) -> Screen:
         for key in (settings.target_key, settings.colour_key):
             if key is not None:
                 obs_column(adata, key, modality=name, missing=True)
+        if settings.background_key is not None:
+            obs_column(adata, settings.background_key, modality=name)
     used = together(parts)
     used.uns.update(mdata.uns)
     tables = {name: adata.obs.copy() for name, adata in parts.items()}
     if settings.target_key is not None:
         _one_target(tables, settings.target_key, settings.contexts)
+    if settings.background_key is not None:
+        _one_background(tables, settings)
     return Screen(used, roles, tables, settings)
+
+
+def _one_background(tables: dict[str, pd.DataFrame], settings: Settings) -> None:
+    """Refuse contexts that stand in several backgrounds: their profiles would mix them."""
+    key, contexts = settings.background_key, settings.contexts
+    if key is None or key in contexts:
+        return
+    if key == settings.target_key:
+        raise ValueError(f"obs[{key!r}] is both the background and the target; name two columns.")
+    cells = pd.concat([table[[*contexts, key]].astype(str) for table in tables.values()])
+    n_backgrounds = cells.groupby(contexts)[key].nunique()
+    several = n_backgrounds.index[n_backgrounds > 1]
+    if len(several):
+        raise ValueError(
+            f"{len(several)} of {len(n_backgrounds)} contexts by {' and '.join(contexts)} have "
+            f"cells of several backgrounds in obs[{key!r}] ({listing(several, 3)}). Make the "
+            f"background part of the context (--context {','.join([key, *contexts])})."
+        )
 
 
 def _one_target(tables: dict[str, pd.DataFrame], key: str, contexts: list[str]) -> None:
     """Give all cells of a context its target, or none where it has several."""
+    if key in contexts:
+        for table in tables.values():
+            table[key] = table[key].astype(str)
+        return
     cells = pd.concat(
         [table[[*contexts, key]].astype(object)[has_label(table[key])] for table in tables.values()]
     ).astype(str)

@@ -110,6 +110,11 @@ def run_demo(
     -------
     The folder, the metrics, the data and the model.
 
+    Raises
+    ------
+    FileExistsError
+        `out` holds something, or is the folder you are in.
+
     Examples
     --------
     >>> import cellfuse.bench
@@ -200,7 +205,7 @@ def run_screen(
     Raises
     ------
     FileExistsError
-        `out` holds something.
+        `out` holds something, or is the folder you are in.
     KeyError, ValueError
         A column, key or label is missing or unfit; see the verbs and :class:`cellfuse.PETRI`.
 

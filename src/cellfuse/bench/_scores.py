@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +13,8 @@ from anndata import AnnData
 from mudata import MuData
 
 from cellfuse import pp, tl
-from cellfuse._errors import listing
+from cellfuse._access import control_mask
+from cellfuse._errors import MissingKeyError, listing
 from cellfuse.bench._read import has_label, together
 from cellfuse.bench._settings import Settings
 from cellfuse.kernels.cosine import unit_rows
@@ -55,8 +57,9 @@ def correct(cells: MuData, settings: Settings, roles: dict[str, str]) -> None:
         control_key=settings.control_key,
         control=settings.control,
         batch_key=batch_key,
+        within=settings.background_key,
     )
-    pp.whiten(cells, use_rep=REP, method="zca")
+    pp.whiten(cells, use_rep=REP, method="zca", within=settings.background_key)
 
 
 def score(
@@ -71,9 +74,8 @@ def score(
     genes: dict[str, AnnData] = {}
     if settings.target_key is not None:
         targeted = _targeted_cells(cells, settings.target_key)
-        genes = _profiles(
-            targeted, by=[settings.target_key], within=settings.contexts, roles=roles, both=both
-        )
+        by = [key for key in (settings.background_key, settings.target_key) if key is not None]
+        genes = _profiles(targeted, by=by, within=settings.contexts, roles=roles, both=both)
     rows = []
     for name, profiles in guides.items():
         row: dict[str, Any] = {"method": method, "profile": name, "n_profiles": profiles.n_obs}
@@ -125,8 +127,10 @@ def _tested(profiles: AnnData, settings: Settings) -> AnnData:
     """Profiles with a target that are no controls."""
     assert settings.target_key is not None
     kept = has_label(profiles.obs[settings.target_key])
-    if settings.control is not None and settings.control_key in profiles.obs:
-        kept &= (profiles.obs[settings.control_key].astype(str) != settings.control).to_numpy()
+    key, control = settings.control_key, settings.control
+    if control is not None and key is not None and key in profiles.obs:
+        with suppress(MissingKeyError):  # profiles of controls need not be among them
+            kept &= ~control_mask(profiles, key, control)
     if not kept.any():
         raise ValueError(f"no profile but controls has a target in obs[{settings.target_key!r}].")
     return profiles[kept].copy()
@@ -135,7 +139,8 @@ def _tested(profiles: AnnData, settings: Settings) -> AnnData:
 def _consistency(profiles: AnnData, settings: Settings) -> dict[str, Any]:
     assert settings.target_key is not None
     tested = _tested(profiles, settings)
-    if tested.obs[settings.target_key].astype(str).value_counts().max() < 2:
+    apart = [k for k in (settings.background_key, settings.target_key) if k is not None]
+    if tested.obs[apart].astype(str).value_counts().max() < 2:
         warnings.warn(
             f"every target in obs[{settings.target_key!r}] has one profile: whether profiles of a "
             "target agree is not tested.",
@@ -147,6 +152,7 @@ def _consistency(profiles: AnnData, settings: Settings) -> dict[str, Any]:
         tested,
         target_key=settings.target_key,
         control=None,
+        background_key=settings.background_key,
         n_null=settings.n_null,
         seed=settings.seed,
     )
@@ -165,6 +171,9 @@ def _edges(genes: AnnData, settings: Settings) -> dict[str, Any]:
     table = tl.edge_classification(
         tested,
         settings.edges,
+        # Beside a background the names of the profiles are no longer those of the targets.
+        gene_key=None if settings.background_key is None else settings.target_key,
+        background_key=settings.background_key,
         score_threshold=settings.score_threshold,
         n_boot=settings.n_boot,
         seed=settings.seed,
@@ -185,5 +194,5 @@ def metrics_table(scored: list[Scored], kinds: dict[str, str]) -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows)
     for column in table.columns[table.columns.str.startswith("n_")]:
-        table[column] = table[column].astype(int)
+        table[column] = table[column].round().astype(int)  # means over backgrounds
     return table[[c for c in [*first, *scores, "n_profiles"] if c in table]]

@@ -34,6 +34,9 @@ class Settings:
     batch_key
         obs column of the batches that are corrected apart, such as the well or plate; or a dict by
         role. None: controls of all cells together.
+    background_key
+        obs column, constant within a context, of the backgrounds (cell line, chemical background)
+        that are corrected, whitened and scored apart and whose scores are averaged. None: one.
     target_key
         obs column, constant within a context, with what a context hits: the gene of a guide, the
         target of a compound. None: no scores.
@@ -79,6 +82,7 @@ class Settings:
     rna_layer: str | None = None
     rna_likelihood: Literal["nb", "mse"] = "nb"
     batch_key: str | None | Mapping[str, str | None] = None
+    background_key: str | None = None
     target_key: str | None = None
     edges: pd.DataFrame | None = None
     score_threshold: float = 0.95

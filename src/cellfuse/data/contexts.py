@@ -25,7 +25,22 @@ PAIRED = "obs_names"
 
 @dataclass(frozen=True)
 class Members:
-    """Rows of one modality by group: those of group `g` are ``rows[indptr[g]:indptr[g + 1]]``."""
+    """Rows of one modality by group: those of group `g` are ``rows[indptr[g]:indptr[g + 1]]``.
+
+    Parameters
+    ----------
+    indptr
+        Where each group begins in `rows`, and the end, ``(n_groups + 1,)``.
+    rows
+        Row numbers, group by group.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cellfuse.data import Members
+    >>> Members.from_codes(np.array([1, 0, 1, -1]), 2).rows.tolist()  # the last is in no group
+    [1, 0, 2]
+    """
 
     indptr: Ints
     rows: Ints
@@ -257,7 +272,16 @@ class Contexts:
         Returns
         -------
         Groups of rows, and for each context the number of its group (-1 for none).
+
+        Raises
+        ------
+        KeyError
+            There is no such modality, or no such control.
+        ValueError
+            Another `context`, or a function that returns no positions.
         """
+        if modality not in self.members:
+            raise missing_key(modality, self.modalities, what="the modalities")
         own = self.members[modality]
         if context == "own":
             return own, np.arange(len(self), dtype=np.int64)

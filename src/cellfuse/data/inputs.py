@@ -61,7 +61,15 @@ class CellInput:
         layer: str | None = None,
         counts: bool = False,
     ) -> CellInput:
-        """Find what `rep` (an obsm key; None: X or `layer`) holds for each cell."""
+        """Find what `rep` (an obsm key; None: X or `layer`) holds for each cell.
+
+        Raises
+        ------
+        KeyError
+            The key is absent.
+        ValueError
+            No cells, no such shape, or names of genes that repeat.
+        """
         if adata.n_obs == 0:
             raise ValueError(f"modality {modality!r} has no cells.")
         if rep is not None:
@@ -186,7 +194,28 @@ def _sweep(reader: Reader, rows: NDArray[np.int64] | None = None) -> Any:
 
 
 def check_values(reader: Reader, kind: str, label: str) -> None:
-    """Refuse NaN and infinite values, and what is no count where counts are needed."""
+    """Refuse NaN and infinite values, and what is no count where counts are needed.
+
+    Parameters
+    ----------
+    reader
+        What is read, a bounded number of bytes at a time.
+    kind
+        ``"pixels"``, ``"tokens"``, ``"values"`` or ``"counts"``.
+    label
+        What the error calls the array.
+
+    Raises
+    ------
+    ValueError
+        A value is NaN or infinite; with ``"counts"`` also one below 0 or no whole number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cellfuse.data import check_values, make_reader
+    >>> check_values(make_reader(np.array([[0.0, 3.0]])), "counts", "X")
+    """
     if kind != "counts" and reader.dtype.kind in "bui":
         return
     for rows, values in _sweep(reader):
@@ -215,6 +244,30 @@ def statistics(
     """Mean and standard deviation per channel (pixels), token dimension or feature.
 
     At most 50,000 of `rows`, drawn with `seed`, are read.
+
+    Parameters
+    ----------
+    reader
+        What is read, ``(n, ...)``.
+    kind
+        ``"pixels"``, ``"tokens"``, ``"values"`` or ``"counts"``.
+    rows
+        Row numbers, those of the training cells.
+    seed
+        Seed of the choice where there are more.
+
+    Returns
+    -------
+    Means and standard deviations (divided by n; 0 where constant), float64: ``(C,)`` for pixels,
+    ``(D,)`` for tokens, ``(features,)`` else.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cellfuse.data import make_reader, statistics
+    >>> mean, sd = statistics(make_reader(np.array([[1.0], [3.0]])), "values", np.arange(2), seed=0)
+    >>> mean.tolist(), sd.tolist()
+    ([2.0], [1.0])
     """
     if len(rows) > MAX_STATISTICS_CELLS:
         chosen = np.random.default_rng(seed).choice(rows, MAX_STATISTICS_CELLS, replace=False)

@@ -21,14 +21,30 @@ __all__ = ["Batch", "DocumentDataModule", "DocumentLoader", "Source"]
 
 @dataclass
 class Batch:
-    """The documents of one training step; `G` documents, `S` cells of each draw."""
+    """The documents of one training step; `G` documents, `S` cells of each draw.
 
-    key: Tensor  # (G,) number of the document in the whole training: masks and noise hang on it
-    context: Tensor  # (G,)
-    rows: dict[str, Tensor]  # (G, S)
-    present: dict[str, Tensor]  # (G,) bool
-    x: dict[str, Tensor]  # (G, S, ...)
-    obs: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # (G, S) each
+    Parameters
+    ----------
+    key
+        Number of each document in the whole training, ``(G,)``: masks and noise hang on it.
+    context
+        Number of its context, ``(G,)``.
+    rows
+        Rows of the modality by draw, ``(G, S)``.
+    present
+        By draw, whether the context has such cells, ``(G,)``, bool.
+    x
+        What was read, by draw, ``(G, S, ...)``.
+    obs
+        Numbers that go with the cells (dose, batch), by draw and name, ``(G, S)`` each.
+    """
+
+    key: Tensor
+    context: Tensor
+    rows: dict[str, Tensor]
+    present: dict[str, Tensor]
+    x: dict[str, Tensor]
+    obs: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
         """Move to a device, as a tensor does; sparse counts become dense there."""
@@ -59,6 +75,17 @@ class Source:
         Reader of each modality.
     fields
         For each modality, per-cell numbers that go with it (dose, batch, size factor), ``(n,)``.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> from cellfuse.data import Contexts, DocumentPlan, Draw, Source, Stream, make_reader
+    >>> mdata = cf.datasets.simulated_screen(50, n_targets=4, cells_per_guide=4, seed=0)
+    >>> contexts = Contexts.from_modalities(mdata.mod, "guide")
+    >>> plan = DocumentPlan(contexts, Stream((Draw("rna", 4),), batch_size=8))
+    >>> source = Source({"rna": make_reader(mdata["rna"].X)})
+    >>> source.read(plan.indices(epoch=0, step=0)).to("cpu").x["rna"].shape
+    torch.Size([8, 4, 50])
     """
 
     readers: dict[str, Reader]
@@ -117,6 +144,11 @@ class DocumentLoader:
         Processes that read ahead; 0 reads in the training process.
     rank, world_size
         Which slice of each batch is this device's.
+
+    Raises
+    ------
+    ValueError
+        A batch that cannot be dealt to the devices evenly.
     """
 
     def __init__(

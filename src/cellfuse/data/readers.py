@@ -31,12 +31,30 @@ CACHE_BYTES = 1 << 30
 
 @dataclass
 class SparseRows:
-    """Rows of a CSR matrix on their way to the device, where they become dense."""
+    """Rows of a CSR matrix on their way to the device, where they become dense.
 
-    row: Tensor  # (nnz,)
-    column: Tensor  # (nnz,)
-    value: Tensor  # (nnz,) float32
-    shape: tuple[int, ...]  # (..., n_columns)
+    Parameters
+    ----------
+    row, column
+        Place of each value, ``(nnz,)``, rows counted over all leading axes of `shape`.
+    value
+        Values, ``(nnz,)``, float32.
+    shape
+        Shape of the dense tensor, ``(..., n_columns)``.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse as sp
+    >>> from cellfuse.data import gather, make_reader
+    >>> counts = make_reader(sp.csr_matrix(np.diag([1.0, 2.0])))
+    >>> gather(counts, np.array([[1, 0]])).dense().tolist()
+    [[[0.0, 2.0], [1.0, 0.0]]]
+    """
+
+    row: Tensor
+    column: Tensor
+    value: Tensor
+    shape: tuple[int, ...]
 
     def to(self, *args: Any, **kwargs: Any) -> SparseRows:
         """Move to a device, as a tensor does."""
@@ -80,7 +98,7 @@ class Reader(Protocol):
 
 
 class DenseReader:
-    """A numpy array or memmap."""
+    """A numpy array or memmap, ``(n, ...)``, read row by row; :func:`make_reader` makes it."""
 
     block_size = 1
 
@@ -103,7 +121,7 @@ class DenseReader:
 
 
 class CSRReader:
-    """A scipy CSR matrix, or anndata's CSR dataset in a file."""
+    """A scipy CSR matrix, or anndata's CSR dataset in a file; rows stay CSR."""
 
     def __init__(self, matrix: Any) -> None:
         self.matrix = matrix
@@ -192,7 +210,11 @@ def make_reader(array: Any, *, cache_bytes: int = CACHE_BYTES) -> Reader:
         numpy array or memmap, scipy sparse matrix, anndata CSR dataset, `h5py.Dataset`,
         `zarr.Array` or dask array.
     cache_bytes
-        Decoded blocks kept of an array that is not in memory.
+        Decoded blocks kept of an array that is not in memory, in bytes (1 GiB).
+
+    Returns
+    -------
+    A :class:`DenseReader`, :class:`CSRReader` or :class:`BlockReader`.
 
     Raises
     ------
@@ -227,6 +249,17 @@ def make_reader(array: Any, *, cache_bytes: int = CACHE_BYTES) -> Reader:
 def gather(reader: Reader, rows: Ints) -> Tensor | SparseRows:
     """Read rows in any order, with repeats; the result has the shape of `rows` in front.
 
+    Parameters
+    ----------
+    reader
+        Where to read, see :func:`make_reader`.
+    rows
+        Row numbers of any shape, such as ``(G, S)``.
+
+    Returns
+    -------
+    Tensor ``(*rows.shape, ...)``, or :class:`SparseRows` of that shape for a CSR matrix.
+
     Examples
     --------
     >>> import numpy as np
@@ -246,13 +279,23 @@ def gather(reader: Reader, rows: Ints) -> Tensor | SparseRows:
             (*rows.shape, asked.shape[1]),
         )
     values = found[inverse].reshape(*rows.shape, *found.shape[1:])
+    if not values.dtype.isnative:  # as ImageJ and many microscopes write it
+        values = values.astype(values.dtype.newbyteorder("="))
     if values.dtype == np.uint16:
         values = values.astype(np.int32)  # torch computes little in uint16
     return torch.from_numpy(np.ascontiguousarray(values))
 
 
 class ColumnReader:
-    """A reader whose columns are put into another order: genes are matched by name."""
+    """A reader whose columns are put into another order: genes are matched by name.
+
+    Parameters
+    ----------
+    reader
+        Reader of a matrix, ``(n, n_columns)``.
+    columns
+        Column of that matrix for each one that is handed out.
+    """
 
     def __init__(self, reader: Reader, columns: Ints) -> None:
         self.reader, self.columns = reader, columns

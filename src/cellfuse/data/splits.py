@@ -17,6 +17,33 @@ def training_rows(
 
     A context keeps at least one training cell. A cell of several contexts is held out of all of
     them or of none.
+
+    Parameters
+    ----------
+    contexts
+        Who shares a context.
+    share
+        Share of each context's cells that is held out, rounded down; 0 for none.
+    seed
+        Seed of the choice.
+
+    Returns
+    -------
+    For each modality, which cells train and which validate, ``(n,)`` bool each.
+
+    Raises
+    ------
+    ValueError
+        A share outside [0, 1).
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> mdata = cf.datasets.simulated_screen(n_targets=4, cells_per_guide=20, seed=0)
+    >>> contexts = cf.data.Contexts.from_modalities(mdata.mod, "gene")
+    >>> train, held_out = cf.data.training_rows(contexts, 0.1, seed=0)
+    >>> bool((train["rna"] != held_out["rna"]).all())
+    True
     """
     if not 0 <= share < 1:
         raise ValueError(f"validation_size must be in [0, 1), found {share}.")

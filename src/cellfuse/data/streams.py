@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cellfuse._errors import missing_key
 from cellfuse.data.contexts import Contexts, Ints, Members
 
 __all__ = ["Draw", "DocumentPlan", "Indices", "Stream", "draw_rows", "enumerate_documents"]
@@ -36,6 +37,17 @@ class Draw:
         is absent, ``"drop"`` makes none.
     name
         Key of this draw in the batch; the modality unless a stream draws from it twice.
+
+    Raises
+    ------
+    ValueError
+        A size below 1, or another `missing`.
+
+    Examples
+    --------
+    >>> from cellfuse.data import Draw
+    >>> Draw("rna", 1, context="control", name="basal").size
+    1
     """
 
     modality: str
@@ -66,6 +78,18 @@ class Stream:
     over
         ``"contexts"``: every context gives the same number of documents per epoch.
         ``"cells"``: every cell of the first draw's modality stands in one document per epoch.
+
+    Raises
+    ------
+    ValueError
+        No draw, two of one name, a batch size below 1, or with ``over="cells"`` a first draw of
+        more than one cell.
+
+    Examples
+    --------
+    >>> from cellfuse.data import Draw, Stream
+    >>> Stream((Draw("image", 16), Draw("rna", 16)), batch_size=48).over
+    'contexts'
     """
 
     draws: tuple[Draw, ...]
@@ -88,16 +112,33 @@ class Stream:
 
 @dataclass(frozen=True)
 class Indices:
-    """The documents of one batch, before any cell is read."""
+    """The documents of one batch, before any cell is read.
 
-    key: Ints  # (G,) number of the document in the whole training
-    context: Ints  # (G,)
-    rows: dict[str, Ints]  # (G, S); zeros where the draw is absent
-    present: dict[str, NDArray[np.bool_]]  # (G,)
+    Parameters
+    ----------
+    key
+        Number of each document in the whole training, ``(G,)``.
+    context
+        Number of its context, ``(G,)``.
+    rows
+        Rows of the modality by draw, ``(G, S)``; zeros where the draw is absent.
+    present
+        By draw, whether the context has such cells, ``(G,)``.
+    """
+
+    key: Ints
+    context: Ints
+    rows: dict[str, Ints]
+    present: dict[str, NDArray[np.bool_]]
 
     def slice(self, rank: int, world_size: int) -> Indices:
-        """Every `world_size`-th document, beginning with number `rank`."""
-        part = slice(rank, None, world_size)
+        """Every `world_size`-th document, beginning with number `rank`.
+
+        Of fewer documents than devices (the rest of a validation set) some see one that another
+        has too: a device without any would have no loss to report.
+        """
+        n = len(self.key)
+        part = np.arange(rank % n if n else rank, n, world_size)
         return Indices(
             self.key[part],
             self.context[part],
@@ -174,6 +215,23 @@ class DocumentPlan:
         For draws with ``context="control"``.
     drop_last
         Leave out the documents that do not fill a batch; False for validation.
+
+    Raises
+    ------
+    KeyError
+        A draw's modality is absent, or the controls of ``context="control"`` are.
+    ValueError
+        Fewer than one document per context, another `replace`, or no document to draw.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> from cellfuse.data import Contexts, DocumentPlan, Draw, Stream
+    >>> mdata = cf.datasets.simulated_screen(n_targets=4, cells_per_guide=4, seed=0)
+    >>> contexts = Contexts.from_modalities(mdata.mod, "guide")
+    >>> plan = DocumentPlan(contexts, Stream((Draw("image", 4), Draw("rna", 4)), batch_size=8))
+    >>> len(contexts), plan.n_documents, plan.n_steps
+    (28, 840, 105)
     """
 
     contexts: Contexts
@@ -298,10 +356,43 @@ def enumerate_documents(
     The cells of a context are shuffled, wrapped around to a multiple of the set size and cut into
     sets; a modality with fewer sets is repeated in cycles.
 
+    Parameters
+    ----------
+    contexts
+        Who shares a context.
+    modalities
+        Modalities of the documents.
+    set_size
+        Cells of each modality in a document.
+    seed
+        Seed of the order in which the cells of a context are cut into sets.
+
     Returns
     -------
     Documents of all contexts, ordered by context.
+
+    Raises
+    ------
+    KeyError
+        There is no such modality.
+    ValueError
+        A `set_size` below 1.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> from cellfuse.data import Contexts, enumerate_documents
+    >>> mdata = cf.datasets.simulated_screen(n_targets=4, cells_per_guide=4, seed=0)
+    >>> contexts = Contexts.from_modalities(mdata.mod, "guide")
+    >>> documents = enumerate_documents(contexts, ["image", "rna"], set_size=4)
+    >>> len(set(documents.rows["rna"].ravel())) == mdata["rna"].n_obs
+    True
     """
+    if set_size < 1:
+        raise ValueError(f"set_size must be at least 1, found {set_size}.")
+    for modality in modalities:
+        if modality not in contexts.members:
+            raise missing_key(modality, contexts.modalities, what="the modalities")
     n_sets = {m: -(-contexts.members[m].counts // set_size) for m in modalities}
     n_documents = np.max(list(n_sets.values()), axis=0)
     context = np.repeat(np.arange(len(contexts)), n_documents)

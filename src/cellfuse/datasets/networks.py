@@ -91,6 +91,11 @@ def stringdb(
         raise ValueError(f"expected a score from 0 to 1 (STRING's by 1,000), found {score}.")
     links, info = _string_files(physical, species)
     own = None if path is None else Path(path)
+    if own is not None and not own.exists():
+        raise FileNotFoundError(
+            f"there is no file or folder {str(own)!r}; it should hold {links.name!r} and "
+            f"{info.name!r}, which lie at {links.url} and {info.url}."
+        )
     if own is not None and own.is_file() and ".links." not in own.name:
         return _pairs(own, "StringDB", score=score)
     folder = own if own is None or own.is_dir() else own.parent

@@ -113,7 +113,9 @@ def lincs_pilot1(*, path: str | Path | None = None) -> MuData:
             where=f"{ROSETTA} (Cell Painting Gallery)",
             layout=f"a folder with {listing(LINCS_FILES.values())}",
         )
-    return MuData({m: read_profiles(_inside(path, name)) for m, name in LINCS_FILES.items()})
+    parts = {m: read_profiles(_inside(path, name)) for m, name in LINCS_FILES.items()}
+    with md.set_options(pull_on_update=False):  # what mudata 0.4 does; 0.3 warns without it
+        return MuData(parts)
 
 
 def scgenescope(
@@ -169,7 +171,8 @@ def scgenescope(
             part.var_names = [f"{modality}-{name}" for name in part.var_names]
             parts.append(part)
         mods[modality] = ad.concat(parts) if len(parts) > 1 else parts[0]
-    return MuData(mods)
+    with md.set_options(pull_on_update=False):
+        return MuData(mods)
 
 
 def perturb_multi(*, path: str | Path | None = None) -> AnnData | MuData:
@@ -206,7 +209,8 @@ def perturb_multi(*, path: str | Path | None = None) -> AnnData | MuData:
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"there is no file {str(source)!r}.")
-    return md.read_h5mu(source) if source.suffix == ".h5mu" else ad.read_h5ad(source)
+    with md.set_options(pull_on_update=False):
+        return md.read_h5mu(source) if source.suffix == ".h5mu" else ad.read_h5ad(source)
 
 
 def _inside(folder: str | Path, name: str) -> Path:

@@ -44,7 +44,19 @@ class Planned:
 class Fields(Sequence[Field]):
     """Fields of a folder: a sequence that reads a field when it is asked for, and keeps none.
 
-    :func:`read_fields` makes it.
+    :func:`read_fields` makes it; ``fields[0]`` reads a :class:`Field`, ``fields[:4]`` is a shorter
+    sequence, of which nothing is read.
+
+    Parameters
+    ----------
+    planned
+        Files and metadata of each field.
+    channels
+        Channels as they were asked for.
+    connected
+        The label images are masks.
+    table
+        Data frame of what is known of the fields, a row each.
     """
 
     planned: tuple[Planned, ...]

@@ -211,6 +211,7 @@ def _is_name(value: str) -> bool:
 def _matrix(file: Path, rows: list[bytes], names: pd.Index, n_columns: int) -> NDArray[np.float32]:
     """Numbers of the rows, float32 (rows, columns)."""
     options: dict[str, Any] = {"sep": "\t", "header": None, "na_values": ["na"]}
+    options["skip_blank_lines"] = False  # the line of a row whose only value is missing
     text = b"\n".join(rows)
     try:
         table = pd.read_csv(io.BytesIO(text), dtype=np.float32, **options)

@@ -31,7 +31,7 @@ from cellfuse._access import PROVENANCE, Data, is_mudata
 from cellfuse._errors import listing, missing_key
 from cellfuse.data import CellInput, Contexts, Reader, Source, check_values, statistics
 from cellfuse.data.readers import read_dense
-from cellfuse.model._setup import check_mudata
+from cellfuse.model._setup import check_mudata, check_whole
 from cellfuse.model._storage import read_folder, write_folder
 from cellfuse.model._training import refuse_unknown
 
@@ -251,6 +251,7 @@ class DocumentModel(BaseModelClass):
         batch_size: int,
     ) -> NDArray[np.float32]:
         """Run `encode` over all cells of a role: (cells, ...) to (cells, width)."""
+        check_whole("batch_size", batch_size)
         reader = self._reader(data, role)
         out = np.empty((reader.shape[0], width), np.float32)
         for start in range(0, len(out), batch_size):
@@ -275,8 +276,7 @@ class DocumentModel(BaseModelClass):
         refuse_unknown(trainer_kwargs, type(self).train)
         if self.adata is None:
             raise ValueError("this model was loaded without data: load it with `adata=mdata`.")
-        if max_epochs < 1:
-            raise ValueError(f"max_epochs must be at least 1, found {max_epochs}.")
+        check_whole("max_epochs", max_epochs)
 
     def _check_trained(self) -> None:
         if not self.is_trained_:

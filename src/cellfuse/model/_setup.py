@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 import pandas as pd
 from mudata import MuData
@@ -12,7 +13,15 @@ from cellfuse._errors import listing, missing_key
 from cellfuse.data import CellInput, Contexts, check_values
 from cellfuse.data.contexts import PAIRED
 
-__all__ = ["ROLES", "check_mudata", "check_seed", "one_of", "read_inputs", "roles_of"]
+__all__ = [
+    "ROLES",
+    "check_mudata",
+    "check_seed",
+    "check_whole",
+    "one_of",
+    "read_inputs",
+    "roles_of",
+]
 
 ROLES = ("image", "rna")
 
@@ -46,6 +55,11 @@ def check_mudata(model: str, mdata: MuData, roles: Mapping[str, str], keys: Sequ
     for modality in roles.values():
         if mdata.mod[modality].n_obs == 0:
             raise ValueError(f"modality {modality!r} has no cells.")
+        if mdata.is_view or mdata.mod[modality].is_view:
+            raise ValueError(
+                f"modality {modality!r} is a view of other data, which a model cannot keep: take "
+                "a copy, `mdata = mdata[...].copy()`, or `MuData({name: adata[...].copy()})`."
+            )
         names = mdata.mod[modality].obs_names
         if not names.is_unique:
             double = names[names.duplicated()].unique()
@@ -118,6 +132,14 @@ def check_seed(seed: int) -> None:
     """Refuse a seed that does not fit into half of a document's key."""
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed must be from 0 to {2**31 - 1}, found {seed}.")
+
+
+def check_whole(name: str, value: object) -> None:
+    """Refuse what is no number of epochs or cells."""
+    if not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number, found {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, found {value}.")
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> None:

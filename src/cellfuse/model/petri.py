@@ -27,7 +27,7 @@ from cellfuse.data.streams import Indices
 from cellfuse.model._petri_config import BATCHES, default_weights, input_specs, sizes_of
 from cellfuse.model._scvi import DocumentModel
 from cellfuse.model._sets import plan_sets
-from cellfuse.model._setup import check_seed, read_inputs, roles_of
+from cellfuse.model._setup import check_seed, check_whole, read_inputs, roles_of
 from cellfuse.model._training import Training, fit, seeded
 from cellfuse.nn import JointMaskedAutoencoder
 
@@ -377,6 +377,7 @@ class PETRI(DocumentModel):
                 f"layer={layer!r}: expected 'encoder' or a number from 1 to "
                 f"{self.sizes.n_set_layers} (the layers of the set transformer)."
             )
+        check_whole("batch_size", batch_size)
         roles = list(self.inputs)
         contexts = self._contexts(data, roles)
         documents = enumerate_documents(contexts, roles, set_size=self.set_size, seed=self.seed)

@@ -90,7 +90,7 @@ def contexts(
             **line_style(k),
         )
     ax.axvline(set_size, color=GREY, linewidth=1, linestyle="--", label=f"set size {set_size}")
-    _cell_scale(ax, counts.to_numpy())
+    _cell_scale(ax, counts.to_numpy(), set_size)
     ax.set(ylim=(0, 1.02), ylabel="Cumulative share of contexts")
     ax.set_xlabel(f"Cells per context ({', '.join(keys)})")
     either = below.any(axis=1).mean()
@@ -107,7 +107,7 @@ def contexts(
     return ax
 
 
-def _cell_scale(ax: Axes, counts: np.ndarray) -> None:
+def _cell_scale(ax: Axes, counts: np.ndarray, set_size: int) -> None:
     """Make the scale of cells logarithmic with plain numbers, linear to 1 if a context has none."""
     from matplotlib.ticker import NullFormatter
 
@@ -116,9 +116,9 @@ def _cell_scale(ax: Axes, counts: np.ndarray) -> None:
         ax.set_xlim(left=0.0)
     else:
         ax.set_xscale("log")
-    highest = counts.max()
+    lowest, highest = min(counts.min(), set_size), max(counts.max(), set_size)
     ticks = [t * 10**k for k in range(9) for t in (1, 2, 5) if t * 10**k <= 1.1 * highest]
-    ticks = [t for t in ticks if t >= 0.8 * counts.min()]
+    ticks = [t for t in ticks if t >= 0.8 * lowest] or [set_size]
     if len(ticks) > 9:
         ticks = [t for t in ticks if str(t).startswith("1")]
     ax.set_xticks([0, *ticks] if counts.min() < 1 else ticks)

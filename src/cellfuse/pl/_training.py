@@ -80,7 +80,7 @@ def training_curves(
             label = {"train": "training"}.get(stage, stage)
             panel.plot(values.index, values, marker=marker, markersize=3, label=label, **style)
         panel.set(xlabel=str(values.index.name or "epoch"), ylabel=name.replace("_", " "))
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         bare(panel)
         if set(curves) & set(STAGES):
             legend_above(panel, 2)
@@ -96,7 +96,7 @@ def _quantities(history: Mapping[str, Any]) -> dict[str, dict[str, pd.Series]]:
         parts = [part for part in str(name).split("_") if part]
         if len(parts) > 1 and parts[-1] in ("epoch", "step"):
             parts = parts[:-1]
-        stage = next((s for s in STAGES if s in (parts[0], parts[-1])), "")
+        stage = next((s for s in STAGES if s in parts), "")
         quantity = "_".join(part for part in parts if part != stage) or stage
         if len(values) and stage not in found.get(quantity, {}):
             found.setdefault(quantity, {})[stage] = values
