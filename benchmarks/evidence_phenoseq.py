@@ -125,14 +125,19 @@ def train_phenoseq(mdata: md.MuData, *, seed: int, epochs: int, **setup) -> cf.P
     return model
 
 
+#: Kind of conditioning, draws, and whether these come in pairs of opposite noise.
+DRAWS = (("mean", 1, True), ("mean", 10, True), ("mean", 100, False), ("set", 10, True))
+
+
 def drawn(model: cf.PhenoSeq, images: ad.AnnData) -> dict[str, ad.AnnData]:
     """Both kinds of conditioning, one draw and the mean of several."""
     out = {}
-    for conditioning in ("mean", "set"):
-        for n in (1, 100):
-            found = model.sample(images, conditioning=conditioning, n_samples=n)
-            draws = "1 draw" if n == 1 else f"{n} draws"
-            out[f"PhenoSeq {conditioning}, {draws}"] = found
+    for conditioning, n, antithetic in DRAWS:
+        found = model.sample(
+            images, conditioning=conditioning, n_samples=n, antithetic=antithetic
+        )
+        draws = "1 draw" if n == 1 else f"{n} draws" if antithetic else f"{n} independent draws"
+        out[f"PhenoSeq {conditioning}, {draws}"] = found
     return out
 
 
@@ -277,7 +282,7 @@ def classify() -> None:
                 documents_per_context=10,
                 **setup,
             )
-            synthetic = model.sample(n_samples=100)
+            synthetic = model.sample(n_samples=10)
             synthetic.var_names = [f"synthetic_{k}" for k in range(synthetic.n_vars)]
             synthetic.obs_names = "synthetic-" + synthetic.obs_names
             whole = md.MuData({**mdata.mod, "synthetic": synthetic})

@@ -189,7 +189,13 @@ def test_an_array_of_another_kind_is_named():
 
 
 def loader(
-    n_workers: int = 0, *, images: np.ndarray, rank: int = 0, world_size: int = 1
+    n_workers: int = 0,
+    *,
+    images: np.ndarray,
+    rank: int = 0,
+    world_size: int = 1,
+    batch_size: int = 2,
+    drop_last: bool = True,
 ) -> DocumentLoader:
     import pandas as pd
 
@@ -198,7 +204,8 @@ def loader(
     both = {"image": members, "rna": members}
     contexts = Contexts(pd.DataFrame(index=range(3)), both, {"image": 23, "rna": 23})
     draws = (Draw("image", 2), Draw("rna", 3), Draw("rna", 1, name="more"))
-    plan = DocumentPlan(contexts, Stream(draws, 2), documents_per_context=4)
+    stream = Stream(draws, batch_size)
+    plan = DocumentPlan(contexts, stream, documents_per_context=4, drop_last=drop_last)
     fields = {"rna": {"depth": np.arange(23.0)}}
     source = Source({"image": make_reader(images), "rna": make_reader(counts)}, fields)
     return DocumentLoader(
@@ -271,6 +278,16 @@ def test_ranks_read_slices_of_the_batch(images):
 def test_a_batch_that_cannot_be_dealt_evenly_is_refused(images):
     with pytest.raises(ValueError, match="a batch of 2 documents cannot be dealt to 3 devices"):
         loader(images=images, world_size=3)
+
+
+@pytest.mark.parametrize(("drop_last", "sizes"), [(True, [2] * 5), (False, [3, 3, 2, 2, 2])])
+def test_fewer_documents_than_a_batch_are_dealt_as_they_are(images, drop_last, sizes):
+    given = {"images": images, "world_size": 5, "batch_size": 100, "drop_last": drop_last}
+    parts = [next(iter(loader(rank=r, **given))) for r in range(5)]
+    assert [len(part.key) for part in parts] == sizes
+    assert len(np.unique(np.concatenate([part.key for part in parts]))) == sum(sizes)
+    with pytest.raises(ValueError, match="a batch of 12 documents cannot be dealt to 24 devices"):
+        loader(**{**given, "world_size": 24})
 
 
 def test_dask_arrays_are_read_in_the_training_process(images):

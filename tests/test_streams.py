@@ -214,6 +214,9 @@ def test_no_device_is_left_without_a_document():
     parts = [rest.slice(r, 5) for r in range(5)]
     assert all(len(part.key) == 1 for part in parts)
     assert {int(part.key[0]) for part in parts} == set(rest.key.tolist())
+    n = len(whole.key)
+    even = [whole.slice(r, n - 1, even=True).key.tolist() for r in range(n - 1)]
+    assert even == [[key] for key in whole.key[: n - 1].tolist()]
 
 
 @pytest.mark.parametrize("world_size", [2, 4])

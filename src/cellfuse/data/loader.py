@@ -127,7 +127,8 @@ class _Steps(Dataset):
         self.modality_of = {draw.name: draw.modality for draw in plan.stream.draws}
 
     def __getitem__(self, at: tuple[int, int]) -> Batch:
-        indices = self.plan.indices(*at).slice(self.rank, self.world_size)
+        # A loss between documents waits for as many of them from every device.
+        indices = self.plan.indices(*at).slice(self.rank, self.world_size, even=self.plan.drop_last)
         return self.source.read(indices, self.modality_of)
 
 
@@ -161,7 +162,9 @@ class DocumentLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if plan.batch_size % world_size:
+        # Fewer documents than a batch, as in a small validation set, are dealt as they are.
+        few = world_size <= plan.batch_size < plan.stream.batch_size
+        if plan.batch_size % world_size and not few:
             raise ValueError(
                 f"a batch of {plan.batch_size} documents cannot be dealt to {world_size} devices "
                 "evenly; choose a batch_size that is a multiple of their number."

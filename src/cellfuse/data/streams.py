@@ -131,13 +131,16 @@ class Indices:
     rows: dict[str, Ints]
     present: dict[str, NDArray[np.bool_]]
 
-    def slice(self, rank: int, world_size: int) -> Indices:
+    def slice(self, rank: int, world_size: int, *, even: bool = False) -> Indices:
         """Every `world_size`-th document, beginning with number `rank`.
 
-        Of fewer documents than devices (the rest of a validation set) some see one that another
-        has too: a device without any would have no loss to report.
+        With `even` all devices get as many, and what is over is left out. Otherwise, of fewer
+        documents than devices (the rest of a validation set) some see one that another has too: a
+        device without any would have no loss to report.
         """
         n = len(self.key)
+        if even:
+            n -= n % world_size
         part = np.arange(rank % n if n else rank, n, world_size)
         return Indices(
             self.key[part],
