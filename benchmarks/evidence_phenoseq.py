@@ -133,9 +133,7 @@ def drawn(model: cf.PhenoSeq, images: ad.AnnData) -> dict[str, ad.AnnData]:
     """Both kinds of conditioning, one draw and the mean of several."""
     out = {}
     for conditioning, n, antithetic in DRAWS:
-        found = model.sample(
-            images, conditioning=conditioning, n_samples=n, antithetic=antithetic
-        )
+        found = model.sample(images, conditioning=conditioning, n_samples=n, antithetic=antithetic)
         draws = "1 draw" if n == 1 else f"{n} draws" if antithetic else f"{n} independent draws"
         out[f"PhenoSeq {conditioning}, {draws}"] = found
     return out

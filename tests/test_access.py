@@ -190,11 +190,6 @@ def test_labels_are_one_or_several_texts_or_numbers(given) -> None:
     assert access.label_list(given) == ["0"]
 
 
-def test_a_column_named_twice_is_refused(cells) -> None:
-    with pytest.raises(ValueError, match=r"keys=\['well', 'well'\]: an obs column is named twice"):
-        access.context_labels(cells, ["well", "well"])
-
-
 @pytest.mark.parametrize("kind", ["dense", "csr"])
 def test_arrays_on_disk_are_read_or_refused(cells, tmp_path, kind) -> None:
     stored = cells.copy()

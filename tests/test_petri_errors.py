@@ -67,6 +67,7 @@ def with_guide(mdata: md.MuData, modality: str, values: object) -> None:
             "'guides' is not in obs.*Did you mean 'guide'",
         ),
         (None, {"context_keys": []}, ValueError, "`context_keys` is empty"),
+        (None, {"context_keys": ["guide", "guide"]}, ValueError, "names an obs column twice"),
         (None, {"image_rep": "crop"}, KeyError, "'crop' is not in obsm.*Did you mean 'crops'"),
         (None, {"image_rep": None}, ValueError, "X of modality 'image' is empty.*'crops'"),
         (None, {"rna_layer": "raw"}, KeyError, "'raw' is not in layers of modality 'rna'"),

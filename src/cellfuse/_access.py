@@ -142,8 +142,6 @@ def context_labels(adata: AnnData, keys: str | list[str], *, modality: str = "")
     names = [keys] if isinstance(keys, str) else list(keys)
     if not names:
         raise ValueError("no obs column was named to group by.")
-    if len(set(names)) < len(names):
-        raise ValueError(f"keys={names}: an obs column is named twice.")
     columns = [_as_text(obs_column(adata, name, modality=modality)) for name in names]
     joint = columns[0].astype(object)
     for column in columns[1:]:

@@ -121,6 +121,8 @@ class Contexts:
         keys = [context_keys] if isinstance(context_keys, str) else list(context_keys)
         if not keys:
             raise ValueError("`context_keys` is empty; name at least one obs column.")
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"context_keys={keys} names an obs column twice.")
         if keys == [PAIRED]:
             contexts = cls._paired(adatas)
         elif len(keys) == 1 and all(
