@@ -34,7 +34,8 @@ def phenoseq(table: Table, cell: Cell) -> str:
             f"{many(frame, 'seed')}; 30 targets, cells dealt to four replicates. The "
             "mean synthetic profile of a treatment ranks the real ones of all held-out samples. "
             f"MRR by chance: {chance}. *Not shared*: both modalities respond, in unrelated ways. "
-            "Intervals over seeds.\n"
+            "Ten draws are in pairs of opposite noise, the others independent. Intervals over "
+            "seeds.\n"
         )
         text.append(table(pivot(frame, ["screen", "held_out", "method"], columns, cell)))
     text.append("### Treatments told from synthetic profiles\n")

@@ -319,3 +319,41 @@ def test_the_joint_map_holds_the_best_treatments():
     np.testing.assert_allclose(centroids.loc[(best[1], "real")], wanted, rtol=1e-5)
     assert {name.split("-")[0] for name in joint.obs_names[rows]} == {"real"}
     assert draw_together(joint).child_axes
+
+
+# -- what is resampled together -------------------------------------------------------------------
+
+
+def test_wells_are_resampled_as_their_means():
+    rng = np.random.default_rng(0)
+    wells = profiles(rng.normal(size=(12, 4)), np.repeat(["a", "b", "c"], 4))
+    cells = profiles(np.repeat(wells.X, 5, axis=0), np.repeat(["a", "b", "c"], 20))
+    cells.obs["well"] = np.repeat(np.arange(12), 5)
+    synthetic = profiles(rng.normal(size=(3, 4)), ["a", "b", "c"])
+    by_well = fidelity(cells, synthetic.copy(), "drug", unit_key="well", n_boot=50)
+    by_mean = fidelity(wells, synthetic.copy(), "drug", n_boot=50)
+    ends = [c for c in by_well if c.endswith(("_low", "_high"))]
+    np.testing.assert_allclose(by_well[ends], by_mean[ends], rtol=1e-6)
+    by_cell = fidelity(cells, synthetic.copy(), "drug", n_boot=50)
+    narrow, wide = (t["euclidean_high"] - t["euclidean_low"] for t in (by_cell, by_well))
+    assert (narrow < 0.8 * wide).all()
+
+
+def test_draws_of_opposite_noise_are_resampled_in_pairs():
+    rng = np.random.default_rng(0)
+    centre, noise = np.repeat(3 * np.eye(3), 10, axis=0), 5 * rng.normal(size=(30, 3))
+    values = np.stack([centre + noise, centre - noise], axis=1).reshape(60, 3)
+    synthetic = profiles(values, np.repeat(["a", "b", "c"], 20))
+    real = profiles(np.eye(3), ["a", "b", "c"])
+    alone = fidelity(real, synthetic.copy(), "drug", n_boot=100)
+    synthetic.obs["noise_pair"] = np.repeat(np.arange(30), 2)
+    found = fidelity(real, synthetic, "drug", n_boot=100)
+    np.testing.assert_allclose(found["euclidean_high"], found["euclidean"], rtol=1e-5)
+    np.testing.assert_allclose(found["euclidean_low"], found["euclidean"], rtol=1e-5)
+    assert (alone["euclidean_high"] > alone["euclidean"] + 0.5).all()
+
+
+def test_an_absent_unit_is_named():
+    real = profiles(np.eye(3), ["a", "b", "c"])
+    with pytest.raises(KeyError, match="'well' is not in obs"):
+        fidelity(real, real.copy(), "drug", unit_key="well")

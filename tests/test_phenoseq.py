@@ -335,6 +335,8 @@ def test_pairs_of_draws_have_opposite_noise(eta):
 def test_whether_draws_come_in_pairs_is_the_callers_choice(trained):
     pairs, free = (trained.sample(n_steps=5, n_samples=4, antithetic=a) for a in (True, False))
     assert pairs.uns["phenoseq"]["antithetic"] and not free.uns["phenoseq"]["antithetic"]
+    assert pairs.obs["noise_pair"].tolist()[:5] == ["s0-0", "s0-0", "s0-1", "s0-1", "s1-0"]
+    assert "noise_pair" not in free.obs and "noise_pair" not in trained.sample(n_steps=2).obs
     assert np.array_equal(pairs.X[0::4], free.X[0::4])
     assert np.array_equal(pairs.X[2::4], free.X[1::4])
     assert np.abs(pairs.X[1::4] - free.X[1::4]).max() > 1e-4

@@ -94,7 +94,8 @@ class PhenoSeqInference(DocumentModel):
         -------
         AnnData with one row per context, or per context and draw. ``X``: embeddings on the
         original scale, float32. ``obs``: the context keys, every other column of the images that
-        is constant within all contexts, ``n_cells`` (images) and ``draw``. ``uns["phenoseq"]``:
+        is constant within all contexts, ``n_cells`` (images), ``draw`` and, of
+        several antithetic draws, ``noise_pair``. ``uns["phenoseq"]``:
         the arguments. The data are not changed.
 
         Raises
@@ -144,7 +145,7 @@ class PhenoSeqInference(DocumentModel):
             values[part] = drawn.float().cpu().numpy()
         out = AnnData(
             values[chosen].reshape(len(chosen) * n_samples, -1),
-            obs=profile_obs(adata.obs, found, chosen, n_samples),
+            obs=profile_obs(adata.obs, found, chosen, n_samples, antithetic=antithetic),
         )
         if self.inputs["rna"].names:
             out.var_names = list(self.inputs["rna"].names)

@@ -95,9 +95,9 @@ def set_batches(
 
 
 def profile_obs(
-    obs: pd.DataFrame, contexts: Contexts, chosen: Ints, n_samples: int
+    obs: pd.DataFrame, contexts: Contexts, chosen: Ints, n_samples: int, *, antithetic: bool
 ) -> pd.DataFrame:
-    """One row per profile: its context, every column that is constant in it, cells, draw."""
+    """One row per profile: its context, every column that is constant in it, cells, draw, pair."""
     # A cell may be in several contexts: each has rows of its own.
     rows = [_rows(contexts, position) for position in chosen]
     codes = np.repeat(np.arange(len(chosen)), [len(part) for part in rows])
@@ -106,10 +106,10 @@ def profile_obs(
     for name in contexts.table.columns.difference(obs.columns, sort=False):
         out[name] = contexts.table[name].iloc[chosen].array
     out["n_cells"] = contexts.members["image"].counts[chosen]
-    return _drawn(out, n_samples)
+    return _drawn(out, n_samples, antithetic)
 
 
-def _drawn(obs: pd.DataFrame, n_samples: int) -> pd.DataFrame:
+def _drawn(obs: pd.DataFrame, n_samples: int, antithetic: bool) -> pd.DataFrame:
     names = obs.index
     out = obs.iloc[np.repeat(np.arange(len(obs)), n_samples)].copy()
     draw: NDArray[np.int64] = np.tile(np.arange(n_samples), len(obs))
@@ -117,5 +117,7 @@ def _drawn(obs: pd.DataFrame, n_samples: int) -> pd.DataFrame:
     if n_samples > 1:
         repeated = names.repeat(n_samples)
         out.index = pd.Index([f"{name}-{d}" for name, d in zip(repeated, draw, strict=True)])
+        if antithetic:
+            out["noise_pair"] = [f"{name}-{d // 2}" for name, d in zip(repeated, draw, strict=True)]
     out.index.name = None
     return out

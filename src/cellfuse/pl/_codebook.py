@@ -83,7 +83,7 @@ def codebook(
     for one, (key, title) in zip(axes, MAPS.items(), strict=True):
         _draw(one, np.asarray(book.obsm[key]), groups, book.obs_names, pairs)
         one.set(title=title, xlabel="PC 1", ylabel="PC 2")
-    if groups is not None:
+    if groups is not None or len(pairs):
         legend_beside(axes[1])
     finish(list(axes), show=show, save=save)
     return axes
@@ -93,8 +93,14 @@ def _draw(
     ax: Axes, at: np.ndarray, groups: pd.Series | None, names: pd.Index, pairs: pd.DataFrame
 ) -> None:
     ends = [names.get_indexer(pd.Index(pairs[side])) for side in ("source", "target")]
+    label = (
+        f"the {len(pairs)} pairs that moved\ntogether the most"
+        if len(pairs) > 1
+        else "pair that moved\ntogether the most"
+    )
     for a, b in zip(*ends, strict=True):
-        ax.plot(at[[a, b], 0], at[[a, b], 1], color="black", linewidth=0.8, zorder=1)
+        ax.plot(at[[a, b], 0], at[[a, b], 1], color="black", linewidth=0.8, zorder=1, label=label)
+        label = "_"  # one entry in the legend stands for all
     if groups is None:
         ax.scatter(at[:, 0], at[:, 1], s=18, color=GREY, zorder=2)
     else:

@@ -91,6 +91,16 @@ def fidelity(
         axes, (("rank", COLOURS[0]), ("specificity", COLOURS[1])), strict=True
     ):
         panel.axvline(chance[name], color=GREY, linewidth=1, linestyle="--")
+        panel.annotate(
+            "chance",
+            (chance[name], 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(2, -1),
+            textcoords="offset points",
+            va="top",
+            fontsize="small",
+            color=GREY,
+        )
         panel.errorbar(
             table[name],
             place,

@@ -20,6 +20,8 @@ __all__ = ["fidelity", "real_vs_synthetic"]
 METRICS = ("rank", "specificity", "euclidean", "cosine", "pearson")
 #: Cosines that agree to so many decimals are equal.
 DECIMALS = 12
+#: obs column of draws that share their noise up to its sign.
+PAIR = "noise_pair"
 #: UMAP begins with eigenvectors, of which fewer rows have too few.
 MIN_ROWS = 4
 #: Bytes of resampled centroids held at a time.
@@ -33,6 +35,7 @@ class _Side:
     values: Any
     rows: list[NDArray]  # of each treatment
     names: pd.Index
+    units: NDArray | None = None  # of each row; rows of a unit are resampled together
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -45,13 +48,18 @@ class _Side:
         return group_means(self.values, codes, len(self.rows))
 
     def resampled(self, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
-        """Centroids of `n` draws of each treatment's rows with replacement: (n, treatments, d)."""
+        """Centroids of `n` draws of each treatment's units with replacement: (n, treatments, d)."""
         out = np.empty((n, len(self.rows), self.values.shape[1]))
         for k, rows in enumerate(self.rows):
             part = self.values[rows]
             part = part.toarray() if hasattr(part, "toarray") else np.asarray(part)
-            size = len(rows)
-            out[:, k] = rng.multinomial(size, np.full(size, 1 / size), n) @ part / size
+            sizes = np.ones(len(rows))
+            if self.units is not None:
+                unit = np.unique(self.units[rows], return_inverse=True)[1]
+                sizes = np.bincount(unit).astype(np.float64)
+                part = group_means(part, unit, len(sizes)) * sizes[:, None]
+            drawn = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), n)
+            out[:, k] = drawn @ part / (drawn @ sizes)[:, None]
         return out
 
 
@@ -62,6 +70,7 @@ def fidelity(
     *,
     use_rep: str | None = None,
     synthetic_rep: str | None = None,
+    unit_key: str | None = None,
     n_boot: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -83,9 +92,15 @@ def fidelity(
         obs column (or columns) of the treatment, in both.
     use_rep, synthetic_rep
         obsm key of the profiles on either side; None is ``X``.
+    unit_key
+        obs column of the real data whose rows are resampled together, such as the well: cells of
+        one well are not independent. None: each row by itself.
     n_boot
-        Draws of each treatment's rows, on both sides, for the intervals; 0 for none. A treatment
-        with a single synthetic row varies through its real cells alone.
+        Draws of each treatment's rows, on both sides, for the intervals; 0 for none. Synthetic
+        rows with the same ``obs["noise_pair"]``, which :meth:`cellfuse.PhenoSeq.sample` gives,
+        are drawn together. A treatment with a single synthetic row or pair varies through its
+        real cells alone. Centroids of drawn rows are noisier than those of all rows: the intervals
+        lie towards the worse side, most where there are few rows.
     level
         Coverage of the intervals.
     seed
@@ -121,7 +136,7 @@ def fidelity(
     >>> cf.tl.fidelity(real, synthetic, "drug", n_boot=0)["rank"].to_dict()
     {'a': 1, 'b': 1, 'c': 2}
     """
-    left, right = _sides(real, synthetic, by, use_rep, synthetic_rep)
+    left, right = _sides(real, synthetic, by, use_rep, synthetic_rep, unit_key)
     if n_boot < 0 or not 0 < level < 1:
         raise ValueError(
             f"n_boot must be at least 0 and level between 0 and 1, found {n_boot} and {level}."
@@ -143,7 +158,7 @@ def fidelity(
     summary = retrieval(
         table["rank"].to_numpy(), len(left.names), n_boot=n_boot, level=level, seed=seed
     )
-    kept = {"by": by, "n_boot": n_boot, "level": level, "seed": seed}
+    kept = {"by": by, "unit_key": unit_key or "", "n_boot": n_boot, "level": level, "seed": seed}
     synthetic.uns["fidelity"] = {"table": table.copy(), "summary": summary, "params": kept}
     table.attrs["summary"] = summary
     return table
@@ -180,12 +195,14 @@ def _sides(
     by: str | list[str],
     use_rep: str | None,
     synthetic_rep: str | None,
+    unit_key: str | None,
 ) -> tuple[_Side, _Side]:
+    pair = PAIR if PAIR in profiles_only(synthetic).obs else None
     left, right = (
-        _side(profiles_only(adata), by, rep, name)
-        for adata, rep, name in (
-            (real, use_rep, "the real data"),
-            (synthetic, synthetic_rep, "the synthetic data"),
+        _side(profiles_only(adata), by, rep, name, unit)
+        for adata, rep, name, unit in (
+            (real, use_rep, "the real data", unit_key),
+            (synthetic, synthetic_rep, "the synthetic data", pair),
         )
     )
     widths = left.values.shape[1], right.values.shape[1]
@@ -215,13 +232,16 @@ def _sides(
     return left, right
 
 
-def _side(adata: AnnData, by: str | list[str], rep: str | None, name: str) -> _Side:
+def _side(
+    adata: AnnData, by: str | list[str], rep: str | None, name: str, unit: str | None
+) -> _Side:
     if adata.n_obs == 0:
         raise ValueError(f"{name} hold no rows.")
     values = representation(adata, rep)
     check_finite(values, "X" if rep is None else f"obsm[{rep!r}]")
     codes, names = pd.factorize(context_labels(adata, by), sort=True)
-    return _Side(values, group_rows(codes, len(names)), pd.Index(names, dtype=object))
+    units = None if unit is None else pd.factorize(context_labels(adata, unit))[0]
+    return _Side(values, group_rows(codes, len(names)), pd.Index(names, dtype=object), units)
 
 
 def _metrics(real: NDArray, synthetic: NDArray, own: NDArray) -> dict[str, NDArray]:
