@@ -14,7 +14,8 @@ from sklearn.metrics import balanced_accuracy_score
 
 from cellfuse.nn.heads import MLP, DualMLP
 from cellfuse.tl import _head_training as training
-from cellfuse.tl.classify import TABLE_6, _folds, _setting, classify_treatments
+from cellfuse.tl._folds import folds
+from cellfuse.tl.classify import TABLE_6, _setting, classify_treatments
 
 REPLICATES = ("rep1", "rep2", "rep3", "round2")
 QUICK = {"setting": "small", "seeds": [0], "max_epochs": 40}
@@ -268,8 +269,8 @@ def test_test_cells_are_drawn_alike_however_long_the_training():
 
 def test_cross_validation_takes_turns_as_in_the_paper():
     split = np.array(["3", "4", "5", "1+2"])
-    folds = _folds(split, "train", "validation", ["3", "4", "5"], "rep")
-    named = [{part: split[rows].tolist() for part, rows in fold.items()} for fold in folds]
+    found = folds(split, "train", "validation", ["3", "4", "5"], "rep")
+    named = [{part: split[rows].tolist() for part, rows in fold.items()} for fold in found]
     assert named == [
         {"train": [t], "validation": [v], "held out": [w], "1+2": ["1+2"]}
         for t, v, w in (("3", "5", "4"), ("4", "3", "5"), ("5", "4", "3"))

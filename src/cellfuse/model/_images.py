@@ -146,7 +146,26 @@ class ImageModel(DocumentModel):
         train: Labels = "train",
         validation: Labels | None = "val",
     ) -> None:
-        """Say what is read; as :meth:`setup_anndata`, with the `modality` that holds the images."""
+        """Say what is read, of a MuData.
+
+        Parameters
+        ----------
+        mdata
+            Only ``.uns["cellfuse"]`` (and scvi-tools' identifiers in ``.uns``) is written.
+        image_rep
+            obsm key of the images, ``(n, channels, height, width)``.
+        modality
+            The modality that holds them, ``"image"``; no other is looked at.
+        split_key, train, validation
+            As in :meth:`setup_anndata`.
+
+        Raises
+        ------
+        KeyError
+            The modality, key, column or a label is missing.
+        ValueError
+            No pixels, NaN, or no image to train on.
+        """
         keys, inputs = read_inputs(
             cls.__name__, mdata, {ROLE: modality}, context_keys=PAIRED, reps={ROLE: image_rep}
         )
@@ -185,7 +204,21 @@ class ImageModel(DocumentModel):
 
     @classmethod
     def load(cls, dir_path: str | Path, adata: MuData | AnnData | None = None) -> Self:
-        """Read a saved model; `adata` (an AnnData or a MuData) is attached. See `save`."""
+        """Read a saved model.
+
+        Parameters
+        ----------
+        dir_path
+            Folder that :meth:`save` wrote.
+        adata
+            AnnData or MuData to attach, with the channels of training; None for inference on data
+            passed later.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            No saved model, one of another class, or a damaged one.
+        """
         return super().load(dir_path, _wrapped(adata))
 
     def _crop(

@@ -174,6 +174,15 @@ class TideInference(DocumentModel):
         Any compound has one, seen or not; that of a training drug's prototype, which has drifted,
         is in :attr:`codebook`.
 
+        Parameters
+        ----------
+        smiles
+            One SMILES or several.
+
+        Returns
+        -------
+        A row per SMILES, float32.
+
         Raises
         ------
         ValueError

@@ -15,10 +15,12 @@ from cellfuse._access import (
     check_finite,
     context_labels,
     is_mudata,
+    label_list,
     per_modality,
     representation,
 )
 from cellfuse._errors import listing, missing_key
+from cellfuse.tl._folds import folds
 
 if TYPE_CHECKING:
     from cellfuse.tl._head_training import Pools, Setting
@@ -169,8 +171,8 @@ def classify_treatments(
     for names in inputs:
         samples = _samples(data, names, target, split_key, sample_key, controls, use_rep)
         label = "+".join(names)
-        folds = _folds(samples.split, train, validation, cross_validate, split_key)
-        for fold, parts in enumerate(folds):
+        turns = folds(samples.split, train, validation, cross_validate, split_key)
+        for fold, parts in enumerate(turns):
             _check_parts(samples, parts, label)
             chosen = _setting(setting, names, "single" if n_cells is None else "multi")
             pools = [_standardised(pool, parts["train"], label) for pool in samples.pools]
@@ -302,7 +304,7 @@ def _controls(
     """Labels that are no class, each of which some modality has: synthetic RNA may lack them."""
     if control is None:
         return []
-    labels = [str(label) for label in ([control] if np.ndim(control) == 0 else control)]
+    labels = label_list(control)
     found: set[str] = set()
     for name in {name for names in inputs for name in names}:
         found |= set(context_labels(data.mod[name], target, modality=name))
@@ -310,65 +312,6 @@ def _controls(
         if label not in found:
             raise missing_key(label, sorted(found), what=f"obs[{target!r}]")
     return labels
-
-
-def _folds(
-    split: NDArray,
-    train: str,
-    validation: str,
-    cross_validate: Sequence[str] | None,
-    split_key: str,
-) -> list[dict[str, NDArray]]:
-    """Samples of training, validation and each test set, for every fold."""
-    found = sorted(set(split))
-    train, validation = str(train), str(validation)
-    turns = [str(label) for label in cross_validate or ()]
-    for label in turns or (train, validation):
-        if label not in found:
-            raise missing_key(
-                label,
-                found,
-                what=f"the samples' {split_key!r}",
-                fix="Name the labels with `train`, `validation` or `cross_validate`.",
-            )
-    if cross_validate is None:
-        if train == validation:
-            raise ValueError(f"`train` and `validation` are both {train!r}; name two labels.")
-        tests = _tests(found, [train, validation], ("train", "validation"), split_key)
-        return [_part_rows(split, {"train": [train], "validation": [validation], **tests})]
-    if len(turns) < 3 or len(set(turns)) < len(turns):
-        raise ValueError(
-            f"cross-validation takes turns among at least three replicates, found {turns}."
-        )
-    others = _tests(found, turns, ("train", "validation", "held out"), split_key)
-    folds = []
-    for k in range(len(turns)):
-        # As in the paper's table: the fold's first replicate trains, the next is tested on.
-        held, checked = turns[(k + 1) % len(turns)], turns[(k + 2) % len(turns)]
-        rest = [label for label in turns if label not in (held, checked)]
-        folds.append(
-            _part_rows(
-                split, {"train": rest, "validation": [checked], "held out": [held], **others}
-            )
-        )
-    return folds
-
-
-def _tests(
-    found: Sequence[str], used: Sequence[str], taken: Sequence[str], split_key: str
-) -> dict[str, list[str]]:
-    """Test sets: every label that has no other part; none may go by the name of one."""
-    for label in found:
-        if label not in used and label in taken:
-            raise ValueError(
-                f"obs[{split_key!r}] has samples {label!r} that would be tested on; the name "
-                "stands for another part here. Rename the label, or leave those samples out."
-            )
-    return {label: [label] for label in found if label not in used}
-
-
-def _part_rows(split: NDArray, parts: Mapping[str, list[str]]) -> dict[str, NDArray]:
-    return {name: np.flatnonzero(np.isin(split, labels)) for name, labels in parts.items()}
 
 
 def _check_parts(samples: _Samples, parts: Mapping[str, NDArray], label: str) -> None:

@@ -322,6 +322,20 @@ def real_vs_synthetic(
         A column or treatment is missing.
     ValueError
         As in :func:`fidelity`; nothing, or too little, is left to lay out.
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np, pandas as pd
+    >>> import cellfuse as cf
+    >>> rng = np.random.default_rng(0)
+    >>> def cells(name):
+    ...     obs = pd.DataFrame({"drug": np.repeat(["a", "b"], 10)})
+    ...     obs.index = [f"{name}-{i}" for i in range(20)]
+    ...     values = rng.normal(size=(20, 4)) + 3 * np.repeat(np.eye(2, 4), 10, axis=0)
+    ...     return ad.AnnData(values, obs=obs)
+    >>> joint = cf.tl.real_vs_synthetic(cells("real"), cells("synthetic"), "drug")
+    >>> joint.obsm["X_umap"].shape, joint.obs["source"].unique().tolist()
+    ((40, 2), ['real', 'synthetic'])
     """
     import scanpy as sc
 
