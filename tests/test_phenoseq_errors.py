@@ -64,6 +64,12 @@ def test_a_validation_that_no_context_has_is_refused():
     cf.PhenoSeq.setup_mudata(mdata, **SETUP, split_key="split", validation=None)
 
 
+def test_several_labels_may_train():
+    mdata = toy()
+    given = {"split_key": "split", "train": ["train", "test"], "validation": ("validation",)}
+    cf.PhenoSeq.setup_mudata(mdata, **SETUP, **given)
+
+
 @pytest.mark.parametrize("validation_size", [0.0, 0.2])
 def test_a_training_that_diverges_is_told_and_draws_nothing(validation_size):
     model = build()
@@ -106,9 +112,9 @@ def test_features_that_are_all_constant_are_refused():
     [
         ({"n_steps": 0}, ValueError, "from 1 to 1000 .* found 0"),
         ({"n_steps": 1001}, ValueError, "found 1001"),
-        ({"n_samples": 0}, ValueError, "n_samples must be a whole number, at least 1; found 0"),
-        ({"n_samples": 2.5}, ValueError, "n_samples must be a whole number"),
-        ({"batch_size": 0}, ValueError, "batch_size must be a whole number"),
+        ({"n_samples": 0}, ValueError, "n_samples must be at least 1, found 0"),
+        ({"n_samples": 2.5}, TypeError, "n_samples must be a whole number"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ({"guidance": float("nan")}, ValueError, "guidance must be finite"),
         ({"contexts": 9}, KeyError, "'9' is not in the contexts that have images"),
         ({"conditioning": "all"}, ValueError, "expected 'mean' or 'set'"),

@@ -95,6 +95,14 @@ def test_modalities_of_a_mudata_are_divided_alike():
     assert (image.obs["split"].astype(str) == made.loc[image.obs_names].astype(str)).all()
 
 
+@pytest.mark.parametrize("control", [0, "0", [0]])
+def test_a_control_may_be_a_number(control):
+    adata = plate()
+    adata.obs["compound"] = adata.obs["compound"].astype("category").cat.codes.astype(int)
+    made = split(adata, control=control)
+    assert ((made == "control") == (adata.obs["compound"] == 0)).all()
+
+
 def test_controls_take_no_part():
     adata = plate()
     made = split(adata, control="c00")

@@ -22,7 +22,7 @@ from cellfuse.model._phenoseq_sampling import (
     set_batches,
 )
 from cellfuse.model._scvi import DocumentModel
-from cellfuse.model._setup import check_seed
+from cellfuse.model._setup import check_seed, check_whole
 from cellfuse.nn.denoiser import DenoiserSizes
 from cellfuse.nn.diffusion import DDIM
 
@@ -94,9 +94,8 @@ class PhenoSeqInference(DocumentModel):
         -------
         AnnData with one row per context, or per context and draw. ``X``: embeddings on the
         original scale, float32. ``obs``: the context keys, every other column of the images that
-        is constant within all contexts, ``n_cells`` (images), ``draw`` and, of
-        several antithetic draws, ``noise_pair``. ``uns["phenoseq"]``:
-        the arguments. The data are not changed.
+        is constant within all contexts, ``n_cells`` (images), ``draw`` and, of several antithetic
+        draws, ``noise_pair``. ``uns["phenoseq"]``: the arguments. The data are not changed.
 
         Raises
         ------
@@ -166,8 +165,7 @@ class PhenoSeqInference(DocumentModel):
         if conditioning not in ("mean", "set"):
             raise ValueError(f"conditioning={conditioning!r}: expected 'mean' or 'set'.")
         for name, value in (("n_samples", n_samples), ("batch_size", batch_size)):
-            if int(value) != value or value < 1:
-                raise ValueError(f"{name} must be a whole number, at least 1; found {value}.")
+            check_whole(name, value)
         if not np.isfinite(guidance):
             raise ValueError(f"guidance must be finite, found {guidance}.")
         if guidance != 1 and not self.module.context_dropout:

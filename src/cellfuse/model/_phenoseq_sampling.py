@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cellfuse._access import constant_columns
+from cellfuse._access import constant_columns, label_list
 from cellfuse._errors import listing, missing_key
 from cellfuse.data import Contexts, Reader, gather
 from cellfuse.data.contexts import Ints
@@ -28,9 +28,8 @@ def chosen_contexts(contexts: Contexts, names: Sequence[str] | None) -> Ints:
     has = contexts.members["image"].counts > 0
     if names is None:
         return np.flatnonzero(has)
-    if np.ndim(names) == 0:  # a single name
-        names = [str(names)]
-    at = contexts.names.get_indexer(pd.Index([str(name) for name in names]))
+    names = label_list(names)
+    at = contexts.names.get_indexer(pd.Index(names))
     for name, position in zip(names, at, strict=True):
         if position < 0 or not has[position]:
             raise missing_key(

@@ -17,6 +17,7 @@ from cellfuse.kernels.augmentation import Operation, check_operations
 from cellfuse.model._correction import Correction
 from cellfuse.model._probe import gene_probe
 from cellfuse.model._scvi import DocumentModel
+from cellfuse.model._setup import check_whole
 from cellfuse.nn import Distillation
 
 __all__ = ["ClippedInference"]
@@ -103,8 +104,7 @@ class ClippedInference(DocumentModel):
             it has none. A `correction` of images, or of a model trained from scratch.
         """
         self._check_trained()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, found {batch_size}.")
+        check_whole("batch_size", batch_size)
         self.module.eval()
         role = self._one_role(modality)
         if role == "rna":

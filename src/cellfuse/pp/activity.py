@@ -6,7 +6,7 @@ import logging
 
 import pandas as pd
 
-from cellfuse._access import Data, context_labels, is_mudata, label_text, modalities
+from cellfuse._access import Data, context_labels, is_mudata, label_list, label_text, modalities
 from cellfuse._errors import listing, missing_key
 from cellfuse.pp.contexts import _global_mask
 
@@ -73,8 +73,7 @@ def filter_active(
         raise missing_key("qvalue", list(scores.columns), what="the columns of `scores`")
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha={alpha}: expected a level between 0 and 1.")
-    given = [] if keep is None else [keep] if pd.api.types.is_scalar(keep) else list(keep)
-    always = list(label_text(pd.Index(given)))
+    always = [] if keep is None else label_list(keep)
     labels = {m: context_labels(a, by, modality=m) for m, a in modalities(data).items()}
     present = pd.Index(pd.unique(pd.concat(labels.values())))
     tested = label_text(scores.index)

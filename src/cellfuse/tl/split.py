@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cellfuse._access import (
     Data,
     context_labels,
+    label_list,
     modalities,
     obs_column,
     refuse_view,
@@ -184,7 +185,7 @@ def _controls(
             f"`control` names labels of one column, and `by` has {len(by)} ({by}); leave the "
             "controls out first."
         )
-    wanted = [control] if isinstance(control, str) else list(control)
+    wanted = label_list(control)
     found = np.unique(np.concatenate([series.to_numpy(str) for series in labels.values()]))
     for label in wanted:
         if label not in found:

@@ -11,7 +11,13 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_finite, context_labels, profiles_only, representation
+from cellfuse._access import (
+    check_finite,
+    context_labels,
+    label_list,
+    profiles_only,
+    representation,
+)
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.groups import group_means, group_rows
 
@@ -384,7 +390,7 @@ def _shown(table: pd.DataFrame, treatments: str | Sequence[str] | int) -> list[s
     if isinstance(treatments, int | np.integer):
         given = list(table.index[: max(0, treatments)])
     else:
-        given = [treatments] if isinstance(treatments, str) else [str(name) for name in treatments]
+        given = label_list(treatments)
     for name in given:
         if name not in table.index:
             raise missing_key(name, list(table.index), what="the synthetic treatments")
