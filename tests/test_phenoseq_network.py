@@ -34,7 +34,7 @@ def test_the_papers_network_has_168_5_million_parameters():
 @pytest.fixture(scope="module")
 def plain():
     """Plain implementation of the paper's algorithm, kept with the benchmarks."""
-    path = Path(__file__).parents[1] / "benchmarks" / "_plain_phenoseq.py"
+    path = Path(__file__).parents[1] / "benchmarks" / "speed" / "_plain_phenoseq.py"
     if not path.exists():
         pytest.skip("the plain implementation lies in benchmarks/, which is not here")
     spec = importlib.util.spec_from_file_location("_plain_phenoseq", path)

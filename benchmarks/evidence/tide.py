@@ -1,8 +1,8 @@
 """TIDE and its baselines on simulated drug screens, and what of it real data can show.
 
-    python benchmarks/evidence_tide.py [simulated variants pairs jump l1000 cellpainting] [--tiny]
+    python benchmarks/evidence/tide.py [simulated variants pairs jump l1000 cellpainting] [--tiny]
 
-Writes `benchmarks/results/tide_<name>.csv`, seed by seed; a seed that stands there is not run
+Writes `results/tide_<name>.csv`, seed by seed; a seed that stands there is not run
 again. Compounds are held out before anything is trained: one-shot transfer is judged on compounds
 and knock-outs that no training saw. `--tiny` runs a screen of toy size for one seed and writes
 nothing: it only shows that everything runs.
@@ -31,8 +31,7 @@ from cellfuse.model._tide_response import (
     REPORT,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 SEEDS = range(5)
 KEYS = ["compound", "cell_line"]
 

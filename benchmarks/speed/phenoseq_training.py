@@ -1,7 +1,7 @@
 """PhenoSeq's training step against a plain one, and what several RNA cells per context bring.
 
-    python benchmarks/phenoseq_training.py                 # both parts
-    python benchmarks/phenoseq_training.py step --documents 8 --rounds 1   # a try
+    python benchmarks/speed/phenoseq_training.py                 # both parts
+    python benchmarks/speed/phenoseq_training.py step --documents 8 --rounds 1   # a try
 
 `step` times whole steps (loss, gradients, clipping, AdamW) at the paper's size, each side in an
 interpreter of its own, and checks that the losses are the same. `curves` trains the small preset

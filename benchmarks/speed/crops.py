@@ -6,7 +6,7 @@ with deflate. The crops of 250 cells are 1.4 times as large as the field that th
 beside merely reading, the peer reads the files and writes as many bytes of them to the same kind
 of zarr. Memory is the peak of the process less what it held before; the bound is 1 GB.
 
-Run: python benchmarks/crops.py (CELLS=5000 for a short look, whose figures are not kept).
+Run: python benchmarks/speed/crops.py (CELLS=5000 for a short look, whose figures are not kept).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Write `docs/results.md` and its figures from what the benchmarks left in `benchmarks/results/`.
+"""Write `docs/results.md` and its figures from what the benchmarks left beside them.
 
-    python benchmarks/make_results_page.py
+    python benchmarks/page/make_results_page.py
 
 Every number on the page comes from a file there; a part whose file is missing says so.
 """
@@ -13,12 +13,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from _page_methods import alignment, semi_clipped
-from _page_phenoseq_tide import curves, phenoseq, tide
+from _methods import EVIDENCE, TIMES, alignment, semi_clipped
+from _phenoseq_tide import curves, phenoseq, tide
 from scipy import stats
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 FIGURES = DOCS / "figures"
 WHITENINGS = {"zca": "ZCA each", "joint": "joint", "pca": "PCA each", "none": "none"}
@@ -79,7 +78,7 @@ def paired(frame: pd.DataFrame, a: dict, b: dict, metric: str) -> str:
 
 def simulated() -> str:
     """PETRI and its baselines against the truth."""
-    path = RESULTS / "simulated.csv"
+    path = EVIDENCE / "simulated.csv"
     if not path.exists():
         return "Not measured in this checkout.\n"
     frame = pd.read_csv(path)
@@ -198,7 +197,7 @@ def cell3(values: pd.Series) -> str:
 def _more_alignment() -> str:
     """Longer training and a larger shared effect, where they were run."""
     parts = []
-    for path in sorted(RESULTS.glob("simulated_*.csv")):
+    for path in sorted(EVIDENCE.glob("simulated_*.csv")):
         frame = pd.read_csv(path)
         head = f"shared share {frame['shared'].iloc[0]:g}, {int(frame['steps'].iloc[0]):,} steps"
         parts.append(f"#### {head}\n\n" + _claim_b(frame))
@@ -257,7 +256,7 @@ def _draw_alignment(frame: pd.DataFrame) -> None:
 
 def real(name: str, intro: str) -> str:
     """One real data set."""
-    path = RESULTS / f"real_{name}.csv"
+    path = EVIDENCE / f"real_{name}.csv"
     if not path.exists():
         return "Not measured in this checkout.\n"
     frame = pd.read_csv(path)
@@ -290,9 +289,9 @@ def speed() -> str:
     """Tables of the benchmarks."""
     text = []
     for name in SPEED:
-        path = RESULTS / f"{name}.json"
+        path = TIMES / f"{name}.json"
         if not path.exists():
-            text.append(f"`benchmarks/{name}.py`: not measured in this checkout.\n")
+            text.append(f"`benchmarks/speed/{name}.py`: not measured in this checkout.\n")
             continue
         found = json.loads(path.read_text())
         sides = [
@@ -300,7 +299,7 @@ def speed() -> str:
             for side, v in found.get("sides", {}).items()
         ]
         text.append(
-            f"`python benchmarks/{name}.py` (medians, {found.get('cores', 2)} cores, "
+            f"`python benchmarks/speed/{name}.py` (medians, {found.get('cores', 2)} cores, "
             f"load {found['load']:.1f}):\n"
         )
         if sides:
@@ -311,17 +310,17 @@ def speed() -> str:
         ]
         text.append(table(pd.DataFrame(targets, columns=["what", "found", "target", "met"])))
     text.append(curves(table, cell3))
-    path = RESULTS / "documents.json"
+    path = TIMES / "documents.json"
     if path.exists():
         text.append(_documents(json.loads(path.read_text())))
-    path = RESULTS / "imports.json"
+    path = TIMES / "imports.json"
     if path.exists():
         rows = json.loads(path.read_text())["rows"]
         lines = [
             [r["import"], f"{r['wall_seconds'][1]:.2f}", f"{r['extra_wall_seconds'][1]:+.2f}"]
             for r in rows
         ]
-        text.append("`python benchmarks/imports.py`:\n")
+        text.append("`python benchmarks/speed/imports.py`:\n")
         columns = ["import", "seconds", "more than `anndata, mudata`"]
         text.append(table(pd.DataFrame(lines, columns=columns)))
     return "\n".join(text)
@@ -335,8 +334,8 @@ def _documents(found: dict) -> str:
     ]
     step = 1000 * found["step_seconds"]
     text = [
-        "`python benchmarks/documents.py`: planning, reading and making dense one batch of the "
-        f"small preset (8 documents of 16 + 16 cells), against its training step "
+        "`python benchmarks/speed/documents.py`: planning, reading and making dense one batch of "
+        f"the small preset (8 documents of 16 + 16 cells), against its training step "
         f"({step:.0f} ms):\n",
         table(pd.DataFrame(rows, columns=["crops lie", "ms", "share of a step"])),
     ]
@@ -376,8 +375,8 @@ def main() -> None:
     FIGURES.mkdir(exist_ok=True)
     page = [
         "# Results\n",
-        "This page is written by `benchmarks/make_results_page.py` from the numbers that the "
-        "scripts in `benchmarks/` leave in `benchmarks/results/`: as they came "
+        "This page is written by `benchmarks/page/make_results_page.py` from the numbers that the "
+        "scripts in `benchmarks/` leave in `results/` beside them: as they came "
         "out, also where a simple "
         "baseline wins.\n",
         "## PETRI on simulated screens\n",

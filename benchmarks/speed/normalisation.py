@@ -3,7 +3,7 @@
 A tenth of the cells are controls. TVN's peer is EFAAR's algorithm, written plainly from its
 definition: scikit-learn's scaler and PCA, scipy's fractional matrix power. pycytominer is the
 installed one. Numbers are compared first, on a small matrix. Run:
-python benchmarks/normalisation.py (about ten minutes; SCALE=0.1 for a tenth of the cells).
+python benchmarks/speed/normalisation.py (about ten minutes; SCALE=0.1 for a tenth of the cells).
 """
 
 from __future__ import annotations

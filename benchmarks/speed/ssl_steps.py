@@ -1,12 +1,12 @@
 """Training steps of DINO and MAE against the matrix products they cannot do without.
 
-    python benchmarks/ssl_steps.py            (about five minutes on two cores)
+    python benchmarks/speed/ssl_steps.py            (about five minutes on two cores)
 
 ViT-Small with patches of 8 pixels, 64 images of 5 x 64 x 64; DINO with 2 global views of 64 and 4
 local views of 32 pixels, MAE with 75% hidden. A step is forward, backward, gradient clipping,
 AdamW and, for DINO, the teacher's. The floor does the same matrix products and attentions, forward
 and backward, and nothing else; both are timed in turns in one process. Where there is a GPU, images
-per second in bf16 are added. Writes `benchmarks/results/ssl_steps.json`.
+per second in bf16 are added. Writes `results/ssl_steps.json`.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 The peer is EFAAR's algorithm, written plainly from its definition: pairs put in order and freed of
 repeats row by row, the matrix of all cosines, its upper triangle sorted anew for each source, one
 look-up per pair. A source lists 58,000 pairs of 18,000 genes in both directions, as StringDB's
-physical network does. Run: python benchmarks/recall.py (about two minutes; SCALE=0.2 for a fifth of
-the genes).
+physical network does. Run: python benchmarks/speed/recall.py (about two minutes;
+SCALE=0.2 for a fifth of the genes).
 """
 
 from __future__ import annotations

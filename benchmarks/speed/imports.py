@@ -3,7 +3,7 @@
 Every import runs in an interpreter of its own. The statements take turns and every round begins
 with another one, so that a busy moment, or being first, falls on all of them. Beside the wall time
 stands the CPU time, which other programs on the machine disturb less. Quartiles are
-reported: a negative lower one says how far noise reaches. Run: python benchmarks/imports.py
+reported: a negative lower one says how far noise reaches. Run: python benchmarks/speed/imports.py
 """
 
 from __future__ import annotations

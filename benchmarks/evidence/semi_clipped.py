@@ -1,8 +1,8 @@
 """Semi-Clipped and PEA on real and on simulated screens.
 
-    python benchmarks/evidence_semi_clipped.py [jump simulated]
+    python benchmarks/evidence/semi_clipped.py [jump simulated]
 
-Writes `benchmarks/results/semi_clipped_<name>.csv`, seed by seed; a seed that stands there is not
+Writes `results/semi_clipped_<name>.csv`, seed by seed; a seed that stands there is not
 run again. Compounds are held out in five folds: every embedding that is scored comes from a model
 that never saw the compound.
 """
@@ -25,9 +25,9 @@ from sklearn.model_selection import GroupKFold
 
 import cellfuse as cf
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 SEEDS = range(5)
 N_FOLDS = 5
 EPOCHS = 100

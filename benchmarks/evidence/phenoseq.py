@@ -1,8 +1,8 @@
 """What PhenoSeq's synthetic profiles say, on simulated screens and on CPJUMP1.
 
-    python benchmarks/evidence_phenoseq.py [simulated classify jump] [--tiny]
+    python benchmarks/evidence/phenoseq.py [simulated classify jump] [--tiny]
 
-Writes `benchmarks/results/phenoseq_<part>.csv`, a row at a time; what is there already is not run
+Writes `results/phenoseq_<part>.csv`, a row at a time; what is there already is not run
 again (delete a file to begin anew). The real data lie beside the repository (`../shared/data`);
 where they are not, that part is left out, and said so.
 
@@ -39,9 +39,9 @@ import cellfuse as cf
 from cellfuse.tl.classify import classify_treatments
 from cellfuse.tl.synthetic import fidelity
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 SEEDS = range(3)
 TINY = False
 

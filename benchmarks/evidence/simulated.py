@@ -1,7 +1,7 @@
 """PETRI and its baselines on simulated screens: train, score, write one table.
 
-    python benchmarks/evidence_simulated.py train --jobs 2     # resumable, one model at a time
-    python benchmarks/evidence_simulated.py score              # benchmarks/results/simulated.csv
+    python benchmarks/evidence/simulated.py train --jobs 2     # resumable, one model at a time
+    python benchmarks/evidence/simulated.py score              # results/simulated.csv
 
 Every model of a seed sees the same screen, the same number of steps and the same preset.
 Embeddings are kept under `.evidence/` and a model that is there is not trained again.
@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".evidence" / "simulated"
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 SEEDS = range(5)
 #: Steps of 4 documents of 16 + 16 cells with the small preset, about 0.1 s each on two cores.
 N_STEPS = 1_500

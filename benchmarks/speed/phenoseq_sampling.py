@@ -4,8 +4,8 @@ The plain side calls the whole network at every step, as the paper describes it;
 context once and folds what is constant. Same weights, same precision, sides taking turns; before
 anything is timed, both are checked to draw the same. Run:
 
-    python benchmarks/phenoseq_sampling.py                          # 1,000 samples on the CPU
-    python benchmarks/phenoseq_sampling.py --samples 32 --rounds 1  # a try
+    python benchmarks/speed/phenoseq_sampling.py                          # 1,000 samples on the CPU
+    python benchmarks/speed/phenoseq_sampling.py --samples 32 --rounds 1  # a try
 
 On a GPU, where there is one, bf16 and a compiled step are timed too.
 """

@@ -1,8 +1,8 @@
 """What drawing and reading documents costs, against a training step of the small preset.
 
-    python benchmarks/documents.py
+    python benchmarks/speed/documents.py
 
-Target: under 10% of a step, in memory and from zarr. Writes `benchmarks/results/documents.json`.
+Target: under 10% of a step, in memory and from zarr. Writes `results/documents.json`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """PETRI and simple baselines on the real data beside the repository (`../shared/data`).
 
-    python benchmarks/evidence_real.py [jump papalexi periscope]
+    python benchmarks/evidence/real.py [jump papalexi periscope]
 
-Writes one table per data set to `benchmarks/results/real_<name>.csv`. A data set that is not there
+Writes one table per data set to `results/real_<name>.csv`. A data set that is not there
 is left out, and said so.
 """
 
@@ -20,9 +20,9 @@ import pandas as pd
 
 import cellfuse as cf
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 SEEDS = range(3)
 CONTROL = "non-targeting"
 

@@ -1,6 +1,7 @@
 """Fingerprints of the 6,798 drugs of the Drug Repurposing Hub, on what cores there are.
 
-Reads ../shared/data/drugs.csv.gz beside the repository. Run: python benchmarks/fingerprints.py
+Reads ../shared/data/drugs.csv.gz beside the repository. Run:
+python benchmarks/speed/fingerprints.py
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pandas as pd
 
 import cellfuse as cf
 
-DRUGS = Path(__file__).resolve().parents[2] / "shared" / "data" / "drugs.csv.gz"
+DRUGS = Path(__file__).resolve().parents[3] / "shared" / "data" / "drugs.csv.gz"
 _ = cf.pp  # imported before time is taken
 
 

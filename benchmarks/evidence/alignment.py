@@ -1,11 +1,11 @@
 """What moves the alignment of PETRI's modalities: one change at a time, on one simulated screen.
 
-    python benchmarks/alignment.py run --jobs 2     # resumable
+    python benchmarks/evidence/alignment.py run --jobs 2     # resumable
 
-Writes `benchmarks/results/alignment.csv`.
+Writes `results/alignment.csv`.
 
 Each row is one training: matched or permuted contexts, and one departure from the setting of
-`evidence_simulated.py`. Reported are the gap between the cosine of a guide's own image and RNA
+`simulated.py`. Reported are the gap between the cosine of a guide's own image and RNA
 profiles and that of other guides', and by how much a hidden patch or gene is predicted better when
 the document holds the other modality too.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from evidence_simulated import BOTH, CACHE, CELLS_PER_GUIDE, CONTROL, RESULTS, alignment, corrected
+from simulated import BOTH, CACHE, CELLS_PER_GUIDE, CONTROL, RESULTS, alignment, corrected
 
 SEED = 0
 #: Settings that are trained on permuted contexts too.

@@ -2,7 +2,7 @@
 
 cmapPy reads no gzip, so the file is unpacked first; ours is timed on the gzip too, beside the
 target. cmapPy is no dependency: without it the peer is left out, and the run says so.
-Run: python benchmarks/gct.py (about a minute).
+Run: python benchmarks/speed/gct.py (about a minute).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import _measure
 
 import cellfuse as cf
 
-PACKED = Path(__file__).resolve().parents[2] / "shared" / "data" / "l1000_ljp005_a375.gct.gz"
+PACKED = Path(__file__).resolve().parents[3] / "shared" / "data" / "l1000_ljp005_a375.gct.gz"
 ROUNDS = 5  # reads within one job: one takes too little to be timed alone
 _ = cf.io  # imported before the clock runs
 

@@ -1,6 +1,7 @@
 """Scaling and whitening of 200,000 x 768 float32 in 20 batches, against pycytominer and sklearn.
 
-A tenth of the cells are controls. Run: python benchmarks/preprocessing.py (about six minutes).
+A tenth of the cells are controls. Run:
+python benchmarks/speed/preprocessing.py (about six minutes).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Mean average precision of 10,000 profiles x 768, against copairs.
 
 Two designs: replicates among the controls of their plate, and groups among all profiles; 10,000
-random rankings. Numbers are compared first, on 600 profiles. Run: python benchmarks/precision.py
-(about ten minutes, of which copairs over all pairs takes six and 4 GB; SCALE=0.15 for 1,500
-profiles).
+random rankings. Numbers are compared first, on 600 profiles. Run:
+python benchmarks/speed/precision.py (about ten minutes, of which copairs over all pairs takes six
+and 4 GB; SCALE=0.15 for 1,500 profiles).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from _page_methods import NONE, Cell, Table, pivot, read
+from _methods import NONE, TIMES, Cell, Table, pivot, read
 
 
 def many(frame: pd.DataFrame, column: str, noun: str = "") -> str:
@@ -86,7 +86,7 @@ def _classified(frame: pd.DataFrame, table: Table, cell: Cell) -> str:
 
 def curves(table: Table, cell: Cell) -> str:
     """Validation loss of PhenoSeq against seconds of training, by RNA cells per document."""
-    frame = read("phenoseq_curves")
+    frame = read("phenoseq_curves", folder=TIMES)
     if frame is None:
         return ""
     ends = frame.groupby(["rna_per_document", "seed"])["seconds"].max()
@@ -104,7 +104,8 @@ def curves(table: Table, cell: Cell) -> str:
     columns["lowest"] = "at the end"
     found = pivot(pd.DataFrame(rows), ["m"], columns, cell)
     return (
-        "`python benchmarks/phenoseq_training.py curves`: lowest validation loss so far, against "
+        "`python benchmarks/speed/phenoseq_training.py curves`: lowest validation loss so far, "
+        "against "
         "seconds of training (validation not counted); equal data and epochs, "
         f"{many(frame, 'seed')}. m: RNA cells per document.\n\n" + table(found)
     )

@@ -2,7 +2,7 @@
 
 The peers are plain loops with scikit-learn's cosines and scores, on a part of the profiles that
 they get through in reasonable time; both sides then work on that part. Run:
-python benchmarks/discovery.py (about ten minutes).
+python benchmarks/speed/discovery.py (about ten minutes).
 """
 
 from __future__ import annotations

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 
-RESULTS = Path(__file__).resolve().parent / "results"
+BENCHMARKS = Path(__file__).resolve().parents[1]
+#: What `speed/` and `evidence/` left.
+TIMES, EVIDENCE = (BENCHMARKS / room / "results" for room in ("speed", "evidence"))
 Cell = Callable[[pd.Series], str]
 Table = Callable[[pd.DataFrame], str]
 NONE = "Not measured in this checkout.\n"
 
 
-def read(name: str) -> pd.DataFrame | None:
-    path = RESULTS / f"{name}.csv"
+def read(name: str, *, folder: Path = EVIDENCE) -> pd.DataFrame | None:
+    path = folder / f"{name}.csv"
     return pd.read_csv(path) if path.exists() else None
 
 
@@ -48,7 +50,7 @@ def alignment(table: Table) -> str:
     return (
         "One change at a time on seed 0. *Saved* is by how much hidden tokens are predicted better "
         "when the document holds the other modality too (± 1.96 standard errors over cells): what "
-        "the model reads across. `python benchmarks/alignment.py run`.\n\n"
+        "the model reads across. `python benchmarks/evidence/alignment.py run`.\n\n"
         + table(pd.DataFrame(rows, columns=columns))
     )
 

@@ -1,4 +1,4 @@
-"""What real data can show of TIDE; called by `evidence_tide.py`."""
+"""What real data can show of TIDE; called by `tide.py`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cellfuse.nn.film import DoseFiLM
 from cellfuse.nn.response import RESPONSE_PRESETS, ResponseNetwork
 from cellfuse.nn.tide import FlatEncoder
 
-DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 # -- CPJUMP1: phenotypes of compounds and of knock-outs -------------------------------------------
 

@@ -2,7 +2,7 @@
 
 The peer is the plain loop: one cosine per pair of genes (scikit-learn's cosine_similarity, or
 scipy's lighter distance), a lookup of the pair in the network, scikit-learn's ROC curve. Run:
-python benchmarks/scores.py (about two minutes).
+python benchmarks/speed/scores.py (about two minutes).
 """
 
 from __future__ import annotations
