@@ -42,7 +42,7 @@ def screen(signal: dict[str, float], *, n_drugs: int = 3, cells: int = 6, seed: 
 
 def classify(mdata, inputs, **given):
     fixed = {"split_key": "rep", "sample_key": "well", "control": "DMSO"}
-    names = {"train": "rep1", "validation": "rep2"}
+    names = {"train": "rep1", "val": "rep2"}
     return classify_treatments(mdata, "drug", inputs, **{**fixed, **names, **QUICK, **given})
 
 
@@ -111,7 +111,7 @@ def test_balanced_accuracy_is_scikit_learns():
 def test_informative_modalities_are_told_and_noise_is_not():
     mdata = screen({"image": 0.0, "rna": 5.0}, n_drugs=4, cells=8)
     inputs = [("image",), ("rna",), ("image", "rna")]
-    table = classify(mdata, inputs, seeds=[0, 1], repeats=10, batch_size=8).set_index(
+    table = classify(mdata, inputs, seeds=[0, 1], n_draws=10, batch_size=8).set_index(
         ["input", "test"]
     )
     assert table.index.tolist() == [
@@ -179,8 +179,8 @@ def test_the_best_validation_epoch_is_tested(monkeypatch):
         MLP, "load_state_dict", lambda self, state: (kept.append(state), load(self, state))[1]
     )
     pools = [training.Pools(torch.randn(6, 3), [np.array([i]) for i in range(6)])]
-    rows = {"train": np.arange(4), "validation": np.array([4]), "new": np.array([5])}
-    given = {"n_cells": None, "seed": 0, "batch_size": 4096, "repeats": 1, "n_classes": 2}
+    rows = {"train": np.arange(4), "val": np.array([4]), "new": np.array([5])}
+    given = {"n_cells": None, "seed": 0, "batch_size": 4096, "n_draws": 1, "n_classes": 2}
     setting = training.Setting((4,), 1, 0.1, 0.0)
     codes = np.array([0, 1, 0, 1, 0, 1])
     training.train_head(
@@ -201,7 +201,7 @@ def test_labels_may_be_text_numbers_or_categories_and_rows_in_any_order():
     numbers = {"drug": ["d0", "d1", "d2", "DMSO"], "rep": list(REPLICATES)}
     for column, labels in numbers.items():
         obs[column] = obs[column].map({label: k for k, label in enumerate(labels)})
-    given = {"control": 3, "train": 0, "validation": 1}
+    given = {"control": 3, "train": 0, "val": 1}
     pd.testing.assert_frame_equal(
         classify(mdata, [("image",)], **given).drop(columns="test"), wanted
     )
@@ -236,7 +236,7 @@ def test_heads_are_trained_as_in_the_paper(monkeypatch):
     monkeypatch.setattr(
         training.Pools, "draw", lambda self, s, *a: (sizes.append(len(s)), draw(self, s, *a))[1]
     )
-    given = {"max_epochs": 2, "batch_size": 4, "repeats": 3, "seeds": [0]}
+    given = {"max_epochs": 2, "batch_size": 4, "n_draws": 3, "seeds": [0]}
     classify(screen({"image": 1.0}), [("image",)], setting={"lr": 0.02}, **given)
     assert optimisers == [{"lr": 0.02, "weight_decay": 1e-4}]
     # Two epochs of six samples, thrice each, by fours; validation after each; then all parts.
@@ -254,8 +254,8 @@ def test_the_papers_numbers_are_the_defaults():
 def test_test_cells_are_drawn_alike_however_long_the_training():
     x = torch.from_numpy(np.random.default_rng(0).normal(0, 9, size=(400, 3))).float()
     pools = [training.Pools(x, list(np.arange(400).reshape(40, 10)))]
-    rows = {"train": np.arange(4), "validation": np.arange(4), "new": np.arange(40)}
-    given = {"n_cells": 2, "seed": 0, "batch_size": 4, "patience": 9, "repeats": 1, "n_classes": 2}
+    rows = {"train": np.arange(4), "val": np.arange(4), "new": np.arange(40)}
+    given = {"n_cells": 2, "seed": 0, "batch_size": 4, "patience": 9, "n_draws": 1, "n_classes": 2}
     given["setting"] = training.Setting((4,), 0, 0.0, 0.0)  # a rate of 0: the head stays as it is
     codes = np.tile([0, 1], 20)
     one, three = (
@@ -269,10 +269,10 @@ def test_test_cells_are_drawn_alike_however_long_the_training():
 
 def test_cross_validation_takes_turns_as_in_the_paper():
     split = np.array(["3", "4", "5", "1+2"])
-    found = folds(split, "train", "validation", ["3", "4", "5"], "rep")
+    found = folds(split, "train", "val", ["3", "4", "5"], "rep")
     named = [{part: split[rows].tolist() for part, rows in fold.items()} for fold in found]
     assert named == [
-        {"train": [t], "validation": [v], "held out": [w], "1+2": ["1+2"]}
+        {"train": [t], "val": [v], "held out": [w], "1+2": ["1+2"]}
         for t, v, w in (("3", "5", "4"), ("4", "3", "5"), ("5", "4", "3"))
     ]
 
@@ -306,7 +306,7 @@ def other_names(mdata):
         ({"setting": {"hidden": [3, 3]}}, ValueError, "one width, or one for each"),
         ({"inputs": [()]}, ValueError, "an input names no modality"),
         ({"inputs": [("image",), ("image",)]}, ValueError, "inputs=.*twice"),
-        ({"validation": "rep1"}, ValueError, "`train` and `validation` are both 'rep1'"),
+        ({"val": "rep1"}, ValueError, "`train` and `val` are both 'rep1'"),
         ({"cross_validate": ["rep1", "rep2", "rep3", "rep3"]}, ValueError, "at least three"),
         ({"setting": {"hidden": 0}}, ValueError, "widths from 1"),
         ({"setting": {"depth": -1}}, ValueError, "a depth from 0"),
@@ -315,7 +315,7 @@ def other_names(mdata):
         ({"batch_size": 0}, ValueError, "batch_size must be"),
         ({"max_epochs": 0}, ValueError, "max_epochs must be"),
         ({"patience": 0}, ValueError, "patience must be"),
-        ({"repeats": 0}, ValueError, "repeats must be"),
+        ({"n_draws": 0}, ValueError, "n_draws must be"),
         ({"seeds": []}, ValueError, "seeds"),
         ({"seeds": 0}, ValueError, "seeds=0: expected one or several"),
         ({"seeds": (3, 3)}, ValueError, "seeds=.*twice"),
@@ -328,7 +328,7 @@ def test_what_cannot_be_classified_is_refused(given, error, text):
         classify(mdata, **{"inputs": [("image",)], **given})
 
 
-@pytest.mark.parametrize("label", ["train", "validation"])
+@pytest.mark.parametrize("label", ["train", "val"])
 def test_a_test_set_that_goes_by_the_name_of_another_part_is_refused(label):
     mdata = screen({"image": 1.0})
     mdata["image"].obs["rep"] = mdata["image"].obs["rep"].replace({"round2": label})

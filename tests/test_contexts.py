@@ -85,7 +85,7 @@ def test_topics_put_a_cell_into_several_contexts(pair):
     table = pd.DataFrame({"source": ["a", "a", "b"], "target": ["T1", "T2", "T2"]})
     pair["rna"].var_names = ["another"]
     mdata = md.MuData(pair)
-    cf.pp.map_contexts(mdata, table, key="guide", key_added="complex")
+    cf.pp.map_contexts(mdata, table, by="guide", key_added="complex")
     contexts = Contexts.from_modalities(mdata.mod, "complex")
     assert list(contexts.names) == ["T1", "T2"]
     assert rows_of(contexts, "image") == {"T1": [1, 2], "T2": [0, 1, 2, 3]}
@@ -97,8 +97,8 @@ def test_topics_put_a_cell_into_several_contexts(pair):
 def test_topics_that_were_mapped_apart_are_refused(pair):
     one = pd.DataFrame({"source": ["a"], "target": ["T1"]})
     two = pd.DataFrame({"source": ["a"], "target": ["T2"]})
-    cf.pp.map_contexts(pair["image"], one, key="guide", key_added="complex")
-    cf.pp.map_contexts(pair["rna"], two, key="guide", key_added="complex")
+    cf.pp.map_contexts(pair["image"], one, by="guide", key_added="complex")
+    cf.pp.map_contexts(pair["rna"], two, by="guide", key_added="complex")
     with pytest.raises(ValueError, match="differ between modalities.*map_contexts"):
         Contexts.from_modalities(pair, "complex")
 

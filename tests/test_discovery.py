@@ -72,7 +72,7 @@ def test_sampled_negatives_are_the_plain_loop(monkeypatch):
         return drawn
 
     monkeypatch.setattr(discovery, "draw_negatives", spy)
-    target_discovery(compounds, genes, targets, n_seeds=3, **KEYS)
+    target_discovery(compounds, genes, targets, n_draws=3, **KEYS)
     pool = np.unique(targets["target"])  # negatives are targets of other compounds
     similarity = np.abs(cosine_similarity(compounds.X, genes[pool].X))
     expected = {"ap": [], "auc": []}
@@ -141,26 +141,26 @@ def test_chance_is_the_mean_over_all_rankings(n_targets, n_negative, k):
 
 def test_the_sign_of_the_effect_does_not_matter():
     compounds, genes, targets = world()
-    one = target_discovery(compounds, genes, targets, n_seeds=5, **KEYS)
+    one = target_discovery(compounds, genes, targets, n_draws=5, **KEYS)
     compounds.X = -compounds.X
     pd.testing.assert_frame_equal(
-        one, target_discovery(compounds, genes, targets, n_seeds=5, **KEYS)
+        one, target_discovery(compounds, genes, targets, n_draws=5, **KEYS)
     )
 
 
 def test_no_result_hangs_on_the_order_of_rows_nor_on_the_blocks(monkeypatch):
     compounds, genes, targets = world()
     compounds.X, genes.X = np.sign(compounds.X), np.sign(genes.X)  # ties everywhere
-    one = target_discovery(compounds, genes, targets, n_seeds=7, **KEYS)
+    one = target_discovery(compounds, genes, targets, n_draws=7, **KEYS)
     rng = np.random.default_rng(0)
     again = [x[rng.permutation(x.n_obs)].copy() for x in (compounds, genes)]
-    two = target_discovery(*again, targets.sample(frac=1, random_state=0), n_seeds=7, **KEYS)
+    two = target_discovery(*again, targets.sample(frac=1, random_state=0), n_draws=7, **KEYS)
     pd.testing.assert_frame_equal(one, two, rtol=1e-12)
 
 
 def test_random_profiles_score_by_chance():
     compounds, genes, targets = world(n_compounds=300, n_genes=80, d=40, n_doses=1)
-    table = target_discovery(compounds, genes, targets, n_seeds=20, compound_key="compound")
+    table = target_discovery(compounds, genes, targets, n_draws=20, compound_key="compound")
     row = table.loc["all"]
     for score in ("ap", "auc", "hit"):
         assert row[f"{score}_low"] < row[f"{score}_chance"] < row[f"{score}_high"]
@@ -172,7 +172,7 @@ def test_a_dose_that_works_is_told_from_one_that_does_not():
     name = targets.drop_duplicates("source").set_index("source")["target"]
     strong = (compounds.obs["dose"] == 3.0).to_numpy()
     compounds.X[strong] = -genes[name[compounds.obs["compound"][strong]]].X
-    table = target_discovery(compounds, genes, targets, n_seeds=5, k=1, **KEYS)
+    table = target_discovery(compounds, genes, targets, n_draws=5, k=1, **KEYS)
     assert table.loc["3", "hit"] == 1.0
     assert table.loc["0.5", "hit"] < 0.5
     assert table.loc["mean", "hit"] == pytest.approx(table.loc[["0.5", "3"], "hit"].mean())
@@ -195,7 +195,7 @@ def test_bad_input_is_named():
         target_discovery(compounds, doubled, targets, gene_key="gene", **KEYS)
     with pytest.raises(ValueError, match="compounds have 6 features and genes 4"):
         target_discovery(compounds, genes[:, :4].copy(), targets, **KEYS)
-    for wrong in ({"k": 1.5}, {"n_seeds": 2.5}, {"k": 0}):
+    for wrong in ({"k": 1.5}, {"n_draws": 2.5}, {"k": 0}):
         with pytest.raises(ValueError, match="expected at least 1, a whole number"):
             target_discovery(compounds, genes, targets, **wrong, **KEYS)
     with pytest.raises(TypeError, match="data frame with columns 'source'.*found dict"):

@@ -116,7 +116,7 @@ def test_other_embeddings_can_be_named():
     for adata in (real, synthetic):
         adata.obsm["X_other"] = np.asarray(adata.X)
         adata.X = np.ones_like(adata.X)
-    found = fidelity(real, synthetic, "drug", use_rep="X_other", synthetic_rep="X_other", n_boot=0)
+    found = fidelity(real, synthetic, "drug", use_rep="X_other", n_boot=0)
     pd.testing.assert_frame_equal(found, wanted)
 
 

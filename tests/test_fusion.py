@@ -93,16 +93,16 @@ def test_cca_warns_where_correlations_mean_nothing():
     parts = genes(12)
     with pytest.warns(UserWarning, match=r"12 profiles are fewer than the 6 \+ 8"):
         late_fusion(parts, method="cca_mean", n_components=2)
-    shrunk = late_fusion(parts, method="cca_mean", n_components=2, shrinkage=0.3)
+    shrunk = late_fusion(parts, method="cca_mean", n_components=2, eps=0.3)
     assert shrunk.uns["late_fusion"]["correlations"].max() < 1
 
 
-@pytest.mark.parametrize("shrinkage", [0.0, 0.3])
-def test_variates_beyond_the_rank_are_refused(shrinkage):
+@pytest.mark.parametrize("eps", [0.0, 0.3])
+def test_variates_beyond_the_rank_are_refused(eps):
     parts = genes()
     parts["m0"].X[:, 1] = parts["m0"].X[:, 0]
     parts["m0"].X[:, 2] = 3.0
-    arguments = {"method": "cca_mean", "shrinkage": shrinkage}
+    arguments = {"method": "cca_mean", "eps": eps}
     with pytest.raises(ValueError, match="span 4 and 8 dimensions"):
         late_fusion(parts, n_components=5, **arguments)
     assert np.isfinite(late_fusion(parts, n_components=4, **arguments).X).all()
@@ -142,12 +142,12 @@ def test_only_shared_profiles_are_fused():
         ({"drop": "m1"}, ValueError, "two modalities or more, found 'm0'"),
         ({"widths": (4, 4, 4), "method": "cca_mean"}, ValueError, "CCA takes two"),
         ({"method": "cca_mean", "n_components": 7}, ValueError, "at most 6"),
-        ({"method": "cca_mean", "shrinkage": 1.0}, ValueError, "shrinkage=1.0"),
+        ({"method": "cca_mean", "eps": 1.0}, ValueError, "eps=1.0"),
         ({"rename": True}, ValueError, "no profile is in every modality"),
         ({"double": True}, ValueError, "'g00'"),
         ({"use_rep": "emb"}, KeyError, "'emb' is not in obsm"),
     ],
-    ids=["method", "one", "three", "components", "shrinkage", "names", "double", "rep"],
+    ids=["method", "one", "three", "components", "eps", "names", "double", "rep"],
 )
 def test_bad_fusion_is_named(change, error, text):
     parts = genes(widths=change.pop("widths", (6, 8)))
@@ -254,10 +254,10 @@ def test_shared_neighbours_by_hand():
         ({"modalities": ("image", "rnaa")}, KeyError, "Did you mean 'rna'"),
         ({"modalities": ("image", "image")}, ValueError, "two modalities are matched"),
         ({"context_keys": "gide"}, KeyError, "Did you mean 'guide'"),
-        ({"regularization": 0}, ValueError, "regularization > 0"),
+        ({"eps": 0}, ValueError, "eps > 0"),
         ({"rename": True}, ValueError, "0 perturbations by 'guide' are in both"),
     ],
-    ids=["method", "modality", "same", "key", "regularization", "labels"],
+    ids=["method", "modality", "same", "key", "eps", "labels"],
 )
 def test_bad_matching_is_named(change, error, text):
     mdata = screen()

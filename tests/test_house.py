@@ -20,17 +20,18 @@ MAX_LINES = 600
 LAYERS = {
     "_errors": set(),
     "_files": set(),
+    "_renamed": {"_errors"},
     "_access": {"_errors"},
     "kernels": {"_errors"},
     "_batches": {"_access", "_errors", "kernels"},
     "nn": {"_errors", "kernels"},
     "data": {"_access", "_errors", "kernels", "nn"},
-    "model": {"_access", "_batches", "_errors", "_files", "kernels", "nn", "data"},
-    "pp": {"_access", "_batches", "_errors", "_files", "kernels", "nn", "data"},
-    "tl": {"_access", "_errors", "kernels", "nn", "data", "pp"},
-    "pl": {"_access", "_errors"},
-    "io": {"_access", "_errors"},
-    "datasets": {"_access", "_errors", "kernels", "io"},
+    "model": {"_access", "_batches", "_errors", "_renamed", "_files", "kernels", "nn", "data"},
+    "pp": {"_access", "_batches", "_errors", "_renamed", "_files", "kernels", "nn", "data"},
+    "tl": {"_access", "_errors", "_renamed", "kernels", "nn", "data", "pp"},
+    "pl": {"_access", "_errors", "_renamed"},
+    "io": {"_access", "_errors", "_renamed"},
+    "datasets": {"_access", "_errors", "_renamed", "kernels", "io"},
 }
 LAYERS["bench"] = set(LAYERS) | {"__init__"}
 LAYERS["cli"] = LAYERS["bench"] | {"bench"}

@@ -172,11 +172,11 @@ def test_tvn_refuses_what_it_cannot_do():
     adata.obs.loc[of_plate[4:], "gene"] = "TP53"
     with pytest.raises(ValueError, match="fewer than 20 control cells.*'p1'"):
         tvn(adata, **CONTROLS, batch_key="plate", min_controls=20)
-    with pytest.raises(ValueError, match="regularization=0 .* more than 6"):
-        tvn(adata, **CONTROLS, batch_key="plate", regularization=0)
+    with pytest.raises(ValueError, match="eps=0 .* more than 6"):
+        tvn(adata, **CONTROLS, batch_key="plate", eps=0)
     for wrong in (-1, np.nan, np.inf):
         with pytest.raises(ValueError, match="0 or more, and finite"):
-            tvn(adata, **CONTROLS, batch_key="plate", regularization=wrong)
+            tvn(adata, **CONTROLS, batch_key="plate", eps=wrong)
     with pytest.raises(KeyError, match="Did you mean 'NTC'"):
         tvn(adata, use_rep="emb", control_key="gene", control="NTX", batch_key="plate")
     tvn(adata, **CONTROLS, batch_key="plate")
@@ -187,14 +187,14 @@ def test_tvn_refuses_what_it_cannot_do():
 # -- sphering -------------------------------------------------------------------------------------
 
 
-def plain_sphering(x: np.ndarray, rows: np.ndarray, method: str, epsilon: float) -> np.ndarray:
+def plain_sphering(x: np.ndarray, rows: np.ndarray, method: str, eps: float) -> np.ndarray:
     """By the singular value decomposition of the rows to fit on."""
     scaler = StandardScaler(with_std=method.endswith("-cor")).fit(x[rows])
     z = scaler.transform(x[rows])
     _, s, vt = np.linalg.svd(z, full_matrices=True)
     rank = min(len(z) - 1, x.shape[1])
     s = np.concatenate([s[:rank], np.full(x.shape[1] - rank, s[rank - 1])])
-    w = (vt.T / (s + epsilon)) * np.sqrt(len(z) - 1)
+    w = (vt.T / (s + eps)) * np.sqrt(len(z) - 1)
     return scaler.transform(x) @ (w @ vt if method.startswith("ZCA") else w)
 
 
@@ -221,12 +221,12 @@ def test_sphered_controls_are_white():
     ("change", "text"),
     [
         ({"method": "zca"}, "ZCA-cor"),
-        ({"epsilon": -1}, "0 or more"),
-        ({"epsilon": np.inf}, "and finite"),
+        ({"eps": -1}, "0 or more"),
+        ({"eps": np.inf}, "and finite"),
         ({"constant": True}, "1 of 6 features do not vary"),
         ({"copied": True}, "span 5 of 6 dimensions"),
     ],
-    ids=["method", "epsilon", "infinite", "constant", "copied"],
+    ids=["method", "eps", "infinite", "constant", "copied"],
 )
 def test_sphering_names_bad_input(change, text):
     adata = cells()

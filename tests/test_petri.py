@@ -235,7 +235,7 @@ def test_contexts_over_two_columns(screen, train):
 def test_topics_are_contexts(screen, train):
     mdata = screen()
     table = pd.DataFrame({"source": ["g0", "g1", "g1", "g2"], "target": ["A", "A", "B", "B"]})
-    cf.pp.map_contexts(mdata, table, key="guide", key_added="complex")
+    cf.pp.map_contexts(mdata, table, by="guide", key_added="complex")
     model = train(mdata, setup={**SETUP, "context_keys": "complex"})
     z = model.get_latent_representation(modality="rna", layer=1)
     outside = (mdata["rna"].obs["guide"] == "g3").to_numpy()

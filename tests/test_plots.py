@@ -260,7 +260,7 @@ def test_clustering_brings_like_profiles_together():
 def test_groups_are_put_together_and_named():
     adata = profiles(5)
     adata.obs["complex"] = pd.Categorical(list("yxyxy"), categories=["y", "x"])
-    ax = pl.similarity(adata, groupby="complex", cluster=False)
+    ax = pl.similarity(adata, by="complex", cluster=False)
     unit = adata.X / np.linalg.norm(adata.X, axis=1, keepdims=True)
     order = [0, 2, 4, 1, 3]
     np.testing.assert_allclose(cosines(ax), (unit @ unit.T)[np.ix_(order, order)], atol=1e-6)
@@ -272,7 +272,7 @@ def test_groups_are_put_together_and_named():
 def test_clustering_stays_within_the_groups():
     adata = profiles(20)
     adata.obs["half"] = ["a"] * 10 + ["b"] * 10
-    shown = cosines(pl.similarity(adata, groupby="half"))
+    shown = cosines(pl.similarity(adata, by="half"))
     unit = adata.X / np.linalg.norm(adata.X, axis=1, keepdims=True)
     first = np.sort((unit[:10] @ unit[:10].T).ravel())
     np.testing.assert_allclose(np.sort(shown[:10, :10].ravel()), first, atol=1e-6)

@@ -420,7 +420,7 @@ def test_topics_are_shared_between_modalities_and_written_to_files(tmp_path, cap
     mdata = MuData({"image": guides(["A", None, "C"], "i"), "rna": guides(["B", "A"], "r")})
     with caplog.at_level(logging.INFO, logger="cellfuse"):
         cf.pp.map_contexts(
-            mdata, table, key="guide", source="gene", target="complex", key_added="complex"
+            mdata, table, by="guide", source="gene", target="complex", key_added="complex"
         )
     assert mdata["image"].obsm["complex"].toarray().tolist() == [[1, 1], [0, 0], [0, 0]]
     assert mdata["rna"].obsm["complex"].toarray().tolist() == [[0, 1], [1, 1]]
@@ -435,7 +435,7 @@ def test_topics_are_shared_between_modalities_and_written_to_files(tmp_path, cap
 
 def test_numeric_labels_meet_their_text():
     a = guides([1, 2], "i")
-    cf.pp.map_contexts(a, pd.DataFrame({"source": ["2"], "target": ["t"]}), key="guide")
+    cf.pp.map_contexts(a, pd.DataFrame({"source": ["2"], "target": ["t"]}), by="guide")
     assert a.obsm["topics"].toarray().ravel().tolist() == [0, 1]
 
 
@@ -443,7 +443,7 @@ def test_table_without_a_common_gene_shows_both_sides():
     table = pd.DataFrame({"source": ["tp53"], "target": ["t"]})
     a = guides(["TP53"], "i")
     with pytest.raises(ValueError, match="'tp53'.*'TP53'.*upper or lower case"):
-        cf.pp.map_contexts(a, table, key="guide")
+        cf.pp.map_contexts(a, table, by="guide")
     assert "topics" not in a.obsm
 
 
@@ -451,7 +451,7 @@ def test_missing_table_column_and_taken_key():
     a = guides(["A"], "i")
     table = pd.DataFrame({"sources": ["A"], "target": ["t"]})
     with pytest.raises(KeyError, match="Did you mean 'sources'"):
-        cf.pp.map_contexts(a, table, key="guide")
-    cf.pp.map_contexts(a, table, key="guide", source="sources")
+        cf.pp.map_contexts(a, table, by="guide")
+    cf.pp.map_contexts(a, table, by="guide", source="sources")
     with pytest.raises(ValueError, match="exists"):
-        cf.pp.map_contexts(a, table, key="guide", source="sources")
+        cf.pp.map_contexts(a, table, by="guide", source="sources")

@@ -114,7 +114,7 @@ def test_a_groups_null_is_the_mean_over_its_profiles():
     obs.index = [f"w{i}" for i in range(len(obs))]
     found = mean_average_precision(
         ad.AnnData(rng.normal(size=(17, 3)), obs=obs),
-        positives_by="compound",
+        by="compound",
         negatives_by="plate",
         control="DMSO",
         n_null=2000,
@@ -128,7 +128,7 @@ def test_a_groups_null_is_the_mean_over_its_profiles():
 
 
 def test_p_values_of_noise_are_uniform_and_never_too_small():
-    table = mean_average_precision(wells(200, 3, effect=0), positives_by="compound", n_null=2000)
+    table = mean_average_precision(wells(200, 3, effect=0), by="compound", n_null=2000)
     for level in (0.01, 0.05, 0.2):
         assert (table["pvalue"] <= level).mean() < level + 3 * np.sqrt(level / 200) + 0.01
 
@@ -144,7 +144,7 @@ def test_noise_on_plates_of_unequal_size_is_not_called_active():
     found = [
         mean_average_precision(
             ad.AnnData(np.random.default_rng(s).normal(size=(len(obs), 8)), obs=obs),
-            positives_by="compound",
+            by="compound",
             negatives_by="plate",
             control="DMSO",
             n_null=500,
@@ -157,7 +157,7 @@ def test_noise_on_plates_of_unequal_size_is_not_called_active():
 def test_what_chance_gives_half_of_the_time_is_not_significant():
     x = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     adata = ad.AnnData(x, obs=pd.DataFrame({"c": ["a", "a", "b"]}, index=list("xyz")))
-    table = mean_average_precision(adata, positives_by="c", n_null=4000)
+    table = mean_average_precision(adata, by="c", n_null=4000)
     assert table.loc["a", "map"] == 1 and table.loc["a", "pvalue"] == pytest.approx(0.5, abs=0.03)
 
 
@@ -166,11 +166,11 @@ def test_what_chance_gives_half_of_the_time_is_not_significant():
 
 def test_against_all_others_it_is_scikit_learns():
     adata = wells()
-    found = mean_average_precision(adata, positives_by="compound", per_profile=True)
+    found = mean_average_precision(adata, by="compound", per_profile=True)
     labels = adata.obs["compound"].to_numpy()
     expected = [plain(adata, i, labels != labels[i]) for i in range(adata.n_obs)]
     np.testing.assert_allclose(found["precision"], expected)
-    table = mean_average_precision(adata, positives_by="compound")
+    table = mean_average_precision(adata, by="compound")
     np.testing.assert_allclose(table["map"], pd.Series(expected).groupby(labels).mean())
 
 
@@ -178,7 +178,7 @@ def test_against_the_controls_of_the_plate():
     adata = wells()
     found = mean_average_precision(
         adata,
-        positives_by="compound",
+        by="compound",
         negatives_by="plate",
         control="DMSO",
         per_profile=True,
@@ -192,9 +192,7 @@ def test_against_the_controls_of_the_plate():
 
 def test_positives_of_other_plates_only():
     adata = wells()
-    found = mean_average_precision(
-        adata, positives_by="compound", positives_across="plate", per_profile=True
-    )
+    found = mean_average_precision(adata, by="compound", positives_across="plate", per_profile=True)
     assert (found["n_positives"] == 2).all()
     x = adata.X / np.linalg.norm(adata.X, axis=1, keepdims=True)
     labels, plate = adata.obs["compound"].to_numpy(), adata.obs["plate"].to_numpy()
@@ -204,7 +202,7 @@ def test_positives_of_other_plates_only():
 
 
 def test_many_positives_go_the_other_way_to_the_same_numbers(monkeypatch):
-    arguments = {"positives_by": "compound", "per_profile": True}
+    arguments = {"by": "compound", "per_profile": True}
     few = mean_average_precision(wells(), **arguments)
     monkeypatch.setattr("cellfuse.kernels.precision.FEW", 0)
     monkeypatch.setattr("cellfuse.kernels.precision.BLOCK_BYTES", 1)
@@ -215,7 +213,7 @@ def test_many_positives_go_the_other_way_to_the_same_numbers(monkeypatch):
 @pytest.mark.parametrize("within", [None, "plate"])
 def test_large_groups_are_cut_and_compared_one_by_one(monkeypatch, across, within):
     arguments = {
-        "positives_by": "compound",
+        "by": "compound",
         "per_profile": True,
         "positives_across": across,
         "negatives_by": within,
@@ -236,7 +234,7 @@ def test_ties_and_the_order_of_the_rows(reverse):
     turned = (
         adata[::-1].copy() if reverse else adata[np.random.default_rng(0).permutation(48)].copy()
     )
-    arguments = {"positives_by": "compound", "seed": 3}
+    arguments = {"by": "compound", "seed": 3}
     first = mean_average_precision(adata, **arguments)
     again = mean_average_precision(turned, **arguments)
     pd.testing.assert_frame_equal(first, again)
@@ -247,7 +245,7 @@ def test_ties_and_the_order_of_the_rows(reverse):
 def test_a_collapsed_embedding_gets_chance():
     adata = wells()
     adata.X[:] = 1
-    table = mean_average_precision(adata, positives_by="compound")
+    table = mean_average_precision(adata, by="compound")
     np.testing.assert_allclose(table["map"], table["chance"])
 
 
@@ -256,14 +254,14 @@ def test_a_matrix_of_similarities_gives_the_same():
     x = adata.X / np.linalg.norm(adata.X, axis=1, keepdims=True)
     adata.obsp["cosine"] = x @ x.T
     pd.testing.assert_frame_equal(
-        mean_average_precision(adata, positives_by="compound", use_sim="cosine"),
-        mean_average_precision(adata, positives_by="compound"),
+        mean_average_precision(adata, by="compound", use_sim="cosine"),
+        mean_average_precision(adata, by="compound"),
     )
 
 
 def test_a_group_of_one_is_not_tested():
     adata = wells()[:-3].copy()
-    table = mean_average_precision(adata, positives_by="compound", n_boot=100)
+    table = mean_average_precision(adata, by="compound", n_boot=100)
     assert table["n"].iloc[-1] == 0 and table[["map", "pvalue", "qvalue"]].iloc[-1].isna().all()
     assert not table["significant"].iloc[-1]
     assert table.attrs["mean_map_low"] < table.attrs["mean_map"] < table.attrs["mean_map_high"]
@@ -273,14 +271,14 @@ def test_a_group_of_one_is_not_tested():
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        ({"positives_by": "compund"}, KeyError, "Did you mean 'compound'"),
+        ({"by": "compund"}, KeyError, "Did you mean 'compound'"),
         ({"control": "DMS"}, KeyError, "Did you mean 'DMSO'"),
         ({"control_key": "plate"}, ValueError, "without `control`"),
         ({"n_null": 0}, ValueError, "n_null=0"),
-        ({"positives_by": ["compound", "plate", "well"]}, ValueError, "each of the 48 groups"),
+        ({"by": ["compound", "plate", "well"]}, ValueError, "each of the 48 groups"),
         ({"control": "DMSO", "negatives_by": "well"}, ValueError, "44 of 48 groups .* no control"),
         ({"use_sim": "cosine"}, KeyError, "'cosine' is not in obsp"),
-        ({"positives_by": "all"}, ValueError, "has a negative"),
+        ({"by": "all"}, ValueError, "has a negative"),
     ],
     ids=["key", "control", "control_key", "n_null", "single", "stratum", "use_sim", "one"],
 )
@@ -289,4 +287,4 @@ def test_bad_input_is_named(change, error, text):
     adata.obs["well"] = adata.obs_names
     adata.obs["all"] = "x"
     with pytest.raises(error, match=text):
-        mean_average_precision(adata, **{"positives_by": "compound", **change})
+        mean_average_precision(adata, **{"by": "compound", **change})

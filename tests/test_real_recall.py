@@ -62,8 +62,8 @@ def test_recall_is_efaars_formula_on_real_profiles_and_networks(wells):
     for name, pairs in networks.items():
         assert found.loc[name, "recall"] == pytest.approx(plain_recall(genes, pairs))
     assert (found["n_pairs"] > 5).all()
-    assert (found["ci_low"] <= found["recall"]).all() and (
-        found["recall"] <= found["ci_high"]
+    assert (found["recall_low"] <= found["recall"]).all() and (
+        found["recall"] <= found["recall_high"]
     ).all()
 
 
@@ -73,7 +73,7 @@ def test_active_compounds_of_a_real_screen():
     control = {"control_key": "compound", "control": "DMSO"}
     center_scale(wells, use_rep=None, batch_key="plate", **control)
     table = mean_average_precision(
-        wells, positives_by="compound", negatives_by="plate", control="DMSO", n_null=2000
+        wells, by="compound", negatives_by="plate", control="DMSO", n_null=2000
     )
     assert table["map"].mean() > 3 * table["chance"].mean()
     assert 0.2 < table["significant"].mean() < 0.8

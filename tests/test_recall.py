@@ -51,8 +51,8 @@ def test_all_pairs_give_chance() -> None:
     assert found["recall"] == pytest.approx(found["chance"], abs=0.002)
     # To the pair: of 1770 the 88 lowest have a share of at most .05 at or below them, and the 88
     # highest at least .95 (that is 1682) below them.
-    assert found["recall_low"] * 1770 == pytest.approx(88)
-    assert found["recall_high"] * 1770 == pytest.approx(88)
+    assert found["lower_tail"] * 1770 == pytest.approx(88)
+    assert found["upper_tail"] * 1770 == pytest.approx(88)
 
 
 def test_direction_repeats_and_self_pairs_do_not_count() -> None:
@@ -68,7 +68,7 @@ def test_opposite_profiles_are_recalled_in_the_lower_tail() -> None:
     genes = _map()
     genes.X[1] = -genes.X[0]
     found = cf.tl.relationship_recall(genes, _pairs(("g0", "g1"))).iloc[0]
-    assert (found["recall_low"], found["recall_high"]) == (1.0, 0.0)
+    assert (found["lower_tail"], found["upper_tail"]) == (1.0, 0.0)
 
 
 def test_several_networks_share_one_null_and_are_kept(tmp_path) -> None:

@@ -26,11 +26,11 @@ def angle(*degrees: float) -> np.ndarray:
 def test_places_by_hand():
     a = side(angle(0), ["A"], "a")
     b = side(angle(10, 20, 30, 40), ["B", "A", "C", "A"], "b")
-    one = retrieval(a, b, "c", use_rep=None, top_k=(1, 2), per_query=True).iloc[0]
+    one = retrieval(a, b, "c", use_rep=None, k=(1, 2), per_query=True).iloc[0]
     assert one[["top1", "top2", "mrr", "n_matches"]].tolist() == [0, 1, 0.5, 2]
     # B is closer than the match at 20 degrees, B and C than the one at 40.
     assert one["foscttm"] == pytest.approx((1 / 2 + 2 / 2) / 2)
-    back = retrieval(a, b, "c", use_rep=None, top_k=1, per_query=True)
+    back = retrieval(a, b, "c", use_rep=None, k=1, per_query=True)
     assert back["direction"].tolist() == ["a to b", "b to a", "b to a"]
 
 
@@ -47,9 +47,9 @@ def test_a_perfect_and_a_reversed_space():
 def test_a_collapsed_space_gets_exactly_chance_in_any_order():
     labels = ["A", "A", "B", "C", "D", "D"]
     a, b = side(np.ones((6, 3)), labels, "a"), side(np.ones((6, 3)), labels, "b")
-    found = retrieval(a, b, "c", use_rep=None, top_k=(1, 3))
+    found = retrieval(a, b, "c", use_rep=None, k=(1, 3))
     np.testing.assert_allclose(found["value"], found["chance"])
-    again = retrieval(a, b[::-1].copy(), "c", use_rep=None, top_k=(1, 3))
+    again = retrieval(a, b[::-1].copy(), "c", use_rep=None, k=(1, 3))
     pd.testing.assert_frame_equal(found, again)
 
 
@@ -57,7 +57,7 @@ def test_what_differs_by_rounding_is_tied():
     x = np.random.default_rng(0).normal(size=(30, 7))
     labels = [f"c{i}" for i in range(30)]
     both = side(np.concatenate([x * 1.1, x * 0.7]), [*labels, *["other"] * 30], "b")
-    found = retrieval(side(x, labels, "a"), both, "c", use_rep=None, top_k=1, per_query=True)
+    found = retrieval(side(x, labels, "a"), both, "c", use_rep=None, k=1, per_query=True)
     assert (found.loc[found["direction"] == "a to b", "top1"] == 0.5).all()
 
 
@@ -79,7 +79,7 @@ def test_the_place_of_the_first_match(n, r):
 def test_distractors_stay_and_queries_without_match_go():
     a = side(angle(0, 90), ["A", "X"], "a")
     b = side(angle(5, 1), ["A", "Y"], "b")
-    found = retrieval(a, b, "c", use_rep=None, top_k=(1,))
+    found = retrieval(a, b, "c", use_rep=None, k=(1,))
     assert found.loc[("a to b", "top1"), ["value", "n_queries", "n_candidates"]].tolist() == [
         0,
         1,
@@ -93,14 +93,14 @@ def test_intervals_are_over_labels():
     z = rng.normal(size=(40, 8)).repeat(3, axis=0)
     a, b = (side(z + rng.normal(size=z.shape), list(labels), p) for p in "ab")
     found = retrieval(a, b, "c", use_rep=None, n_boot=300)
-    assert ((found["low"] <= found["value"]) & (found["value"] <= found["high"])).all()
+    assert ((found["value_low"] <= found["value"]) & (found["value"] <= found["value_high"])).all()
     same, other = (retrieval(a, b, "c", use_rep=None, n_boot=300, seed=s) for s in (0, 1))
     pd.testing.assert_frame_equal(same, found)
-    assert (other["low"] != found["low"]).any()
+    assert (other["value_low"] != found["value_low"]).any()
     # Copies of every row add no information: the interval does not shrink.
     twice = [ad.concat([s, s], keys=["1", "2"], index_unique="-") for s in (a, b)]
     again = retrieval(*twice, "c", use_rep=None, n_boot=300)
-    width, width_twice = (f["high"] - f["low"] for f in (found, again))
+    width, width_twice = (f["value_high"] - f["value_low"] for f in (found, again))
     assert width_twice["mean", "foscttm"] == pytest.approx(width["mean", "foscttm"], rel=0.05)
 
 
@@ -108,7 +108,7 @@ def test_intervals_are_over_labels():
     ("change", "error", "text"),
     [
         ({"by": "d"}, KeyError, "'d' is not in obs"),
-        ({"top_k": (0,)}, ValueError, "1 and more"),
+        ({"k": (0,)}, ValueError, "1 and more"),
         ({"labels": ["x", "y", "z"]}, ValueError, "no label by 'c' is in both"),
         ({"x": np.ones((3, 4))}, ValueError, "different widths, 2 and 4"),
         ({"x": np.zeros((3, 2))}, ValueError, "3 rows in X of b are all zeros"),
@@ -120,4 +120,4 @@ def test_bad_input_is_named(change, error, text):
     a = side(angle(0, 10, 20), list("ABC"), "a")
     b = side(change.get("x", angle(0, 10, 20)), change.get("labels", list("ABC")), "b")
     with pytest.raises(error, match=text):
-        retrieval(a, b, change.get("by", "c"), use_rep=None, top_k=change.get("top_k", (1,)))
+        retrieval(a, b, change.get("by", "c"), use_rep=None, k=change.get("k", (1,)))

@@ -338,7 +338,7 @@ def test_recall_intervals_do_not_depend_on_the_order_of_the_map():
     first = cf.tl.relationship_recall(genes, pairs, n_boot=200)
     again = cf.tl.relationship_recall(genes[::-1].copy(), pairs[::-1], n_boot=200)
     pd.testing.assert_frame_equal(first, again)
-    assert first["ci_low"].iloc[0] < first["recall"].iloc[0] < first["ci_high"].iloc[0]
+    assert first["recall_low"].iloc[0] < first["recall"].iloc[0] < first["recall_high"].iloc[0]
 
 
 def test_pairs_have_the_hits_of_the_summary():
@@ -399,7 +399,10 @@ def test_genes_are_paired_by_name():
     a, b = tables(0.5)
     found = compare(a, b).iloc[0]
     assert found["difference"] == pytest.approx((a["map"] - b["map"]).mean())
-    assert found["low"] < found["difference"] < found["high"] and found["pvalue"] < 0.001
+    assert (
+        found["difference_low"] < found["difference"] < found["difference_high"]
+        and found["pvalue"] < 0.001
+    )
     turned = compare(b, a).iloc[0]
     assert turned["difference"] == -found["difference"] and turned["pvalue"] == found["pvalue"]
     assert compare(*tables(0.0)).iloc[0]["pvalue"] > 0.05
@@ -408,7 +411,7 @@ def test_genes_are_paired_by_name():
 def test_a_comparison_follows_its_seed():
     one, same, other = (compare(*tables(0.05), seed=seed) for seed in (1, 1, 2))
     pd.testing.assert_frame_equal(one, same)
-    for column in ("pvalue", "low", "high"):
+    for column in ("pvalue", "difference_low", "difference_high"):
         assert (one[column] != other[column]).all()
 
 

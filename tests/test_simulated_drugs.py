@@ -205,7 +205,7 @@ def test_it_goes_into_tide_and_into_both_tasks(screen):
     high = image[(image.obs["dose_um"] == 10).to_numpy()].copy()
     drugs = cf.tl.aggregate(high, by="compound", use_rep="X_true")
     genes = cf.tl.aggregate(knockout, by="gene", use_rep="X_true")
-    table = cf.tl.target_discovery(drugs, genes, mdata.uns["targets"], n_seeds=5, n_boot=0)
+    table = cf.tl.target_discovery(drugs, genes, mdata.uns["targets"], n_draws=5, n_boot=0)
     assert table["n_compounds"].iloc[0] == 12
 
 

@@ -62,7 +62,7 @@ def test_one_shot_transfer_is_the_plain_loop(grouped, block, monkeypatch):
     monkeypatch.setattr(_nearest, "BLOCK_CELLS", block)  # one block, or many
     well = [f"w{i % 3}" for i in range(6 * 14)]
     adata = screen(size=14, well=well)
-    columns = {"use_rep": None, "target": "gene", "n_runs": 4, "seed": 3}
+    columns = {"use_rep": None, "by": "gene", "n_draws": 4, "seed": 3}
     table = one_shot_transfer(adata, k=(1, 3), group_key="well" if grouped else None, **columns)
     read = transfer._read(adata, None, "gene", None, None)
     references = read.rows[_nearest.draw_references(read, 4, 3)]
@@ -86,7 +86,7 @@ def test_references_are_drawn_evenly_and_one_of_each_class():
 def test_ties_share_the_places():
     # Every profile is the same: each of four references is as near as the others.
     adata = profiles(np.ones((8, 3)), "AABBCCDD")
-    table = one_shot_transfer(adata, use_rep=None, target="gene", k=(1, 2, 4), n_runs=3)
+    table = one_shot_transfer(adata, use_rep=None, by="gene", k=(1, 2, 4), n_draws=3)
     assert table["accuracy"].tolist() == pytest.approx([0.25, 0.5, 1.0])
 
 
@@ -95,20 +95,20 @@ def test_the_order_of_the_rows_does_not_matter(verb):
     rng = np.random.default_rng(0)
     values = rng.integers(-1, 2, (60, 3)) + [[0.0, 0.0, 3.0]]  # many profiles are alike
     adata = profiles(values, rng.choice(list("ABCD"), 60))
-    one = verb(adata, use_rep=None, target="gene", k=3)
+    one = verb(adata, use_rep=None, by="gene", k=3)
     for seed in range(3):
-        two = verb(shuffled(adata, seed), use_rep=None, target="gene", k=3)
+        two = verb(shuffled(adata, seed), use_rep=None, by="gene", k=3)
         pd.testing.assert_frame_equal(one, two, rtol=1e-12)
 
 
 def test_repeated_names_leave_no_result_to_the_order_of_the_rows():
     adata = screen(n_classes=4, size=6)
     adata.obs_names = ["cell"] * adata.n_obs
-    one = one_shot_transfer(adata, use_rep=None, target="gene", n_runs=5)
+    one = one_shot_transfer(adata, use_rep=None, by="gene", n_draws=5)
     for seed in range(3):
         other = shuffled(screen(n_classes=4, size=6), seed)
         other.obs_names = ["cell"] * other.n_obs
-        two = one_shot_transfer(other, use_rep=None, target="gene", n_runs=5)
+        two = one_shot_transfer(other, use_rep=None, by="gene", n_draws=5)
         pd.testing.assert_frame_equal(one, two, rtol=1e-12)
 
 
@@ -116,11 +116,11 @@ def test_repeated_names_leave_no_result_to_the_order_of_the_rows():
 @pytest.mark.parametrize("verb", [one_shot_transfer, knn_accuracy])
 def test_numbers_of_neighbours_are_whole(verb, k):
     with pytest.raises(ValueError, match="expected whole numbers of at least 1"):
-        verb(screen(), use_rep=None, target="gene", k=k)
+        verb(screen(), use_rep=None, by="gene", k=k)
 
 
 def test_random_profiles_are_found_by_chance():
-    table = one_shot_transfer(screen(20, 20, noise=1e3), use_rep=None, target="gene", k=(1, 5))
+    table = one_shot_transfer(screen(20, 20, noise=1e3), use_rep=None, by="gene", k=(1, 5))
     np.testing.assert_allclose(table["accuracy"], table["chance"], atol=0.03)
     inside = (table["accuracy_low"] < table["chance"]) & (table["chance"] < table["accuracy_high"])
     assert inside.all()
@@ -132,8 +132,8 @@ def test_plates_mislead_and_their_references_can_be_left_out():
     plate = np.tile(np.arange(4), 40)
     values = 3 * rng.normal(size=(4, 6))[plate] + rng.normal(size=(160, 6))
     adata = profiles(values, np.repeat([f"g{i:02d}" for i in range(40)], 4), plate=plate)
-    free = one_shot_transfer(adata, use_rep=None, target="gene", k=5)
-    apart = one_shot_transfer(adata, use_rep=None, target="gene", k=5, group_key="plate")
+    free = one_shot_transfer(adata, use_rep=None, by="gene", k=5)
+    apart = one_shot_transfer(adata, use_rep=None, by="gene", k=5, group_key="plate")
     assert free.loc[5, "accuracy_high"] < free.loc[5, "chance"]
     assert apart.loc[5, "accuracy_low"] < apart.loc[5, "chance"] < apart.loc[5, "accuracy_high"]
     assert apart.loc[5, "chance"] == pytest.approx(5 / 30, abs=0.01)
@@ -143,7 +143,7 @@ def test_classes_count_alike_and_single_ones_are_references_only():
     x = [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]]
     x[0], x[1] = [1, 0.5, 0], [0, 0.1, 1]  # one of A's profiles lies at B's, one at C's
     adata = profiles(x, "AABBBBC")
-    table = one_shot_transfer(adata, use_rep=None, target="gene", k=1, n_runs=50)
+    table = one_shot_transfer(adata, use_rep=None, by="gene", k=1, n_draws=50)
     assert table.loc[1, "accuracy"] == pytest.approx(0.5)  # A never, B always, C is not asked
     assert table.loc[1, "n_classes"] == 3
     assert np.isnan(adata.uns["one_shot_transfer"]["classes"].loc["C", "top_1"])
@@ -152,7 +152,7 @@ def test_classes_count_alike_and_single_ones_are_references_only():
 def test_controls_are_left_out_and_may_lack_a_label():
     adata = screen(3, 4)
     adata.obs.iloc[0, 0] = "ctrl"
-    table = one_shot_transfer(adata, use_rep=None, target="gene", control="ctrl")
+    table = one_shot_transfer(adata, use_rep=None, by="gene", control="ctrl")
     assert table["n_classes"].tolist() == [3, 3]
     assert table.loc[1, "n_queries"] == 11 - 3
 
@@ -179,7 +179,7 @@ def test_the_vote_is_scikit_learns(block, monkeypatch):
     monkeypatch.setattr(_nearest, "BLOCK_CELLS", block)
     adata = screen(2, 60, noise=3.0)  # two classes and odd k: no vote is tied
     adata.obs["split"] = np.where(np.arange(120) % 3 == 0, "test", "train")
-    table = knn_accuracy(adata, use_rep=None, target="gene", k=7, split_key="split")
+    table = knn_accuracy(adata, use_rep=None, by="gene", k=7, split_key="split")
     train, test = (adata[adata.obs["split"] == s] for s in ("train", "test"))
     peer = KNeighborsClassifier(7, metric="cosine").fit(train.X, train.obs["gene"])
     expected = balanced_accuracy_score(test.obs["gene"], peer.predict(test.X))
@@ -189,14 +189,14 @@ def test_the_vote_is_scikit_learns(block, monkeypatch):
 
 def test_without_a_split_nobody_votes_for_itself():
     adata = profiles([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], "ABAB")
-    table = knn_accuracy(adata, use_rep=None, target="gene", k=1)
+    table = knn_accuracy(adata, use_rep=None, by="gene", k=1)
     assert table.loc[1, "accuracy"] == 0.0
 
 
 def test_tied_votes_and_tied_neighbours_are_shared():
     x = [[1, 0], [1, 0], [1, 0], [0, 1], [0, 1]]
     # k = 2 of A: neighbours are the other A and B (at the same place): one vote each.
-    table = knn_accuracy(profiles(x, "AABCC"), use_rep=None, target="gene", k=2)
+    table = knn_accuracy(profiles(x, "AABCC"), use_rep=None, by="gene", k=2)
     # A: half; B: both neighbours are A, nothing; C: one C and a third of each of the others,
     # so A's two share 2/3, which is less than C's vote of 1.
     assert table.loc[2, "accuracy"] == pytest.approx((0.5 + 0 + 1) / 3)
@@ -205,13 +205,13 @@ def test_tied_votes_and_tied_neighbours_are_shared():
 def test_neighbours_of_the_own_group_do_not_count():
     well = ["w1", "w1", "w2", "w2"]
     adata = profiles([[1, 0], [1, 0.01], [1, 0.02], [1, 0.03]], "AABA", well=well)
-    free = knn_accuracy(adata, use_rep=None, target="gene", k=1)
-    apart = knn_accuracy(adata, use_rep=None, target="gene", k=1, group_key="well")
+    free = knn_accuracy(adata, use_rep=None, by="gene", k=1)
+    apart = knn_accuracy(adata, use_rep=None, by="gene", k=1, group_key="well")
     assert free.loc[1, "accuracy"] > 0
     assert apart.loc[1, "accuracy"] == pytest.approx(1 / 6)  # only the last A finds an A
     adata.obs["well"] = "w"
     with pytest.raises(ValueError, match="no profile has a neighbour in another group of 'well'"):
-        knn_accuracy(adata, use_rep=None, target="gene", k=1, group_key="well")
+        knn_accuracy(adata, use_rep=None, by="gene", k=1, group_key="well")
 
 
 # -- bad input ------------------------------------------------------------------------------------
@@ -220,22 +220,22 @@ def test_neighbours_of_the_own_group_do_not_count():
 def test_bad_input_is_named():
     adata = screen(3, 3)
     with pytest.raises(KeyError, match="'gen' is not in obs.*'gene'"):
-        one_shot_transfer(adata, use_rep=None, target="gen")
+        one_shot_transfer(adata, use_rep=None, by="gen")
     with pytest.raises(KeyError, match="'X_tide' is not in obsm"):
-        one_shot_transfer(adata, use_rep="X_tide", target="gene")
+        one_shot_transfer(adata, use_rep="X_tide", by="gene")
     with pytest.raises(ValueError, match=r"k=\[0\].*at least 1"):
-        one_shot_transfer(adata, use_rep=None, target="gene", k=0)
+        one_shot_transfer(adata, use_rep=None, by="gene", k=0)
     with pytest.raises(ValueError, match="has a second profile"):
-        one_shot_transfer(adata[::3].copy(), use_rep=None, target="gene")
+        one_shot_transfer(adata[::3].copy(), use_rep=None, by="gene")
     with pytest.raises(ValueError, match="holds one class"):
-        one_shot_transfer(adata[:3].copy(), use_rep=None, target="gene")
+        one_shot_transfer(adata[:3].copy(), use_rep=None, by="gene")
     with pytest.raises(KeyError, match="'held_out' is not in"):
         adata.obs["split"] = "train"
-        knn_accuracy(adata, use_rep=None, target="gene", split_key="split", test="held_out")
+        knn_accuracy(adata, use_rep=None, by="gene", split_key="split", test="held_out")
     broken = adata.copy()
     broken.X[4] = 0
     with pytest.raises(ValueError, match=r"all zeros and have no direction: 'p0004'"):
-        one_shot_transfer(broken, use_rep=None, target="gene")
+        one_shot_transfer(broken, use_rep=None, by="gene")
     broken.X[4, 0] = np.nan
     with pytest.raises(ValueError, match="NaN or infinite"):
-        knn_accuracy(broken, use_rep=None, target="gene")
+        knn_accuracy(broken, use_rep=None, by="gene")

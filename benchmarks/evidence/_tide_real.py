@@ -62,7 +62,7 @@ def jump(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[d
                     drugs,
                     profiles,
                     known,
-                    n_seeds=scale.n_seeds,
+                    n_draws=scale.n_seeds,
                     compound_key="compound",
                     gene_key="gene",
                     seed=seed,
@@ -74,8 +74,8 @@ def jump(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[d
                     key: cf.tl.one_shot_transfer(
                         genes[often.to_numpy()].copy(),
                         use_rep="X_p",
-                        target="gene",
-                        n_runs=scale.n_runs,
+                        by="gene",
+                        n_draws=scale.n_runs,
                         group_key=key,
                         seed=seed,
                     )

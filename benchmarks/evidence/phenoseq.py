@@ -296,7 +296,7 @@ def classify() -> None:
                     seeds=(12345,) if TINY else (12345, 42, 1234),
                     setting={"hidden": 128, "depth": 1},
                     batch_size=32,
-                    repeats=5,
+                    n_draws=5,
                 )
                 labels = {"screen": kind, "seed": seed, "n_cells": n_cells}
                 table.add([{**labels, **row} for row in found.to_dict("records")])

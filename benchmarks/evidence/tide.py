@@ -155,8 +155,8 @@ def score(whole: md.MuData, both: ad.AnnData, unseen: set[str], scale: Scale, se
         table = cf.tl.one_shot_transfer(
             both[rows].copy(),
             use_rep="X_z",
-            target="perturbation",
-            n_runs=scale.n_runs,
+            by="perturbation",
+            n_draws=scale.n_runs,
             n_boot=0,
             seed=seed,
         )
@@ -176,7 +176,7 @@ def score(whole: md.MuData, both: ad.AnnData, unseen: set[str], scale: Scale, se
             whole.uns["targets"],
             dose_key="dose_um",
             compound_key="perturbation",
-            n_seeds=scale.n_seeds,
+            n_draws=scale.n_seeds,
             n_boot=0,
             seed=seed,
         )

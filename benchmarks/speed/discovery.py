@@ -56,7 +56,7 @@ def targets(n: int) -> pd.DataFrame:
 def discovery(n: int) -> Callable[[], Any]:
     a, b, known = compounds(n), genes(), targets(n)
     return lambda: cf.tl.target_discovery(
-        a, b, known, n_seeds=N_SEEDS, compound_key="compound", dose_key="dose"
+        a, b, known, n_draws=N_SEEDS, compound_key="compound", dose_key="dose"
     )
 
 
@@ -91,7 +91,7 @@ def profiles(n: int) -> ad.AnnData:
 
 def one_shot(n: int) -> Callable[[], Any]:
     a = profiles(n)
-    return lambda: cf.tl.one_shot_transfer(a, use_rep=None, target="gene", n_runs=N_RUNS)
+    return lambda: cf.tl.one_shot_transfer(a, use_rep=None, by="gene", n_draws=N_RUNS)
 
 
 def one_shot_loop(n: int) -> Callable[[], Any]:

@@ -43,7 +43,7 @@ def profiles(n: int = N, d: int = D) -> ad.AnnData:
 
 def design(plates: bool) -> dict[str, Any]:
     control = {"negatives_by": "Metadata_plate", "control": "DMSO"} if plates else {}
-    return {"positives_by": "Metadata_compound", "n_null": NULL, **control}
+    return {"by": "Metadata_compound", "n_null": NULL, "n_boot": 0, **control}
 
 
 def by_copairs(data: ad.AnnData, plates: bool) -> pd.DataFrame:

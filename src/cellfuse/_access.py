@@ -17,6 +17,7 @@ from cellfuse._errors import listing, missing_key
 __all__ = [
     "Data",
     "check_finite",
+    "check_key",
     "constant_columns",
     "context_labels",
     "control_mask",
@@ -27,6 +28,7 @@ __all__ = [
     "modalities",
     "obs_column",
     "per_modality",
+    "per_side",
     "profiles_only",
     "record",
     "recorded",
@@ -76,6 +78,29 @@ def per_modality(value: T | Mapping[str, T], modality: str, *, name: str) -> T:
             fix=f"Give `{name}` one entry for each modality.",
         )
     return value[modality]
+
+
+def per_side(value: Any, sides: tuple[str, str], *, name: str) -> tuple[Any, Any]:
+    """Resolve an argument that may be a pair, or a dict by `sides`; one value is for both."""
+    if isinstance(value, Mapping):
+        first, second = (per_modality(value, side, name=name) for side in sides)
+        return first, second
+    if isinstance(value, list | tuple):
+        if len(value) != 2:
+            raise ValueError(
+                f"{name}={value!r}: expected one value, or two ({' and '.join(sides)})."
+            )
+        return value[0], value[1]
+    return value, value
+
+
+def check_key(key: object, *, name: str = "key_added") -> str:
+    """Refuse a key that no file can hold: h5ad and zarr take ``/`` for a folder."""
+    if not isinstance(key, str) or not key or "/" in key:
+        raise ValueError(
+            f"{name}={key!r}: expected a name without '/', which h5ad and zarr files cannot hold."
+        )
+    return key
 
 
 def profiles_only(data: object) -> AnnData:

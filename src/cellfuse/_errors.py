@@ -1,11 +1,18 @@
-"""Error texts: what was looked for, what was found, and the likely fix."""
+"""Error texts: what was looked for, what was found, and the likely fix; warnings at the call."""
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
-__all__ = ["MissingKeyError", "listing", "missing_key"]
+__all__ = ["MissingKeyError", "listing", "missing_key", "warn_user"]
+
+#: Frames of files in here are the library's own.
+PACKAGE = str(Path(__file__).parent) + os.sep
 
 
 class MissingKeyError(KeyError):
@@ -49,3 +56,11 @@ def missing_key(
     if fix:
         text += f" {fix}"
     return MissingKeyError(text)
+
+
+def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the user's call, however deep in the library the reason is found."""
+    frame, depth = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, category, stacklevel=depth)

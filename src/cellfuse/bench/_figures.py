@@ -100,7 +100,7 @@ def draw_figures(
     profiles = petri.genes.get(best, petri.guides[best])
     if 2 < profiles.n_obs <= 500:
         groupby = settings.colour_key if settings.colour_key in profiles.obs else None
-        _close(pl.similarity(profiles, groupby=groupby, save=folder / "similarity.png"))
+        _close(pl.similarity(profiles, by=groupby, save=folder / "similarity.png"))
         done["similarity.png"] = ("Similarity of profiles", f"PETRI, {best}. {SIMILARITY}")
     _close(pl.training_curves(model, save=folder / "training.png")[0])
     done["training.png"] = ("Training", TRAINING)

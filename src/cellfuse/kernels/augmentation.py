@@ -95,7 +95,7 @@ def fit_pea(
     controls: Sequence[NDArray],
     *,
     operations: Sequence[str] = get_args(Operation),
-    regularization: float = 0.5,
+    eps: float = 0.5,
     dtype: type = np.float32,
 ) -> PEA:
     """Fit every operation on the controls of each batch.
@@ -112,7 +112,7 @@ def fit_pea(
         Row numbers of each batch's controls, at least two each.
     operations
         Some of ``"none"``, ``"center"``, ``"center_scale"`` and ``"tvn"``; kept in that order.
-    regularization
+    eps
         See :func:`fit_tvn`.
     """
     chosen = check_operations(operations)
@@ -131,9 +131,7 @@ def fit_pea(
         centred = [values[own] - m for own, m in zip(controls, mean, strict=True)]
         ends = np.cumsum([len(own) for own in controls])
         rows = np.split(np.arange(ends[-1]), ends[:-1])
-        fit = fit_tvn(
-            np.concatenate(centred), rows, regularization=regularization, turned_back=True
-        )
+        fit = fit_tvn(np.concatenate(centred), rows, eps=eps, turned_back=True)
         matrices, n_dropped = fit.matrices, fit.n_dropped
         parts["tvn"] = mean, none[1]
     return PEA(

@@ -40,7 +40,7 @@ class CCA:
         return (x - self.mean_x) @ self.weights_x, (y - self.mean_y) @ self.weights_y
 
 
-def fit_cca(x: NDArray, y: NDArray, *, n_components: int, shrinkage: float = 0.0) -> CCA:
+def fit_cca(x: NDArray, y: NDArray, *, n_components: int, eps: float = 0.0) -> CCA:
     """Fit by the singular values of the whitened cross-covariance.
 
     Parameters
@@ -49,7 +49,7 @@ def fit_cca(x: NDArray, y: NDArray, *, n_components: int, shrinkage: float = 0.0
         Shapes (n, dx) and (n, dy), rows paired.
     n_components
         k, at most the smaller rank.
-    shrinkage
+    eps
         Share of each covariance that is replaced by its mean variance times the identity.
 
     Raises
@@ -70,8 +70,8 @@ def fit_cca(x: NDArray, y: NDArray, *, n_components: int, shrinkage: float = 0.0
     fits = []
     for covariance in (own_x, own_y):
         d = len(covariance)
-        shrunk = (1 - shrinkage) * covariance
-        shrunk[np.diag_indices(d)] += shrinkage * np.trace(covariance) / d
+        shrunk = (1 - eps) * covariance
+        shrunk[np.diag_indices(d)] += eps * np.trace(covariance) / d
         fits.append(fit_whitening(shrunk, method="zca"))
     cross = (x - mean_x).T @ (y - mean_y) / (len(x) - 1)
     left, _, right = np.linalg.svd(fits[0].matrix @ cross @ fits[1].matrix)

@@ -11,7 +11,7 @@ from cellfuse.kernels.energy import distances
 __all__ = ["shared_neighbours", "transport"]
 
 
-def transport(x: NDArray, y: NDArray, *, regularization: float, max_iter: int) -> NDArray:
+def transport(x: NDArray, y: NDArray, *, eps: float, max_iter: int) -> NDArray:
     """Entropic optimal transport plan between uniform weights, rows scaled to sum to 1.
 
     Euclidean cost; iterated in the logarithm, which neither underflows nor overflows.
@@ -20,7 +20,7 @@ def transport(x: NDArray, y: NDArray, *, regularization: float, max_iter: int) -
     ----------
     x, y
         Shapes (n, d) and (m, d).
-    regularization
+    eps
         Weight of the entropy, in units of the cost.
     """
     import ot  # type: ignore[import-untyped]
@@ -30,7 +30,7 @@ def transport(x: NDArray, y: NDArray, *, regularization: float, max_iter: int) -
         np.full(n, 1 / n),
         np.full(m, 1 / m),
         distances(x, y),
-        reg=regularization,
+        reg=eps,
         method="sinkhorn_log",
         numItermax=max_iter,
         stopThr=1e-6,

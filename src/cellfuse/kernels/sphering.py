@@ -29,12 +29,12 @@ def fit_sphering(
     rows: NDArray | None = None,
     *,
     method: SpheringMethod = "ZCA-cor",
-    epsilon: float = 1e-6,
+    eps: float = 1e-6,
 ) -> Sphering:
     """Fit a sphering on rows of a matrix.
 
     With S the singular values and V the right singular vectors of the centred rows (for
-    ``"-cor"`` also divided by their standard deviation), ``W = V diag(1 / (S + epsilon))
+    ``"-cor"`` also divided by their standard deviation), ``W = V diag(1 / (S + eps))
     sqrt(n - 1)``, and for ``"ZCA"`` this times the transpose of V. With no more rows than columns
     the missing singular values are set to the smallest that is there.
 
@@ -47,7 +47,7 @@ def fit_sphering(
     method
         ``"ZCA"`` changes the data least, ``"PCA"`` turns it to the principal axes, largest
         variance first, each signed so that its largest loading is positive.
-    epsilon
+    eps
         Added to each singular value.
 
     Raises
@@ -86,7 +86,7 @@ def fit_sphering(
     singular[rank:] = singular[rank - 1]
     largest = axes[np.abs(axes).argmax(axis=0), np.arange(d)]
     axes = axes * np.where(largest < 0, -1.0, 1.0)
-    matrix = axes * (np.sqrt(n - 1) / (singular + epsilon))
+    matrix = axes * (np.sqrt(n - 1) / (singular + eps))
     if method.startswith("ZCA"):
         matrix = matrix @ axes.T
     return Sphering(mean, gain[:, None] * matrix)

@@ -51,7 +51,7 @@ def fit_tvn(
     values: NDArray,
     controls: Sequence[NDArray],
     *,
-    regularization: float = 0.5,
+    eps: float = 0.5,
     turned_back: bool = False,
     tolerance: float = 1e-9,
 ) -> TVN:
@@ -67,7 +67,7 @@ def fit_tvn(
         Shape (n, d).
     controls
         Row numbers of each batch's controls, at least two each.
-    regularization
+    eps
         r, added to the diagonal of a batch's covariance (0.5 in EFAAR).
     turned_back
         Turn the result from the principal axes back to the axes of the input: the same
@@ -92,7 +92,7 @@ def fit_tvn(
     def of_batch(rows: NDArray) -> NDArray:
         _, own = mean_and_covariance(values, rows)
         whitened = shared.T @ own @ shared
-        whitened[np.diag_indices_from(whitened)] += regularization
+        whitened[np.diag_indices_from(whitened)] += eps
         return shared @ inverse_root(whitened) @ back
 
     return TVN(

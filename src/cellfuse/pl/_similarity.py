@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from cellfuse._access import check_finite, obs_column, profiles_only, representation
 from cellfuse._errors import listing
+from cellfuse._renamed import renamed
 from cellfuse.pl._figure import MAX_TICK_LABELS, Save, finish, one_axes
 
 if TYPE_CHECKING:
@@ -24,11 +25,12 @@ MAX_PROFILES = 5000
 MAX_ORDERED = 500
 
 
+@renamed(groupby="by")
 def similarity(
     profiles: AnnData,
     *,
     use_rep: str | None = None,
-    groupby: str | None = None,
+    by: str | None = None,
     cluster: bool = True,
     vmax: float = 1.0,
     ax: Axes | None = None,
@@ -43,7 +45,7 @@ def similarity(
         Profiles, one row each (see :func:`cellfuse.tl.aggregate`).
     use_rep
         obsm key of the profiles; None is ``X``.
-    groupby
+    by
         obs column whose groups are put together, parted by lines and named; None orders all
         profiles at once.
     cluster
@@ -87,7 +89,7 @@ def similarity(
             f"{MAX_PROFILES:,}). Aggregate first: `cellfuse.tl.aggregate(data, by=...)`."
         )
     cosine = _cosine(profiles, use_rep)
-    groups = None if groupby is None else obs_column(profiles, groupby)
+    groups = None if by is None else obs_column(profiles, by)
     order, sizes = _order(cosine, groups, cluster)
 
     n = profiles.n_obs
@@ -98,8 +100,8 @@ def similarity(
     )
     extend = "both" if np.abs(cosine[~np.eye(n, dtype=bool)]).max(initial=0.0) > vmax else "neither"
     ax.figure.colorbar(image, ax=ax, label="Cosine", shrink=0.7, extend=extend)
-    if groupby is not None:
-        _draw_groups(ax, sizes, groupby)
+    if by is not None:
+        _draw_groups(ax, sizes, by)
     elif n <= MAX_TICK_LABELS:
         names = profiles.obs_names[order]
         ax.set_xticks(range(n), names, rotation=90, fontsize=7)
@@ -155,7 +157,7 @@ def _clustered(cosine: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return rows[leaves_list(tree)]
 
 
-def _draw_groups(ax: Axes, sizes: dict[str, int], groupby: str) -> None:
+def _draw_groups(ax: Axes, sizes: dict[str, int], by: str) -> None:
     ends = np.cumsum(list(sizes.values()))
     for end in ends[:-1]:
         ax.axhline(end - 0.5, color="black", linewidth=0.6)
@@ -166,4 +168,4 @@ def _draw_groups(ax: Axes, sizes: dict[str, int], groupby: str) -> None:
         ax.set_yticks(middle, list(sizes), fontsize=8)
     else:
         ax.set(xticks=[], yticks=[])
-    ax.set(xlabel=groupby, ylabel=groupby)
+    ax.set(xlabel=by, ylabel=by)

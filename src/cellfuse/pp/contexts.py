@@ -23,6 +23,7 @@ from cellfuse._access import (
     where,
 )
 from cellfuse._errors import listing, missing_key
+from cellfuse._renamed import renamed
 
 __all__ = ["filter_contexts", "map_contexts"]
 
@@ -107,11 +108,12 @@ def _global_mask(mdata: Data, masks: Mapping[str, NDArray]) -> NDArray:
     return keep
 
 
+@renamed(key="by")
 def map_contexts(
     data: Data,
     table: pd.DataFrame,
     *,
-    key: str = "gene",
+    by: str = "gene",
     source: str = "source",
     target: str = "target",
     key_added: str = "topics",
@@ -128,7 +130,7 @@ def map_contexts(
         AnnData, or MuData (then every modality gets the same topics in the same order).
     table
         One row per membership.
-    key
+    by
         obs column that is matched to `source`; cells without a label have no topic.
     source, target
         Columns of `table`: the gene, and its topic.
@@ -174,12 +176,12 @@ def map_contexts(
                 f"obsm[{key_added!r}]{where(modality)} exists; choose another `key_added`, or "
                 "pass `overwrite=True`."
             )
-        labels[modality] = obs_column(adata, key, modality=modality, missing=True).astype(object)
+        labels[modality] = obs_column(adata, by, modality=modality, missing=True).astype(object)
     topics, members = _memberships(labels, table[[source, target]].dropna().astype(str))
     if not topics:
         here = pd.unique(pd.concat(labels.values()).dropna().astype(str))
         raise ValueError(
-            f"no gene of the table's {source!r} is in obs[{key!r}]: the table has "
+            f"no gene of the table's {source!r} is in obs[{by!r}]: the table has "
             f"{listing(table[source].unique(), 3)}, the cells have {listing(here, 3)}. Are they "
             "named in the same way (symbols or identifiers, upper or lower case)?"
         )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from cellfuse._access import Data, per_modality, where
 from cellfuse._batches import Labels, batches_of
+from cellfuse._renamed import renamed
 from cellfuse.kernels.groups import group_rows
 from cellfuse.kernels.sphering import SpheringMethod, fit_sphering
 from cellfuse.kernels.whitening import apply_whitening
@@ -18,6 +19,7 @@ __all__ = ["sphere"]
 logger = logging.getLogger("cellfuse")
 
 
+@renamed(epsilon="eps")
 def sphere(
     data: Data,
     *,
@@ -26,7 +28,7 @@ def sphere(
     control: Labels | None | Mapping[str, Labels | None],
     method: SpheringMethod = "ZCA-cor",
     batch_key: Labels | None | Mapping[str, Labels | None] = None,
-    epsilon: float = 1e-6,
+    eps: float = 1e-6,
     key_added: str | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -34,7 +36,7 @@ def sphere(
 
     The controls are centred (``"-cor"``: and divided by their standard deviation, n in the
     denominator); with their singular values S and right singular vectors V, cells are multiplied
-    with ``V diag(1 / (S + epsilon)) sqrt(n - 1)``, and for ``"ZCA"`` with the transpose of V after
+    with ``V diag(1 / (S + eps)) sqrt(n - 1)``, and for ``"ZCA"`` with the transpose of V after
     that. :func:`whiten` differs in that it drops directions without variance, joins
     modalities, and has its `eps` relative to the variance.
 
@@ -54,7 +56,7 @@ def sphere(
         signed so that its largest loading is positive (pycytominer leaves the sign open).
     batch_key
         obs column or columns; each batch is fitted and sphered apart. Or a dict.
-    epsilon
+    eps
         Added to each singular value; pycytominer's default.
     key_added, overwrite
         As in :func:`robust_center_scale`, also for what is written in place.
@@ -81,8 +83,8 @@ def sphere(
     >>> bool(np.allclose(np.cov(cells.obsm["emb"].T), np.eye(3), atol=1e-5))
     True
     """
-    if not 0 <= epsilon < math.inf:
-        raise ValueError(f"epsilon={epsilon}: expected 0 or more, and finite.")
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps={eps}: expected 0 or more, and finite.")
     matrices = open_matrices(
         data, use_rep=use_rep, key_added=key_added, verb="sphere", overwrite=overwrite
     )
@@ -97,11 +99,10 @@ def sphere(
             at_least=2,
         )
         fit = [
-            fit_sphering(matrix.values, rows, method=method, epsilon=epsilon)
-            for rows in batches.controls
+            fit_sphering(matrix.values, rows, method=method, eps=eps) for rows in batches.controls
         ]
         fits.append((matrix, batches, fit))
-    params = {"control": control, "batch_key": batch_key, "method": method, "epsilon": epsilon}
+    params = {"control": control, "batch_key": batch_key, "method": method, "eps": eps}
     for matrix, batches, fit in fits:
         out = matrix.target()
         rows = group_rows(batches.codes, len(batches.labels))

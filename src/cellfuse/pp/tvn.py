@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections.abc import Mapping
 
 from cellfuse._access import Data, per_modality, where
 from cellfuse._batches import Batches, Labels, batches_of
+from cellfuse._errors import warn_user
+from cellfuse._renamed import renamed
 from cellfuse.kernels.groups import group_rows
 from cellfuse.kernels.tvn import TVN, fit_tvn
 from cellfuse.kernels.whitening import apply_whitening
@@ -22,6 +23,7 @@ logger = logging.getLogger("cellfuse")
 MIN_CONTROLS = 2
 
 
+@renamed(regularization="eps")
 def tvn(
     data: Data,
     *,
@@ -29,7 +31,7 @@ def tvn(
     batch_key: Labels | None | Mapping[str, Labels | None],
     control_key: str | None | Mapping[str, str | None],
     control: Labels | None | Mapping[str, Labels | None],
-    regularization: float = 0.5,
+    eps: float = 0.5,
     input_axes: bool = False,
     min_controls: int = MIN_CONTROLS,
     key_added: str | None = None,
@@ -57,7 +59,7 @@ def tvn(
     control
         Label or labels of the control cells. None, which must be written, takes all cells. Or a
         dict.
-    regularization
+    eps
         Added to the diagonal of a batch's covariance. With 0.5 (EFAAR's) a batch of fewer controls
         than dimensions is corrected in the directions its controls span.
     input_axes
@@ -95,8 +97,8 @@ def tvn(
     >>> bool(np.allclose(np.cov(cells.obsm["emb"][:300].T), np.eye(3) / 1.5, atol=0.1))
     True
     """
-    if not 0 <= regularization < math.inf:
-        raise ValueError(f"regularization={regularization}: expected 0 or more, and finite.")
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps={eps}: expected 0 or more, and finite.")
     matrices = open_matrices(
         data, use_rep=use_rep, key_added=key_added, verb="tvn", overwrite=overwrite
     )
@@ -110,16 +112,14 @@ def tvn(
             keys=[per_modality(batch_key, matrix.modality, name="batch_key")],
             at_least=max(min_controls, MIN_CONTROLS),
         )
-        if regularization == 0:
+        if eps == 0:
             _refuse_singular(matrix, batches)
-        fit = fit_tvn(
-            matrix.values, batches.controls, regularization=regularization, turned_back=input_axes
-        )
+        fit = fit_tvn(matrix.values, batches.controls, eps=eps, turned_back=input_axes)
         fits.append((matrix, batches, fit))
     params = {
         "control": control,
         "batch_key": batch_key,
-        "regularization": regularization,
+        "eps": eps,
         "input_axes": input_axes,
     }
     for matrix, batches, fit in fits:
@@ -141,11 +141,9 @@ def tvn(
         if fit.n_dropped
     ]
     if dropped:
-        warnings.warn(
+        warn_user(
             "directions in which the controls do not vary (fewer controls than dimensions, "
-            f"constant or dependent features) are set to 0: {'; '.join(dropped)}.",
-            UserWarning,
-            stacklevel=2,
+            f"constant or dependent features) are set to 0: {'; '.join(dropped)}."
         )
 
 
@@ -154,7 +152,7 @@ def _refuse_singular(matrix: Matrix, batches: Batches) -> None:
     few = [b for b, rows in zip(batches.labels, batches.controls, strict=True) if len(rows) <= d]
     if few:
         raise ValueError(
-            f"regularization=0 inverts the covariance of each batch's controls, which needs more "
+            f"eps=0 inverts the covariance of each batch's controls, which needs more "
             f"than {d} of them{where(matrix.modality)}; fewer in {len(few)} of "
-            f"{len(batches.labels)} batches, such as {few[0]!r}. Give a positive `regularization`."
+            f"{len(batches.labels)} batches, such as {few[0]!r}. Give a positive `eps`."
         )

@@ -15,41 +15,39 @@ __all__ = ["folds"]
 def folds(
     split: NDArray,
     train: str,
-    validation: str,
+    val: str,
     cross_validate: Sequence[str] | None,
     split_key: str,
 ) -> list[dict[str, NDArray]]:
     """Samples of training, validation and each test set, for every fold."""
     found = sorted(set(split))
-    train, validation = str(train), str(validation)
+    train, val = str(train), str(val)
     turns = [str(label) for label in cross_validate or ()]
-    for label in turns or (train, validation):
+    for label in turns or (train, val):
         if label not in found:
             raise missing_key(
                 label,
                 found,
                 what=f"the samples' {split_key!r}",
-                fix="Name the labels with `train`, `validation` or `cross_validate`.",
+                fix="Name the labels with `train`, `val` or `cross_validate`.",
             )
     if cross_validate is None:
-        if train == validation:
-            raise ValueError(f"`train` and `validation` are both {train!r}; name two labels.")
-        tests = _tests(found, [train, validation], ("train", "validation"), split_key)
-        return [_part_rows(split, {"train": [train], "validation": [validation], **tests})]
+        if train == val:
+            raise ValueError(f"`train` and `val` are both {train!r}; name two labels.")
+        tests = _tests(found, [train, val], ("train", "val"), split_key)
+        return [_part_rows(split, {"train": [train], "val": [val], **tests})]
     if len(turns) < 3 or len(set(turns)) < len(turns):
         raise ValueError(
             f"cross-validation takes turns among at least three replicates, found {turns}."
         )
-    others = _tests(found, turns, ("train", "validation", "held out"), split_key)
+    others = _tests(found, turns, ("train", "val", "held out"), split_key)
     out = []
     for k in range(len(turns)):
         # As in the paper's table: the fold's first replicate trains, the next is tested on.
         held, checked = turns[(k + 1) % len(turns)], turns[(k + 2) % len(turns)]
         rest = [label for label in turns if label not in (held, checked)]
         out.append(
-            _part_rows(
-                split, {"train": rest, "validation": [checked], "held out": [held], **others}
-            )
+            _part_rows(split, {"train": rest, "val": [checked], "held out": [held], **others})
         )
     return out
 

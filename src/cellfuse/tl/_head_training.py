@@ -81,7 +81,7 @@ def train_head(
     batch_size: int,
     max_epochs: int,
     patience: int,
-    repeats: int,
+    n_draws: int,
 ) -> dict[str, NDArray]:
     """Train on one part, stop by another, predict all.
 
@@ -92,7 +92,7 @@ def train_head(
     codes
         Class of each sample.
     parts
-        Samples of ``"train"``, ``"validation"`` and each test set.
+        Samples of ``"train"``, ``"val"`` and each test set.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def train_head(
     optimizer = torch.optim.AdamW(
         head.parameters(), lr=setting.lr, weight_decay=setting.weight_decay
     )
-    train = np.repeat(parts["train"], repeats)
+    train = np.repeat(parts["train"], n_draws)
     best, waited, kept = -1.0, 0, head.state_dict()
     for _ in range(max_epochs):
         order = rng.permutation(train)
@@ -118,8 +118,8 @@ def train_head(
             loss.backward()
             nn.utils.clip_grad_norm_(head.parameters(), CLIP)
             optimizer.step()
-        found = _predict(head, pools, parts["validation"], n_cells, rng)
-        score = balanced_accuracy(codes[parts["validation"]], found)
+        found = _predict(head, pools, parts["val"], n_cells, rng)
+        score = balanced_accuracy(codes[parts["val"]], found)
         if score > best:
             best, waited = score, 0
             kept = {name: value.clone() for name, value in head.state_dict().items()}

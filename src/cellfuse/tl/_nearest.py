@@ -23,7 +23,14 @@ class Profiles:
     units: NDArray
     codes: NDArray
     classes: NDArray
-    groups: NDArray | None
+    groups: tuple[NDArray, ...] = ()  # profiles that share one of them are not compared
+
+    def related(self, first: NDArray, second: NDArray) -> NDArray[np.bool_]:
+        """Whether profiles, by place, share a group; the two broadcast."""
+        same = np.zeros(np.broadcast_shapes(first.shape, second.shape), dtype=bool)
+        for group in self.groups:
+            same |= group[first] == group[second]
+        return same
 
 
 # -- one-shot transfer ----------------------------------------------------------------------------
@@ -58,10 +65,9 @@ def reference_hits(
             counts = own != rows
             nearness, n_rivals = cosine[place[run]], np.full(len(rows), n_classes)
             mine = nearness[code, np.arange(len(rows))]
-            if profiles.groups is not None:
-                group = profiles.groups[rows]
-                same = profiles.groups[references[run]][:, None] == group[None]
-                counts &= profiles.groups[own] != group
+            if profiles.groups:
+                same = profiles.related(references[run][:, None], rows[None])
+                counts &= ~profiles.related(own, rows)
                 nearness[same] = -np.inf
                 n_rivals = n_classes - np.count_nonzero(same, axis=0)
             above = np.count_nonzero(nearness > mine + np.float32(TIE), axis=0)
@@ -90,8 +96,8 @@ def neighbour_votes(profiles: Profiles, asked: NDArray, known: NDArray, k: int) 
         cosine = profiles.units[rows] @ vectors.T
         own = np.flatnonzero(place[rows] >= 0)
         cosine[own, place[rows[own]]] = -np.inf  # nobody is its own neighbour
-        if profiles.groups is not None:
-            cosine[profiles.groups[rows][:, None] == profiles.groups[known][None]] = -np.inf
+        if profiles.groups:
+            cosine[profiles.related(rows[:, None], known[None])] = -np.inf
         votes = _votes(cosine, code, k, len(profiles.classes))
         most = votes.max(axis=1)
         winners = votes >= most[:, None] - 1e-9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from cellfuse._access import (
     check_finite,
+    check_key,
     context_labels,
     is_mudata,
     label_list,
@@ -20,6 +22,7 @@ from cellfuse._access import (
     representation,
 )
 from cellfuse._errors import listing, missing_key
+from cellfuse._renamed import renamed
 from cellfuse.tl._folds import folds
 
 if TYPE_CHECKING:
@@ -56,9 +59,10 @@ class _Samples:
     split: NDArray  # split label of each sample
 
 
+@renamed(target="by", validation="val", repeats="n_draws")
 def classify_treatments(
     data: MuData,
-    target: str,
+    by: str,
     inputs: Sequence[Sequence[str]] = (("image",), ("rna",), ("image", "rna")),
     *,
     split_key: str,
@@ -67,14 +71,15 @@ def classify_treatments(
     use_rep: str | None | Mapping[str, str | None] = None,
     n_cells: int | None = None,
     train: str = "train",
-    validation: str = "validation",
+    val: str = "val",
     cross_validate: Sequence[str] | None = None,
     seeds: Sequence[int] = SEEDS,
     setting: Literal["paper", "small"] | Mapping[str, Any] = "paper",
     batch_size: int = 4096,
     max_epochs: int = 100,
     patience: int = 25,
-    repeats: int = 1,
+    n_draws: int = 1,
+    key_added: str = "classify_treatments",
 ) -> pd.DataFrame:
     """Train classifiers of the treatment on each input, and test them on held-out replicates.
 
@@ -88,7 +93,7 @@ def classify_treatments(
     data
         MuData with the modalities of `inputs`; synthetic RNA is one of them, such as
         ``"synthetic"``.
-    target
+    by
         obs column of the treatment.
     inputs
         Modalities that a classifier reads, for each classifier.
@@ -98,14 +103,14 @@ def classify_treatments(
         obs column or columns of the sample, the same labels in all modalities: cells are averaged
         within it. None: all cells of a treatment under one split label are a sample.
     control
-        Label or labels of `target` that are no class (DMSO in the paper); None if there are none.
+        Label or labels of `by` that are no class (DMSO in the paper); None if there are none.
         A modality, such as synthetic RNA, may lack them.
     use_rep
         obsm key of the embedding; None is ``X``; or one for each modality.
     n_cells
         None: the mean of all cells ("single profile"). A number (32 in the paper): so many are
         drawn in every pass, with replacement only where a sample has fewer ("multi profile").
-    train, validation
+    train, val
         Labels of `split_key`, two; every other label is a test set of its own.
     cross_validate
         Replicate labels that take turns instead: one is tested on (``"held out"`` in the table),
@@ -120,10 +125,12 @@ def classify_treatments(
         any other as RNA.
     batch_size, max_epochs, patience
         4,096, 100 and 25 (paper).
-    repeats
+    n_draws
         Times that each sample is shown in an epoch, with fresh draws of its cells. With few
         samples an epoch is a single step, and Table 6's small learning rates hardly learn: a
-        smaller `batch_size` and more repeats give more steps.
+        smaller `batch_size` and more draws give more steps.
+    key_added
+        Key of ``data.uns`` under which the table is kept.
 
     Returns
     -------
@@ -131,6 +138,7 @@ def classify_treatments(
     over seeds and folds), each with its ``_sd`` (over runs, n - 1), ``gap_recovered`` (balanced
     accuracy above the image's, as a share of what ``image+rna`` has above it), ``n_samples``,
     ``n_classes``, ``chance`` and ``n_runs``. ``attrs["runs"]`` has every single run, as records.
+    ``data.uns[key_added]`` keeps it as ``"table"``, beside ``"runs"`` and ``"params"``.
 
     Raises
     ------
@@ -146,7 +154,7 @@ def classify_treatments(
     >>> import cellfuse as cf
     >>> rng = np.random.default_rng(0)
     >>> drug = np.repeat(["a", "b"], 30)
-    >>> obs = pd.DataFrame({"drug": drug, "rep": np.tile(["train", "validation", "new"], 20)})
+    >>> obs = pd.DataFrame({"drug": drug, "rep": np.tile(["train", "val", "new"], 20)})
     >>> obs.index = [f"cell{i}" for i in range(60)]
     >>> x = rng.normal(size=(60, 3)) + (drug == "a")[:, None]
     >>> mdata = md.MuData({"image": ad.AnnData(x, obs=obs)})
@@ -164,14 +172,15 @@ def classify_treatments(
         batch_size=batch_size,
         max_epochs=max_epochs,
         patience=patience,
-        repeats=repeats,
+        n_draws=n_draws,
     )
-    controls = _controls(data, inputs, target, control)
+    controls = _controls(data, inputs, by, control)
+    check_key(key_added)
     runs = []
     for names in inputs:
-        samples = _samples(data, names, target, split_key, sample_key, controls, use_rep)
+        samples = _samples(data, names, by, split_key, sample_key, controls, use_rep)
         label = "+".join(names)
-        turns = folds(samples.split, train, validation, cross_validate, split_key)
+        turns = folds(samples.split, train, val, cross_validate, split_key)
         for fold, parts in enumerate(turns):
             _check_parts(samples, parts, label)
             chosen = _setting(setting, names, "single" if n_cells is None else "multi")
@@ -188,10 +197,22 @@ def classify_treatments(
                     batch_size=batch_size,
                     max_epochs=max_epochs,
                     patience=patience,
-                    repeats=repeats,
+                    n_draws=n_draws,
                 )
     table = _table(pd.DataFrame(runs))
     table.attrs["runs"] = runs
+    data.uns[key_added] = {
+        "table": table.copy(),
+        "runs": pd.DataFrame(runs),
+        "params": {
+            "by": by,
+            "split_key": split_key,
+            "control": json.dumps(controls),
+            "n_cells": n_cells or "all",
+            "seeds": [int(seed) for seed in seeds],
+            "n_draws": n_draws,
+        },
+    }
     return table
 
 
@@ -228,7 +249,7 @@ def _check_arguments(
 def _samples(
     data: MuData,
     names: Sequence[str],
-    target: str,
+    by: str,
     split_key: str,
     sample_key: str | list[str] | None,
     controls: list[str],
@@ -237,25 +258,25 @@ def _samples(
     """Samples with cells in every modality of the input, controls left out."""
     from cellfuse.tl._head_training import Pools
 
-    keys: str | list[str] = [target, split_key] if sample_key is None else sample_key
+    keys: str | list[str] = [by, split_key] if sample_key is None else sample_key
     tables, labels = [], []
     for name in names:
         adata = data.mod[name]
         obs = pd.DataFrame(
             {
                 "sample": context_labels(adata, keys, modality=name).to_numpy(),
-                "target": context_labels(adata, target, modality=name).to_numpy(),
+                "target": context_labels(adata, by, modality=name).to_numpy(),
                 "split": context_labels(adata, split_key, modality=name).to_numpy(),
             }
         )
-        tables.append(_one_each(obs, name, target, split_key))
+        tables.append(_one_each(obs, name, by, split_key))
         labels.append(obs["sample"].to_numpy())
     table = tables[0]
     for other, name in zip(tables[1:], names[1:], strict=True):
         table = table.loc[table.index.intersection(other.index)]
         if not table.equals(other.loc[table.index]):
             raise ValueError(
-                f"samples of {names[0]!r} and {name!r} have the same name but another {target!r} "
+                f"samples of {names[0]!r} and {name!r} have the same name but another {by!r} "
                 f"or {split_key!r}; name samples alike in all modalities (`sample_key`)."
             )
     if table.empty:
@@ -283,13 +304,13 @@ def _samples(
     return _Samples(pools, pd.Index(classes), codes.astype(np.int64), table["split"].to_numpy())
 
 
-def _one_each(obs: pd.DataFrame, modality: str, target: str, split_key: str) -> pd.DataFrame:
+def _one_each(obs: pd.DataFrame, modality: str, by: str, split_key: str) -> pd.DataFrame:
     """Treatment and split of each sample."""
     pairs = obs.drop_duplicates()
     double = pairs["sample"][pairs["sample"].duplicated()].unique()
     if len(double):
         raise ValueError(
-            f"{len(double)} samples of modality {modality!r} have cells of several {target!r} or "
+            f"{len(double)} samples of modality {modality!r} have cells of several {by!r} or "
             f"{split_key!r}: {listing(double, 3)}. A sample has one of each."
         )
     return pairs.set_index("sample").sort_index()
@@ -298,7 +319,7 @@ def _one_each(obs: pd.DataFrame, modality: str, target: str, split_key: str) -> 
 def _controls(
     data: MuData,
     inputs: Sequence[Sequence[str]],
-    target: str,
+    by: str,
     control: str | list[str] | None,
 ) -> list[str]:
     """Labels that are no class, each of which some modality has: synthetic RNA may lack them."""
@@ -307,10 +328,10 @@ def _controls(
     labels = label_list(control)
     found: set[str] = set()
     for name in {name for names in inputs for name in names}:
-        found |= set(context_labels(data.mod[name], target, modality=name))
+        found |= set(context_labels(data.mod[name], by, modality=name))
     for label in labels:
         if label not in found:
-            raise missing_key(label, sorted(found), what=f"obs[{target!r}]")
+            raise missing_key(label, sorted(found), what=f"obs[{by!r}]")
     return labels
 
 
@@ -374,7 +395,7 @@ def _one_run(
     predicted = train_head(pools, samples.codes, parts, n_classes=len(samples.classes), **given)
     records = []
     for name, found in predicted.items():
-        if name in ("train", "validation"):
+        if name in ("train", "val"):
             continue
         truth = samples.codes[parts[name]]
         f1 = {

@@ -34,7 +34,7 @@ def compare(
     scores_b: pd.DataFrame,
     *,
     value: str | None = None,
-    n_boot: int = 2000,
+    n_boot: int = 1000,
     n_permutations: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -75,8 +75,9 @@ def compare(
     Returns
     -------
     One row per part (table of pairs, direction of retrieval; else one): ``a``, ``b`` (means),
-    ``difference`` (a - b), ``low``, ``high``, ``pvalue``, ``qvalue`` (Benjamini-Hochberg over
-    rows), ``n_genes``, ``n`` (pairs or genes compared).
+    ``difference`` (a - b) with its ends ``difference_low`` and ``difference_high``,
+    ``pvalue``, ``qvalue`` (Benjamini-Hochberg over rows), ``n_genes``, ``n`` (pairs or genes
+    compared).
 
     Raises
     ------
@@ -235,8 +236,8 @@ def _row(
         "a": both["a"].mean(),
         "b": both["b"].mean(),
         "difference": difference,
-        "low": low,
-        "high": high,
+        "difference_low": low,
+        "difference_high": high,
         "pvalue": pvalue,
         "n_genes": n_genes,
         "n": len(both),

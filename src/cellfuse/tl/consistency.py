@@ -12,7 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
-from cellfuse._access import context_labels, label_list, profiles_only
+from cellfuse._access import check_key, context_labels, label_list, profiles_only
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.nulls import empirical_pvalue
 from cellfuse.tl._labels import by_name, control_rows
@@ -35,7 +35,8 @@ def perturbation_consistency(
     alpha: float = 0.05,
     use_rep: str | None = None,
     use_sim: str | None = None,
-    n_boot: int = 0,
+    n_boot: int = 1000,
+    key_added: str = "perturbation_consistency",
     seed: int = 0,
 ) -> pd.DataFrame:
     """Test each perturbation's replicates for agreement (EFAAR).
@@ -72,6 +73,8 @@ def perturbation_consistency(
         obsp key of a matrix of similarities to use instead of cosines.
     n_boot
         Bootstrap replicates over perturbations for the intervals of the two figures in ``attrs``.
+    key_added
+        Key of ``.uns`` under which the table is kept.
     seed
         Same seed, same table, in whatever order the (differently named) rows come.
 
@@ -80,7 +83,7 @@ def perturbation_consistency(
     One row per perturbation: ``similarity``, ``n`` (replicates), ``null_mean``, ``pvalue``,
     ``qvalue``, ``significant``; one with a single replicate is not tested (NaN).
     ``attrs["share_significant"]`` and ``attrs["mean_similarity"]``, with `n_boot` each with a
-    ``_low`` and a ``_high``. Kept in ``adata.uns["perturbation_consistency"]``.
+    ``_low`` and a ``_high``. Kept in ``adata.uns[key_added]``.
 
     Raises
     ------
@@ -103,6 +106,7 @@ def perturbation_consistency(
     1.0
     """
     adata = profiles_only(adata)
+    check_key(key_added)
     if n_null < 1:
         raise ValueError(f"n_null={n_null}: at least one null set is needed.")
     check_level(alpha)
@@ -139,7 +143,7 @@ def perturbation_consistency(
         "seed": seed,
         **figures,
     }
-    adata.uns["perturbation_consistency"] = {"table": table.copy(), "params": params}
+    adata.uns[key_added] = {"table": table.copy(), "params": params}
     logger.info(
         "perturbation_consistency: %.1f%% of %d perturbations are significant (q < %g).",
         100 * figures["share_significant"],

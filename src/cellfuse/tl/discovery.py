@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Literal, get_args
@@ -14,8 +14,9 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import label_text, obs_column, profiles_only
+from cellfuse._access import check_key, label_text, obs_column, per_side, profiles_only
 from cellfuse._errors import listing, missing_key
+from cellfuse._renamed import renamed
 from cellfuse.tl._intervals import crossed_intervals, mean_present
 from cellfuse.tl._labels import control_rows
 from cellfuse.tl._ranking import SCORES, chance_scores, draw_negatives, rank_scores
@@ -45,20 +46,22 @@ class _Task:
     gene_rows: NDArray
 
 
+@renamed(n_seeds="n_draws")
 def target_discovery(
     adata_compounds: AnnData,
     adata_genes: AnnData,
     targets: pd.DataFrame,
     *,
-    n_seeds: int = 100,
+    n_draws: int = 100,
     k: int = 5,
     dose_key: str | None = None,
     compound_key: str | None = None,
     gene_key: str | None = None,
-    use_rep: str | None = None,
+    use_rep: str | None | Mapping[str, str | None] | tuple[str | None, str | None] = None,
     control: str | list[str] | None = None,
     negatives: Negatives = "sampled",
     n_boot: int = 1000,
+    key_added: str = "target_discovery",
     seed: int = 0,
 ) -> pd.DataFrame:
     """Rank genes by how similar their knock-out is to a compound, without any training.
@@ -81,7 +84,7 @@ def target_discovery(
     targets
         Known targets: columns ``source`` (compound) and ``target`` (gene). Pairs outside the
         profiles do not count.
-    n_seeds
+    n_draws
         Draws of negatives, 100 as in the paper.
     k
         Length of the list in which Hit@k looks for any of the targets.
@@ -90,13 +93,16 @@ def target_discovery(
     compound_key, gene_key
         obs columns with the names; None is obs_names.
     use_rep
-        obsm key of both; None is ``X``.
+        obsm key of both; None is ``X``. Or a pair of keys, or a dict with ``"compounds"`` and
+        ``"genes"``.
     control
         Label or labels among the genes to leave out.
     negatives
         ``"sampled"`` as above; ``"all"`` ranks the targets among every gene of `adata_genes`, once.
     n_boot
         Bootstrap replicates, over compounds and draws, of the 95% intervals; 0 for none.
+    key_added
+        Key of ``.uns`` under which the table is kept.
     seed
         Same seed, same table, whatever the order of the rows.
 
@@ -106,7 +112,7 @@ def target_discovery(
     single row ``"all"`` without `dose_key`. Columns ``ap``, ``auc``, ``hit``, each with ``_low``,
     ``_high`` and ``_chance`` (the expectation under a random ranking), and ``n_compounds``.
 
-    ``adata_compounds.uns["target_discovery"]`` keeps it as ``"table"``, beside ``"compounds"`` (one
+    ``adata_compounds.uns[key_added]`` keeps it as ``"table"``, beside ``"compounds"`` (one
     row per compound and dose) and ``"params"``.
 
     Raises
@@ -130,9 +136,10 @@ def target_discovery(
     [1.0, 1.0, 1.0, 0.5]
     """
     compounds, genes = profiles_only(adata_compounds), profiles_only(adata_genes)
+    check_key(key_added)
     if negatives not in get_args(Negatives):
         raise ValueError(f"negatives={negatives!r}: choose one of {list(get_args(Negatives))}.")
-    for name, number in (("n_seeds", n_seeds), ("k", k)):
+    for name, number in (("n_draws", n_draws), ("k", k)):
         if not isinstance(number, Integral) or number < 1:
             raise ValueError(f"{name}={number}: expected at least 1, a whole number.")
     if not isinstance(targets, pd.DataFrame):
@@ -143,26 +150,27 @@ def target_discovery(
     doses = _doses(compounds, dose_key)
     task = _task(compounds, genes, targets, doses, compound_key, gene_key, control, negatives)
     order = np.concatenate(task.rows)
-    a = unit_profiles(compounds, use_rep, order, dtype=np.float64)
-    b = unit_profiles(genes, use_rep, task.gene_rows, dtype=np.float64)
+    reps = per_side(use_rep, ("compounds", "genes"), name="use_rep")
+    a = unit_profiles(compounds, reps[0], order, dtype=np.float64)
+    b = unit_profiles(genes, reps[1], task.gene_rows, dtype=np.float64)
     if a.shape[1] != b.shape[1]:
         raise ValueError(
             f"compounds have {a.shape[1]} features and genes {b.shape[1]}: take both from one "
             "embedding (`use_rep`)."
         )
-    n_draws = n_seeds if negatives == "sampled" else 1
-    scores, chance = _score(task, a, b, n_draws, k, negatives, seed)
+    turns = n_draws if negatives == "sampled" else 1
+    scores, chance = _score(task, a, b, turns, k, negatives, seed)
     codes = np.repeat(np.arange(len(task.compounds)), [len(r) for r in task.rows])
     dose = doses[order]
     table = _summary(scores, chance, codes, dose, len(task.compounds), dose_key, n_boot, seed)
-    compounds.uns["target_discovery"] = {
+    compounds.uns[key_added] = {
         "table": table.copy(),
         "compounds": _by_compound(task, scores, codes, dose, dose_key),
         "params": {
-            "n_seeds": n_seeds,
+            "n_draws": n_draws,
             "k": k,
             "dose_key": dose_key or "",
-            "use_rep": use_rep or "X",
+            "use_rep": [rep or "X" for rep in reps],
             "control": json.dumps(control),
             "negatives": negatives,
             "n_boot": n_boot,

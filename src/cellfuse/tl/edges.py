@@ -12,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import obs_column, profiles_only
+from cellfuse._access import check_key, obs_column, profiles_only
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.bootstrap import draw_nodes, interval
 from cellfuse.kernels.quantiles import count_at_least
@@ -70,7 +70,8 @@ def edge_classification(
     use_sim: str | None = None,
     background_key: str | None = None,
     per_pair: bool = False,
-    n_boot: int = 0,
+    n_boot: int = 1000,
+    key_added: str = "edge_classification",
     seed: int = 0,
 ) -> pd.DataFrame:
     """Classify gene pairs as interacting by the cosine of their profiles (PETRI, 3.5).
@@ -109,7 +110,10 @@ def edge_classification(
         share is the TPR, but for its interpolation).
     n_boot
         Bootstrap replicates over genes (not pairs, which are not independent) for 95% percentile
-        intervals; 0 for none.
+        intervals; 0 for none, which genome-wide maps (200 million pairs) may want: each
+        replicate looks at every pair.
+    key_added
+        Key of ``.uns`` under which the table is kept.
     seed
         Same seed, same intervals.
 
@@ -119,7 +123,7 @@ def edge_classification(
     ``auc``, ``n_edges``, ``n_negatives``, ``n_genes``, and with `n_boot` ``tpr_low``,
     ``tpr_high``, ``auc_low``, ``auc_high``.
 
-    ``genes.uns["edge_classification"]`` keeps it as ``"summary"``, with the (mean) ROC curve in
+    ``genes.uns[key_added]`` keeps it as ``"summary"``, with the (mean) ROC curve in
     ``"fpr"`` and ``"tpr"``, thinned to 2,000 points, and ``"params"``.
 
     Raises
@@ -142,6 +146,7 @@ def edge_classification(
     [1.0, 1.0]
     """
     genes = profiles_only(genes)
+    check_key(key_added)
     if not 0 < fpr < 1:
         raise ValueError(f"fpr={fpr}: expected a rate between 0 and 1.")
     network = _network(edges, score_threshold)
@@ -181,7 +186,7 @@ def edge_classification(
     }
     if background_key is not None:
         params["background_key"] = background_key
-    genes.uns["edge_classification"] = {
+    genes.uns[key_added] = {
         "summary": summary.copy(),
         "fpr": curve[0],
         "tpr": curve[1],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
@@ -13,8 +12,9 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_finite, per_modality, representation
-from cellfuse._errors import listing
+from cellfuse._access import check_finite, check_key, per_modality, representation
+from cellfuse._errors import listing, warn_user
+from cellfuse._renamed import renamed
 from cellfuse.kernels.cca import fit_cca
 from cellfuse.tl._similarity import similarity_of
 from cellfuse.tl.profiles import _merge
@@ -36,13 +36,14 @@ COMBINED: dict[str, Callable[..., NDArray]] = {
 ROWS = 256
 
 
+@renamed(shrinkage="eps")
 def late_fusion(
     profiles: Mapping[str, AnnData] | MuData,
     *,
     method: Fusion,
     use_rep: str | None | Mapping[str, str | None] = None,
     n_components: int = 30,
-    shrinkage: float = 0.0,
+    eps: float = 0.0,
     key_added: str = "cosine",
 ) -> AnnData:
     """Fuse the profiles of separately embedded modalities (PETRI, A.7 and Table S3).
@@ -71,7 +72,7 @@ def late_fusion(
         obsm key of the profiles; None is ``X``. Or a dict per modality.
     n_components
         Canonical variates (the paper's 30).
-    shrinkage
+    eps
         For CCA: share of each covariance replaced by its mean variance times the identity. Without
         it (the paper's), more dimensions than profiles give correlations of 1 whatever the data;
         a warning says so.
@@ -107,6 +108,7 @@ def late_fusion(
     """
     if method not in get_args(Fusion):
         raise ValueError(f"method={method!r} is unknown; choose one of {list(get_args(Fusion))}.")
+    check_key(key_added)
     parts, names = _shared(profiles)
     keys = {m: per_modality(use_rep, m, name="use_rep") for m in parts}
     obs = _obs(parts, names)
@@ -117,8 +119,8 @@ def late_fusion(
     else:
         values = [_values(adata, keys[m], names) for m, adata in parts.items()]
         if method != "concat":
-            values, correlations = _canonical(values, list(parts), n_components, shrinkage)
-            params |= {"correlations": correlations, "shrinkage": shrinkage}
+            values, correlations = _canonical(values, list(parts), n_components, eps)
+            params |= {"correlations": correlations, "eps": eps}
         x = np.mean(values, axis=0) if method == "cca_mean" else np.concatenate(values, axis=1)
         fused = AnnData(x.astype(np.float32), obs=obs)
     fused.uns["late_fusion"] = params
@@ -150,11 +152,9 @@ def _shared(profiles: Mapping[str, AnnData] | MuData) -> tuple[dict[str, AnnData
         raise ValueError(f"no profile is in every modality ({shown}).")
     every = set.union(*(set(a.obs_names) for a in parts.values()))
     if len(every) > len(names):
-        warnings.warn(
+        warn_user(
             f"{len(every) - len(names)} of {len(every)} profiles are not in every modality and "
-            "were left out.",
-            UserWarning,
-            stacklevel=3,
+            "were left out."
         )
     return parts, names
 
@@ -179,12 +179,12 @@ def _values(adata: AnnData, use_rep: str | None, names: pd.Index) -> NDArray:
 
 
 def _canonical(
-    values: list[NDArray], modalities: list[str], n_components: int, shrinkage: float
+    values: list[NDArray], modalities: list[str], n_components: int, eps: float
 ) -> tuple[list[NDArray], NDArray]:
     if len(values) != 2:
         raise ValueError(f"CCA takes two modalities, found {len(values)}: {listing(modalities)}.")
-    if not 0 <= shrinkage < 1:
-        raise ValueError(f"shrinkage={shrinkage}: expected a share, 0 <= shrinkage < 1.")
+    if not 0 <= eps < 1:
+        raise ValueError(f"eps={eps}: expected a share, 0 <= eps < 1.")
     n = len(values[0])
     most = min(n - 1, *(v.shape[1] for v in values))
     if not 1 <= n_components <= most:
@@ -192,14 +192,12 @@ def _canonical(
             f"n_components={n_components}: {n} profiles of {values[0].shape[1]} and "
             f"{values[1].shape[1]} dimensions have at most {most} canonical variates."
         )
-    fit = fit_cca(*values, n_components=n_components, shrinkage=shrinkage)
-    if shrinkage == 0 and fit.rank_x + fit.rank_y > n - 1:
-        warnings.warn(
+    fit = fit_cca(*values, n_components=n_components, eps=eps)
+    if eps == 0 and fit.rank_x + fit.rank_y > n - 1:
+        warn_user(
             f"{n} profiles are fewer than the {fit.rank_x} + {fit.rank_y} dimensions: some "
             "canonical correlations are 1 whatever the data. Give more profiles, fewer dimensions "
-            "or a `shrinkage`.",
-            UserWarning,
-            stacklevel=3,
+            "or an `eps`."
         )
     return list(fit.transform(*values)), fit.correlations
 

@@ -12,7 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
-from cellfuse._access import control_mask, obs_column, profiles_only
+from cellfuse._access import check_key, control_mask, obs_column, profiles_only
 from cellfuse._errors import listing
 from cellfuse.kernels.cosine import mean_pairwise_cosine, mean_within
 from cellfuse.kernels.nulls import empirical_pvalue, null_similarity
@@ -35,7 +35,8 @@ def guide_consistency(
     use_rep: str | None = None,
     use_sim: str | None = None,
     background_key: str | None = None,
-    n_boot: int = 0,
+    n_boot: int = 1000,
+    key_added: str = "guide_consistency",
     seed: int = 0,
 ) -> pd.DataFrame:
     """Test each target's guides for agreement against sets of unrelated guides (PETRI, 3.5).
@@ -71,6 +72,8 @@ def guide_consistency(
     n_boot
         Bootstrap replicates over targets for 95% percentile intervals of the share and of the
         mean similarity; 0 for none.
+    key_added
+        Key of ``.uns`` under which the table is kept.
     seed
         Same seed, same table, in whatever order the (differently named) guides come.
 
@@ -83,7 +86,7 @@ def guide_consistency(
     ``attrs["mean_similarity"]`` the mean over them; with `n_boot` each has a ``_low`` and a
     ``_high``. :func:`compare` compares two such tables.
 
-    The table is kept as ``guides.uns["guide_consistency"]["table"]``, beside ``"params"``.
+    The table is kept as ``guides.uns[key_added]["table"]``, beside ``"params"``.
 
     Raises
     ------
@@ -107,6 +110,7 @@ def guide_consistency(
     1.0
     """
     guides = profiles_only(guides)
+    check_key(key_added)
     if n_null < 1:
         raise ValueError(f"n_null={n_null}: at least one null set is needed.")
     check_level(alpha)
@@ -153,7 +157,7 @@ def guide_consistency(
             name: float(part.loc[part["n_guides"] > 1, "significant"].mean())
             for name, part in tables.items()
         }
-    guides.uns["guide_consistency"] = {"table": table.copy(), "params": params}
+    guides.uns[key_added] = {"table": table.copy(), "params": params}
     single = int((table["n_guides"] < 2).sum())
     logger.info(
         "guide_consistency: %.1f%% of %d targets are significant (q < %g)%s.",

@@ -15,6 +15,7 @@ from scipy.stats import false_discovery_control
 
 from cellfuse._access import (
     check_finite,
+    check_key,
     context_labels,
     profiles_only,
     representation,
@@ -46,7 +47,8 @@ def perturbation_magnitude(
     n_null: int = 1000,
     alpha: float = 0.05,
     use_rep: str | None = None,
-    n_boot: int = 0,
+    n_boot: int = 1000,
+    key_added: str = "perturbation_magnitude",
     seed: int = 0,
 ) -> pd.DataFrame:
     """Energy distance of each perturbation to the controls, tested by permutation (EFAAR).
@@ -81,6 +83,8 @@ def perturbation_magnitude(
         obsm key; None is ``X``.
     n_boot
         Bootstrap replicates over perturbations for the intervals of the two figures in ``attrs``.
+    key_added
+        Key of ``.uns`` under which the table is kept.
     seed
         Same seed, same table, in whatever order the (differently named) rows come; a
         perturbation's numbers do not depend on which others there are.
@@ -89,7 +93,7 @@ def perturbation_magnitude(
     -------
     One row per perturbation: ``energy``, ``n`` (rows), ``n_controls``, ``null_mean``, ``pvalue``,
     ``qvalue``, ``significant``. ``attrs["share_significant"]`` and ``attrs["mean_energy"]``, with
-    `n_boot` each with a ``_low`` and a ``_high``. Kept in ``adata.uns["perturbation_magnitude"]``.
+    `n_boot` each with a ``_low`` and a ``_high``. Kept in ``adata.uns[key_added]``.
 
     Raises
     ------
@@ -112,6 +116,7 @@ def perturbation_magnitude(
     {'A': True, 'B': False}
     """
     adata = profiles_only(adata)
+    check_key(key_added)
     if min_replicates < MIN_ROWS or max_rows < MIN_ROWS or n_null < 1:
         raise ValueError(
             f"expected min_replicates >= {MIN_ROWS}, max_rows >= {MIN_ROWS} and n_null >= 1, found "
@@ -164,7 +169,7 @@ def perturbation_magnitude(
         "seed": seed,
         **figures,
     }
-    adata.uns["perturbation_magnitude"] = {"table": table.copy(), "params": params}
+    adata.uns[key_added] = {"table": table.copy(), "params": params}
     logger.info(
         "perturbation_magnitude: %.1f%% of %d perturbations are significant (q < %g).",
         100 * figures["share_significant"],

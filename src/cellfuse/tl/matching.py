@@ -15,6 +15,7 @@ from scipy import sparse
 
 from cellfuse._access import (
     check_finite,
+    check_key,
     context_labels,
     per_modality,
     refuse_view,
@@ -22,6 +23,7 @@ from cellfuse._access import (
     where,
 )
 from cellfuse._errors import listing, missing_key
+from cellfuse._renamed import renamed
 from cellfuse.kernels.groups import group_rows
 from cellfuse.kernels.matching import shared_neighbours, transport
 
@@ -32,6 +34,7 @@ logger = logging.getLogger("cellfuse")
 Method = Literal["ot", "snn"]
 
 
+@renamed(regularization="eps")
 def propensity_matching(
     mdata: MuData,
     *,
@@ -39,7 +42,7 @@ def propensity_matching(
     use_rep: str | None | Mapping[str, str | None],
     modalities: tuple[str, str] | None = None,
     method: Method = "ot",
-    regularization: float = 0.05,
+    eps: float = 0.05,
     n_neighbors: int = 1,
     inverse_penalty: float = 1.0,
     max_iter: int = 1000,
@@ -67,7 +70,7 @@ def propensity_matching(
         The two to match, in the order of rows and columns; None: the only two.
     method
         ``"ot"`` (needs the package POT) or ``"snn"``.
-    regularization
+    eps
         Entropy of the transport, in units of the Euclidean distance of logits; the authors' 0.05.
     n_neighbors
         Neighbours in each modality for ``"snn"``; the authors' 1.
@@ -120,11 +123,12 @@ def propensity_matching(
     """
     if method not in get_args(Method):
         raise ValueError(f"method={method!r} is unknown; choose one of {list(get_args(Method))}.")
-    if not (regularization > 0 and n_neighbors >= 1 and inverse_penalty > 0 and max_iter >= 1):
+    if not (eps > 0 and n_neighbors >= 1 and inverse_penalty > 0 and max_iter >= 1):
         raise ValueError(
-            "expected regularization > 0, n_neighbors >= 1, inverse_penalty > 0 and max_iter >= 1, "
-            f"found {regularization}, {n_neighbors}, {inverse_penalty} and {max_iter}."
+            "expected eps > 0, n_neighbors >= 1, inverse_penalty > 0 and max_iter >= 1, "
+            f"found {eps}, {n_neighbors}, {inverse_penalty} and {max_iter}."
         )
+    check_key(key_added)
     if method == "ot" and find_spec("ot") is None:
         raise ImportError(
             "method='ot' needs the package POT (`pip install POT`); method='snn' needs none."
@@ -146,7 +150,7 @@ def propensity_matching(
         codes = np.where(names[position] == labels[m], position, -1)
         logits.append(_logits(values, codes, inverse_penalty, max_iter))
         rows.append(group_rows(codes, len(names)))
-    matching = _match(logits, rows, method, regularization, n_neighbors, max_iter)
+    matching = _match(logits, rows, method, eps, n_neighbors, max_iter)
     for (_, adata), values in zip(sides, logits, strict=True):
         adata.obsm[key_added] = values.astype(np.float32)
     empty = int((np.diff(matching.indptr) == 0).sum())
@@ -205,7 +209,7 @@ def _match(
     logits: list[NDArray],
     rows: list[list[NDArray]],
     method: Method,
-    regularization: float,
+    eps: float,
     n_neighbors: int,
     max_iter: int,
 ) -> sparse.csr_array:
@@ -214,7 +218,7 @@ def _match(
     for a, b in zip(*rows, strict=True):
         x, y = logits[0][a], logits[1][b]
         if method == "ot":
-            plan = transport(x, y, regularization=regularization, max_iter=max_iter)
+            plan = transport(x, y, eps=eps, max_iter=max_iter)
             i, j = np.nonzero(plan > 0)
             first.append(a[i])
             second.append(b[j])

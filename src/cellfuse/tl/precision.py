@@ -13,8 +13,9 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
-from cellfuse._access import context_labels, control_mask, profiles_only
+from cellfuse._access import check_key, context_labels, control_mask, profiles_only
 from cellfuse._errors import listing
+from cellfuse._renamed import renamed
 from cellfuse.kernels.groups import group_rows
 from cellfuse.kernels.precision import (
     Ranking,
@@ -46,10 +47,11 @@ class _Design:
     apart: NDArray | None
 
 
+@renamed(positives_by="by")
 def mean_average_precision(
     adata: AnnData,
     *,
-    positives_by: Keys,
+    by: Keys,
     negatives_by: Keys | None = None,
     control: str | list[str] | None = None,
     control_key: str | None = None,
@@ -59,7 +61,8 @@ def mean_average_precision(
     per_profile: bool = False,
     n_null: int = 10_000,
     alpha: float = 0.05,
-    n_boot: int = 0,
+    n_boot: int = 1000,
+    key_added: str = "mean_average_precision",
     seed: int = 0,
 ) -> pd.DataFrame:
     """Mean average precision of groups of profiles, with its null (copairs).
@@ -69,9 +72,9 @@ def mean_average_precision(
     rank. The mean over a group's profiles is its mAP. Two uses:
 
     - activity: do replicates of a compound find one another among the controls of their plate?
-      ``positives_by="compound", negatives_by="plate", control="DMSO"``
+      ``by="compound", negatives_by="plate", control="DMSO"``
     - consistency: do compounds of a target find one another among all others?
-      ``positives_by="target"``
+      ``by="target"``
 
     Of tied similarities the mean over all orders is taken, where copairs puts one order first. The
     null are random rankings with as many positives and negatives; of a group, the mean over its
@@ -89,7 +92,7 @@ def mean_average_precision(
     ----------
     adata
         One row per profile.
-    positives_by
+    by
         obs column or columns that the profiles of a group share.
     negatives_by
         obs column or columns in which negatives must equal the query, such as the plate. None:
@@ -98,7 +101,7 @@ def mean_average_precision(
         Label or labels of the controls: they are the negatives, and make no group. None: negatives
         are all profiles of other groups.
     control_key
-        obs column with `control`; None is `positives_by`.
+        obs column with `control`; None is `by`.
     positives_across
         obs column or columns in which positives must differ from the query, such as the plate or
         the well position, so that what these share is not counted.
@@ -114,6 +117,8 @@ def mean_average_precision(
         Level on q-values (Benjamini-Hochberg).
     n_boot
         Bootstrap replicates over groups for the intervals of the two figures in ``attrs``.
+    key_added
+        Key of ``.uns`` under which the table is kept.
     seed
         Same seed, same table.
 
@@ -122,7 +127,7 @@ def mean_average_precision(
     One row per group: ``map``, ``pvalue``, ``qvalue``, ``n`` (its profiles that have positives and
     negatives), ``chance`` (expected from random rankings), ``significant``. A group without such
     profiles is not tested: NaN. ``attrs["mean_map"]`` and ``attrs["share_significant"]``, with
-    `n_boot` each with a ``_low`` and a ``_high``. Kept in ``adata.uns["mean_average_precision"]``.
+    `n_boot` each with a ``_low`` and a ``_high``. Kept in ``adata.uns[key_added]``.
 
     With `per_profile` one row per profile, index obs_names: ``group``, ``precision``, ``pvalue``,
     ``qvalue``, ``chance``, ``n_positives``, ``n_negatives``.
@@ -143,15 +148,16 @@ def mean_average_precision(
     >>> effect = np.repeat(rng.normal(size=(10, 16)), 4, axis=0)
     >>> obs = pd.DataFrame({"compound": np.repeat([f"c{i}" for i in range(10)], 4)})
     >>> wells = ad.AnnData(effect + rng.normal(size=(40, 16)) / 4, obs=obs.rename(str))
-    >>> table = cf.tl.mean_average_precision(wells, positives_by="compound")
+    >>> table = cf.tl.mean_average_precision(wells, by="compound")
     >>> float(table["map"].min()), bool(table["significant"].all())
     (1.0, True)
     """
     adata = profiles_only(adata)
+    check_key(key_added)
     if n_null < 1:
         raise ValueError(f"n_null={n_null}: at least one random ranking is needed.")
     check_level(alpha)
-    design = _design(adata, positives_by, negatives_by, control, control_key, positives_across)
+    design = _design(adata, by, negatives_by, control, control_key, positives_across)
     similarity = similarity_of(adata, use_rep=use_rep, use_sim=use_sim)
     ranking = rank_positives(
         similarity,
@@ -162,7 +168,7 @@ def mean_average_precision(
         apart=design.apart,
     )
     if not np.isfinite(ranking.precision).any():
-        raise ValueError(_nothing(design, ranking, positives_by))
+        raise ValueError(_nothing(design, ranking, by))
     null = _Null(ranking, n_null, seed)
     if per_profile:
         return _profile_table(adata, design, ranking, null)
@@ -174,7 +180,7 @@ def mean_average_precision(
     }
     table.attrs.update(figures)
     params: dict[str, Any] = {
-        "positives_by": json.dumps(positives_by),
+        "by": json.dumps(by),
         "negatives_by": json.dumps(negatives_by),
         "control": json.dumps(control),
         "control_key": json.dumps(control_key),
@@ -186,7 +192,7 @@ def mean_average_precision(
         "seed": seed,
         **figures,
     }
-    adata.uns["mean_average_precision"] = {"table": table.copy(), "params": params}
+    adata.uns[key_added] = {"table": table.copy(), "params": params}
     logger.info(
         "mean_average_precision: mean %.3f; %.1f%% of %d groups are significant (q < %g).",
         figures["mean_map"],
@@ -199,14 +205,14 @@ def mean_average_precision(
 
 def _design(
     adata: AnnData,
-    positives_by: Keys,
+    by: Keys,
     negatives_by: Keys | None,
     control: str | list[str] | None,
     control_key: str | None,
     positives_across: Keys | None,
 ) -> _Design:
     # Numbers by sorted label: no order of rows or sets comes in.
-    labels, names = pd.factorize(context_labels(adata, positives_by).to_numpy(str), sort=True)
+    labels, names = pd.factorize(context_labels(adata, by).to_numpy(str), sort=True)
     stratum, strata = np.zeros(adata.n_obs, dtype=np.intp), np.array(["all"])
     if negatives_by is not None:
         stratum, strata = pd.factorize(context_labels(adata, negatives_by).to_numpy(str), sort=True)
@@ -219,9 +225,9 @@ def _design(
         queries = np.arange(adata.n_obs)
         pools = group_rows(stratum, len(strata))
         return _Design(labels, names, queries, pools, stratum, apart)
-    if control_key is None and not isinstance(positives_by, str):
-        raise ValueError("`control` needs `control_key`: `positives_by` names several columns.")
-    key = positives_by if control_key is None else control_key
+    if control_key is None and not isinstance(by, str):
+        raise ValueError("`control` needs `control_key`: `by` names several columns.")
+    key = by if control_key is None else control_key
     assert isinstance(key, str)
     chosen = control_mask(adata, key, control)
     queries = np.flatnonzero(~chosen)
@@ -233,16 +239,16 @@ def _design(
             f"({key} = {control!r}): {listing(bare)}. Drop those profiles, or take a coarser "
             "`negatives_by` (None: all controls)."
         )
-    # A control is a negative whatever its label by `positives_by` is.
+    # A control is a negative whatever its label by `by` is.
     labels = np.where(chosen, len(names) + np.arange(adata.n_obs), labels)
     return _Design(labels, names, queries, pools, stratum, apart)
 
 
-def _nothing(design: _Design, ranking: Ranking, positives_by: Keys) -> str:
+def _nothing(design: _Design, ranking: Ranking, by: Keys) -> str:
     if not ranking.n_positive.any():
         return (
             f"no profile has a positive: each of the {len(design.names)} groups by "
-            f"{positives_by!r} holds one profile (or none apart by `positives_across`). Give one "
+            f"{by!r} holds one profile (or none apart by `positives_across`). Give one "
             "row per replicate, not per perturbation."
         )
     return (

@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import obs_column, profiles_only
+from cellfuse._access import check_key, obs_column, profiles_only
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.bootstrap import draw_nodes, interval, pair_means
 from cellfuse.kernels.quantiles import N_PILOT, count_at_least, count_at_most, order_statistics
@@ -47,7 +47,8 @@ def relationship_recall(
     use_rep: str | None = None,
     use_sim: str | None = None,
     per_pair: bool = False,
-    n_boot: int = 0,
+    n_boot: int = 1000,
+    key_added: str = "relationship_recall",
     seed: int = 0,
 ) -> pd.DataFrame:
     """Share of known pairs among the most or the least similar pairs of the map.
@@ -87,14 +88,16 @@ def relationship_recall(
         about 1.5 times as wide as they need be), most where few pairs share a gene. The null's two
         thresholds stay as they are: they rest on all pairs of the map, and drawing them again
         changes the intervals by a few percent.
+    key_added
+        Key of ``.uns`` under which the table is kept.
     seed
         Same seed, same intervals.
 
     Returns
     -------
-    One row per table of pairs: ``recall``, ``recall_low`` and ``recall_high`` (the tails' parts),
-    ``chance``, ``n_pairs``, ``n_genes``, and with `n_boot` ``ci_low`` and ``ci_high`` of the
-    recall. Kept in ``profiles.uns["relationship_recall"]``. Or with `per_pair` the pairs.
+    One row per table of pairs: ``recall``, ``lower_tail`` and ``upper_tail`` (its two parts),
+    ``chance``, ``n_pairs``, ``n_genes``, and with `n_boot` the ends ``recall_low`` and
+    ``recall_high``. Kept in ``profiles.uns[key_added]``. Or with `per_pair` the pairs.
 
     Raises
     ------
@@ -115,6 +118,7 @@ def relationship_recall(
     1.0
     """
     profiles = profiles_only(profiles)
+    check_key(key_added)
     if np.shape(tails) != (2,) or not 0 <= tails[0] < tails[1] <= 1:
         raise ValueError(f"tails={tails}: expected two quantiles, 0 <= lower < upper <= 1.")
     low, high = tails
@@ -129,7 +133,7 @@ def relationship_recall(
     # Drawn by name: neither the order of the rows nor the table of pairs changes the replicates.
     drawn = draw_nodes(len(names), n_boot, seed)[np.argsort(np.argsort(names))] if n_boot else None
     table = _summary(found, len(names), low + 1 - high, drawn)
-    profiles.uns["relationship_recall"] = {
+    profiles.uns[key_added] = {
         "table": table.copy(),
         "params": {
             "tails": np.array(tails),
@@ -259,15 +263,15 @@ def _summary(
         hit = pairs.lower | pairs.upper
         rows[name] = {
             "recall": float(hit.mean()),
-            "recall_low": float(pairs.lower.mean()),
-            "recall_high": float(pairs.upper.mean()),
+            "lower_tail": float(pairs.lower.mean()),
+            "upper_tail": float(pairs.upper.mean()),
             "chance": chance,
             "n_pairs": len(hit),
             "n_genes": n_genes,
         }
         if drawn is not None:
             replicates = pair_means(pairs.first, pairs.second, hit, drawn)
-            rows[name]["ci_low"], rows[name]["ci_high"] = interval(replicates)
+            rows[name]["recall_low"], rows[name]["recall_high"] = interval(replicates)
     table = pd.DataFrame(rows).T.astype({"n_pairs": int, "n_genes": int})
     table.index.name = "source"
     return table

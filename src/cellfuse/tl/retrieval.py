@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_finite, context_labels, profiles_only, representation
+from cellfuse._access import (
+    check_finite,
+    check_key,
+    context_labels,
+    per_side,
+    profiles_only,
+    representation,
+)
 from cellfuse._errors import listing
+from cellfuse._renamed import renamed
 from cellfuse.kernels.bootstrap import draw_nodes, interval
 from cellfuse.kernels.cosine import unit_rows
 from cellfuse.kernels.retrieval import Places, first_match, places_of_matches
@@ -24,16 +33,17 @@ logger = logging.getLogger("cellfuse")
 DIRECTIONS = ("a to b", "b to a")
 
 
+@renamed(top_k="k", second_of={"use_rep_b": "use_rep"})
 def retrieval(
     a: AnnData,
     b: AnnData,
     by: str | list[str],
     *,
-    use_rep: str | None,
-    use_rep_b: str | None = None,
-    top_k: int | Sequence[int] = (1, 5, 10),
+    use_rep: str | None | Mapping[str, str | None] | tuple[str | None, str | None],
+    k: int | Sequence[int] = (1, 5, 10),
     per_query: bool = False,
-    n_boot: int = 0,
+    n_boot: int = 1000,
+    key_added: str = "retrieval",
     seed: int = 0,
 ) -> pd.DataFrame:
     """Find the rows of the same label across two modalities that share a space.
@@ -53,17 +63,18 @@ def retrieval(
     by
         obs column or columns with the label, in both.
     use_rep
-        obsm key of the shared space; None is ``X``.
-    use_rep_b
-        Where it has another name in `b`; None: the same.
-    top_k
-        The k of ``top{k}``.
+        obsm key of the shared space; None is ``X``. Where its name differs, a pair of keys, or a
+        dict with ``"a"`` and ``"b"``.
+    k
+        Lengths of the list of ``top{k}``.
     per_query
         Return one row per query, which :func:`compare` takes: ``direction``, ``label``, ``top{k}``,
         ``mrr``, ``foscttm``, ``n_matches``.
     n_boot
         Bootstrap replicates over labels (contexts) for 95% percentile intervals; 0 for none. The
         candidates stay as they are.
+    key_added
+        Key of ``a.uns`` under which the table is kept.
     seed
         Same seed, same intervals.
 
@@ -71,7 +82,8 @@ def retrieval(
     -------
     One row per ``direction`` (``"a to b"``, ``"b to a"``, ``"mean"``) and ``metric``: ``value``,
     ``chance`` (the expectation for a random order), ``n_queries``, ``n_candidates`` (of both
-    directions together in ``"mean"``), and with `n_boot` ``low`` and ``high``.
+    directions together in ``"mean"``), and with `n_boot` the ends ``value_low`` and
+    ``value_high``. Kept, without its index, in ``a.uns[key_added]``.
 
     Raises
     ------
@@ -92,15 +104,17 @@ def retrieval(
     >>> found.loc[("mean", "top1"), ["value", "chance"]].tolist()
     [1.0, 0.05]
     """
-    ks = sorted({int(k) for k in np.atleast_1d(top_k)})
+    ks = sorted({int(number) for number in np.atleast_1d(k)})
     if not ks or ks[0] < 1:
-        raise ValueError(f"top_k={top_k}: expected numbers of 1 and more.")
+        raise ValueError(f"k={k}: expected numbers of 1 and more.")
+    check_key(key_added)
     a, b = profiles_only(a), profiles_only(b)
-    units = [_units(a, use_rep, "a"), _units(b, use_rep_b or use_rep, "b")]
+    reps = per_side(use_rep, ("a", "b"), name="use_rep")
+    units = [_units(a, reps[0], "a"), _units(b, reps[1], "b")]
     if units[0].shape[1] != units[1].shape[1]:
         raise ValueError(
             f"a and b have different widths, {units[0].shape[1]} and {units[1].shape[1]}: cosines "
-            "need one shared space. Give its key as `use_rep` (and `use_rep_b`)."
+            "need one shared space. Give its key as `use_rep`, or its two keys as a pair."
         )
     labels = [context_labels(x, by).to_numpy(str) for x in (a, b)]
     names = np.unique(np.concatenate(labels))
@@ -129,7 +143,13 @@ def retrieval(
             )
     if per_query:
         return pd.concat(queries)
-    return _summary(queries, [len(codes[1]), len(codes[0])], ks, n_boot, seed)
+    table = _summary(queries, [len(codes[1]), len(codes[0])], ks, n_boot, seed)
+    params = {"by": json.dumps(by), "use_rep": [rep or "X" for rep in reps], "k": ks}
+    a.uns[key_added] = {
+        "table": table.reset_index(),
+        "params": {**params, "n_boot": n_boot, "seed": seed},
+    }
+    return table
 
 
 def _units(adata: AnnData, use_rep: str | None, side: str) -> NDArray:
@@ -201,5 +221,5 @@ def _summary(
         ),
     )
     if n_boot > 0:
-        found[["low", "high"]] = [interval(r) for r in replicates]
+        found[["value_low", "value_high"]] = [interval(r) for r in replicates]
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +13,20 @@ from numpy.typing import NDArray
 
 from cellfuse._access import (
     check_finite,
+    check_key,
     context_labels,
     label_list,
+    per_side,
     profiles_only,
     representation,
 )
-from cellfuse._errors import listing, missing_key
+from cellfuse._errors import listing, missing_key, warn_user
+from cellfuse._renamed import renamed
 from cellfuse.kernels.groups import group_means, group_rows
 
 __all__ = ["fidelity", "real_vs_synthetic"]
 
+SIDES = ("real", "synthetic")
 METRICS = ("rank", "specificity", "euclidean", "cosine", "pearson")
 #: Cosines that agree to so many decimals are equal.
 DECIMALS = 12
@@ -69,15 +73,16 @@ class _Side:
         return out
 
 
+@renamed(second_of={"synthetic_rep": "use_rep"})
 def fidelity(
     real: AnnData,
     synthetic: AnnData,
     by: str | list[str],
     *,
-    use_rep: str | None = None,
-    synthetic_rep: str | None = None,
+    use_rep: str | None | Mapping[str, str | None] | tuple[str | None, str | None] = None,
     unit_key: str | None = None,
     n_boot: int = 1000,
+    key_added: str = "fidelity",
     level: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -96,8 +101,10 @@ def fidelity(
         Synthetic ones, such as :meth:`cellfuse.PhenoSeq.sample` gives.
     by
         obs column (or columns) of the treatment, in both.
-    use_rep, synthetic_rep
-        obsm key of the profiles on either side; None is ``X``.
+    use_rep
+        obsm key of the profiles; None is ``X``. Where the sides differ, a pair, or a dict with
+        ``"real"`` and ``"synthetic"``: ``("X_scgpt", None)`` compares with the ``X`` of
+        :meth:`cellfuse.PhenoSeq.sample`.
     unit_key
         obs column of the real data whose rows are resampled together, such as the well: cells of
         one well are not independent. None: each row by itself.
@@ -109,6 +116,8 @@ def fidelity(
         lie towards the worse side, most where there are few rows.
     level
         Coverage of the intervals.
+    key_added
+        Key of ``synthetic.uns`` under which the table is kept.
     seed
         Same seed, same intervals.
 
@@ -121,7 +130,7 @@ def fidelity(
     ``accuracy_at_1`` and ``mrr`` (mean of 1 / rank), with ends from drawing treatments, what
     chance gives (``chance_accuracy_at_1``, ``chance_mrr``), ``n_ranked`` real centroids.
 
-    The table is kept as ``synthetic.uns["fidelity"]["table"]``, beside ``"summary"`` and
+    The table is kept as ``synthetic.uns[key_added]["table"]``, beside ``"summary"`` and
     ``"params"``.
 
     Raises
@@ -142,7 +151,9 @@ def fidelity(
     >>> cf.tl.fidelity(real, synthetic, "drug", n_boot=0)["rank"].to_dict()
     {'a': 1, 'b': 1, 'c': 2}
     """
-    left, right = _sides(real, synthetic, by, use_rep, synthetic_rep, unit_key)
+    check_key(key_added)
+    reps = _reps(synthetic, use_rep)
+    left, right = _sides(real, synthetic, by, reps, unit_key)
     if n_boot < 0 or not 0 < level < 1:
         raise ValueError(
             f"n_boot must be at least 0 and level between 0 and 1, found {n_boot} and {level}."
@@ -165,7 +176,7 @@ def fidelity(
         table["rank"].to_numpy(), len(left.names), n_boot=n_boot, level=level, seed=seed
     )
     kept = {"by": by, "unit_key": unit_key or "", "n_boot": n_boot, "level": level, "seed": seed}
-    synthetic.uns["fidelity"] = {"table": table.copy(), "summary": summary, "params": kept}
+    synthetic.uns[key_added] = {"table": table.copy(), "summary": summary, "params": kept}
     table.attrs["summary"] = summary
     return table
 
@@ -195,20 +206,32 @@ def retrieval(
     return {**out, "n_treatments": float(len(rank)), "n_ranked": float(n_ranked)}
 
 
+def _reps(synthetic: AnnData, use_rep: Any) -> tuple[str | None, str | None]:
+    """Keys of the real and of the synthetic profiles."""
+    reps = per_side(use_rep, SIDES, name="use_rep")
+    if isinstance(use_rep, str) and use_rep not in ("X", *profiles_only(synthetic).obsm):
+        warn_user(
+            f"use_rep={use_rep!r} is no obsm key of the synthetic data, whose X is taken. Say so: "
+            f"use_rep=({use_rep!r}, None); with the next version one key is for both sides.",
+            FutureWarning,
+        )
+        return use_rep, None
+    return reps
+
+
 def _sides(
     real: AnnData,
     synthetic: AnnData,
     by: str | list[str],
-    use_rep: str | None,
-    synthetic_rep: str | None,
+    reps: tuple[str | None, str | None],
     unit_key: str | None,
 ) -> tuple[_Side, _Side]:
     pair = PAIR if PAIR in profiles_only(synthetic).obs else None
     left, right = (
         _side(profiles_only(adata), by, rep, name, unit)
         for adata, rep, name, unit in (
-            (real, use_rep, "the real data", unit_key),
-            (synthetic, synthetic_rep, "the synthetic data", pair),
+            (real, reps[0], "the real data", unit_key),
+            (synthetic, reps[1], "the synthetic data", pair),
         )
     )
     widths = left.values.shape[1], right.values.shape[1]
@@ -217,7 +240,7 @@ def _sides(
             f"the real profiles have {widths[0]} features, the synthetic ones {widths[1]}; name "
             "the embedding that the model was trained on with `use_rep`."
         )
-    if all(rep in (None, "X") for rep in (use_rep, synthetic_rep)):
+    if all(rep in (None, "X") for rep in reps):
         names = [pd.Index(adata.var_names) for adata in (real, synthetic)]
         if not names[0].equals(names[1]) and not len(names[0].symmetric_difference(names[1])):
             raise ValueError(
@@ -289,22 +312,23 @@ def _resampled_metrics(
         yield _metrics(left.resampled(rng, n), right.resampled(rng, n), own)
 
 
+@renamed(second_of={"synthetic_rep": "use_rep"})
 def real_vs_synthetic(
     real: AnnData,
     synthetic: AnnData,
     by: str,
     *,
-    use_rep: str | None = None,
-    synthetic_rep: str | None = None,
+    use_rep: str | None | Mapping[str, str | None] | tuple[str | None, str | None] = None,
     treatments: str | Sequence[str] | int = 8,
     max_cells: int = 500,
+    key_added: str = "real_vs_synthetic",
     seed: int = 0,
 ) -> AnnData:
     """Lay real and synthetic profiles out together by UMAP (PhenoSeq, Fig. 2).
 
     Parameters
     ----------
-    real, synthetic, use_rep, synthetic_rep
+    real, synthetic, use_rep
         As in :func:`fidelity`.
     by
         obs column of the treatment, in both.
@@ -312,13 +336,15 @@ def real_vs_synthetic(
         Which are shown, or how many of the best by rank and specificity (8 in the paper).
     max_cells
         Rows of each treatment and side at most, drawn at random.
+    key_added
+        Key of ``.uns`` of what is kept for the plot.
     seed
         Of the draw and of UMAP.
 
     Returns
     -------
     AnnData of the rows that are shown: ``X``, ``obs[by]``, ``obs["source"]`` (``"real"`` or
-    ``"synthetic"``), ``obsm["X_umap"]``; ``uns["real_vs_synthetic"]`` holds ``by``, the ``best``
+    ``"synthetic"``), ``obsm["X_umap"]``; ``uns[key_added]`` holds ``by``, the ``best``
     treatment and the ``centroids`` (mean place of each treatment and source), for
     :func:`cellfuse.pl.real_vs_synthetic`.
 
@@ -349,13 +375,13 @@ def real_vs_synthetic(
         raise TypeError(f"`by` names one obs column; found {by!r}.")
     if max_cells < 1:
         raise ValueError(f"max_cells must be at least 1, found {max_cells}.")
-    table = fidelity(
-        real, synthetic.copy(), by, use_rep=use_rep, synthetic_rep=synthetic_rep, n_boot=0
-    )
+    check_key(key_added)
+    reps = _reps(synthetic, use_rep)
+    table = fidelity(real, synthetic.copy(), by, use_rep=reps, n_boot=0)
     names = _shown(table, treatments)
     rng = np.random.default_rng(seed)
     parts = []
-    for source, adata, rep in (("real", real, use_rep), ("synthetic", synthetic, synthetic_rep)):
+    for source, adata, rep in zip(SIDES, (real, synthetic), reps, strict=True):
         labels = context_labels(adata, by).to_numpy()
         rows = [rng.permutation(np.flatnonzero(labels == name))[:max_cells] for name in names]
         at = np.sort(np.concatenate(rows))
@@ -377,7 +403,7 @@ def real_vs_synthetic(
     place = pd.DataFrame(joint.obsm["X_umap"], columns=["x", "y"], index=joint.obs_names)
     centroids = place.groupby([joint.obs[by].to_numpy(), joint.obs["source"].to_numpy()]).mean()
     centroids.index.names = [by, "source"]
-    joint.uns["real_vs_synthetic"] = {
+    joint.uns[key_added] = {
         "by": by,
         "best": table.index[table.index.isin(names)][0],
         "centroids": centroids.reset_index(),

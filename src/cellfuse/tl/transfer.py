@@ -13,8 +13,9 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import control_mask, obs_column, profiles_only
+from cellfuse._access import check_key, control_mask, obs_column, profiles_only
 from cellfuse._errors import listing, missing_key
+from cellfuse._renamed import renamed
 from cellfuse.tl._intervals import crossed_intervals, mean_present
 from cellfuse.tl._nearest import Profiles, draw_references, neighbour_votes, reference_hits
 from cellfuse.tl._units import unit_profiles
@@ -24,16 +25,18 @@ __all__ = ["knn_accuracy", "one_shot_transfer"]
 logger = logging.getLogger("cellfuse")
 
 
+@renamed(target="by", n_runs="n_draws")
 def one_shot_transfer(
     adata: AnnData,
     *,
     use_rep: str | None,
-    target: str,
-    n_runs: int = 50,
+    by: str,
+    n_draws: int = 50,
     k: int | Sequence[int] = (1, 5),
     control: str | list[str] | None = None,
-    group_key: str | None = None,
+    group_key: str | list[str] | None = None,
     n_boot: int = 1000,
+    key_added: str = "one_shot_transfer",
     seed: int = 0,
 ) -> pd.DataFrame:
     """Find each profile's class from one labelled example of every class (TIDE, task 1).
@@ -50,21 +53,24 @@ def one_shot_transfer(
         Profiles or cells.
     use_rep
         obsm key of the embedding; None is ``X``.
-    target
+    by
         obs column with the class (gene, compound).
-    n_runs
+    n_draws
         Draws of references, 50 as in the paper.
     k
         Numbers of nearest references, 1 and 5 as in the paper.
     control
-        Label or labels in `target` to leave out.
+        Label or labels in `by` to leave out.
     group_key
-        obs column (well, plate): references from a profile's own group do not compete for it, and
-        a profile whose own reference is among them is not asked in that run. Where the replicates
+        obs column or columns (well, plate) that must all differ: references that share one of them
+        with a profile do not compete for it, and a profile that shares one with its own reference
+        is not asked in that run. Where the replicates
         of a class are spread over plates, the figure is unfair without it: what a profile has in
         common with its plate points at other classes' references more often than at its own.
     n_boot
         Bootstrap replicates, over runs and classes, of the 95% intervals; 0 for none.
+    key_added
+        Key of ``.uns`` under which the table is kept.
     seed
         Same seed, same table, whatever the order of the rows.
 
@@ -73,7 +79,7 @@ def one_shot_transfer(
     One row per `k` (index ``k``): ``accuracy``, ``accuracy_low``, ``accuracy_high``, ``chance``
     (k over the references that compete), ``n_classes``, ``n_queries`` (mean per run).
 
-    ``adata.uns["one_shot_transfer"]`` keeps it as ``"table"``, beside ``"classes"`` (the accuracy
+    ``adata.uns[key_added]`` keeps it as ``"table"``, beside ``"classes"`` (the accuracy
     of each class) and ``"params"``.
 
     Raises
@@ -90,28 +96,27 @@ def one_shot_transfer(
     >>> import cellfuse as cf
     >>> x = np.repeat(np.eye(4), 3, axis=0) + 0.01
     >>> obs = pd.DataFrame({"gene": np.repeat(list("ABCD"), 3)}, index=[f"p{i}" for i in range(12)])
-    >>> table = cf.tl.one_shot_transfer(
-    ...     ad.AnnData(x, obs=obs), use_rep=None, target="gene", k=(1, 2)
-    ... )
+    >>> table = cf.tl.one_shot_transfer(ad.AnnData(x, obs=obs), use_rep=None, by="gene", k=(1, 2))
     >>> table[["accuracy", "chance"]].to_numpy().tolist()
     [[1.0, 0.25], [1.0, 0.5]]
     """
     adata = profiles_only(adata)
+    check_key(key_added)
     ks = _whole_numbers([k] if np.ndim(k) == 0 else list(k), "k")  # type: ignore[arg-type, list-item]
-    _whole_numbers([n_runs], "n_runs")
-    profiles = _read(adata, use_rep, target, control, group_key)
+    _whole_numbers([n_draws], "n_draws")
+    profiles = _read(adata, use_rep, by, control, group_key)
     n_classes = len(profiles.classes)
     if n_classes < 2:
         raise ValueError(
-            f"obs[{target!r}] holds one class, {listing(profiles.classes)}: there is nothing to "
+            f"obs[{by!r}] holds one class, {listing(profiles.classes)}: there is nothing to "
             "tell it from."
         )
-    references = draw_references(profiles, n_runs, seed)
+    references = draw_references(profiles, n_draws, seed)
     hits, by_chance, asked = reference_hits(profiles, references, ks)
     if not asked.any():
         what = f" in another {group_key!r} than their reference" if group_key else ""
         raise ValueError(
-            f"no class in obs[{target!r}] has a second profile{what}: found {len(profiles.rows)} "
+            f"no class in obs[{by!r}] has a second profile{what}: found {len(profiles.rows)} "
             f"profiles of {n_classes} classes. Give cells or replicates, not one row per class."
         )
     with np.errstate(invalid="ignore"):
@@ -130,10 +135,10 @@ def one_shot_transfer(
             }
         )
     table = pd.DataFrame(rows, index=pd.Index(ks, name="k"))
-    adata.uns["one_shot_transfer"] = {
+    adata.uns[key_added] = {
         "table": table.copy(),
         "classes": _by_class(profiles.classes, rates, [f"top_{n}" for n in ks]),
-        "params": _params(use_rep, target, control, group_key, seed) | {"n_runs": n_runs},
+        "params": _params(use_rep, by, control, group_key, seed) | {"n_draws": n_draws},
     }
     logger.info(
         "one_shot_transfer: top-%d accuracy %.3f over %d classes (chance %.3f).",
@@ -145,18 +150,20 @@ def one_shot_transfer(
     return table
 
 
+@renamed(target="by")
 def knn_accuracy(
     adata: AnnData,
     *,
     use_rep: str | None,
-    target: str,
+    by: str,
     k: int = 20,
     split_key: str | None = None,
     train: str = "train",
     test: str = "test",
     control: str | list[str] | None = None,
-    group_key: str | None = None,
+    group_key: str | list[str] | None = None,
     n_boot: int = 1000,
+    key_added: str = "knn_accuracy",
     seed: int = 0,
 ) -> pd.DataFrame:
     """Classify profiles by the vote of their k nearest neighbours in cosine.
@@ -171,7 +178,7 @@ def knn_accuracy(
         Profiles or cells.
     use_rep
         obsm key of the embedding; None is ``X``.
-    target
+    by
         obs column with the class.
     k
         Neighbours, cut to what there is.
@@ -181,11 +188,14 @@ def knn_accuracy(
     train, test
         Labels in `split_key`.
     control
-        Label or labels in `target` to leave out.
+        Label or labels in `by` to leave out.
     group_key
-        obs column (well, plate): a neighbour from the profile's own group does not count.
+        obs column or columns (well, plate) that must all differ: a neighbour that shares one of
+        them with the profile does not count.
     n_boot
         Bootstrap replicates, over classes, of the 95% interval; 0 for none.
+    key_added
+        Key of ``.uns`` under which the table is kept.
     seed
         Same seed, same interval.
 
@@ -194,7 +204,7 @@ def knn_accuracy(
     One row (index ``k``): ``accuracy``, ``accuracy_low``, ``accuracy_high``, ``chance`` (one over
     the classes among the neighbours), ``n_classes`` (classes asked for), ``n_queries``.
 
-    ``adata.uns["knn_accuracy"]`` keeps it as ``"table"``, beside ``"classes"`` and ``"params"``.
+    ``adata.uns[key_added]`` keeps it as ``"table"``, beside ``"classes"`` and ``"params"``.
 
     Raises
     ------
@@ -209,13 +219,14 @@ def knn_accuracy(
     >>> import cellfuse as cf
     >>> x = np.repeat(np.eye(2), 4, axis=0) + 0.01
     >>> obs = pd.DataFrame({"gene": np.repeat(["A", "B"], 4)}, index=[f"p{i}" for i in range(8)])
-    >>> table = cf.tl.knn_accuracy(ad.AnnData(x, obs=obs), use_rep=None, target="gene", k=3)
+    >>> table = cf.tl.knn_accuracy(ad.AnnData(x, obs=obs), use_rep=None, by="gene", k=3)
     >>> float(table["accuracy"].iloc[0])
     1.0
     """
     adata = profiles_only(adata)
+    check_key(key_added)
     _whole_numbers([k], "k")
-    profiles = _read(adata, use_rep, target, control, group_key)
+    profiles = _read(adata, use_rep, by, control, group_key)
     everyone = np.arange(len(profiles.rows))
     asked, known = everyone, everyone
     if split_key is not None:
@@ -251,10 +262,10 @@ def knn_accuracy(
         "n_queries": int(counted.sum()),
     }
     table = pd.DataFrame([row], index=pd.Index([k], name="k"))
-    adata.uns["knn_accuracy"] = {
+    adata.uns[key_added] = {
         "table": table.copy(),
         "classes": _by_class(profiles.classes, rates[None], ["accuracy"]),
-        "params": _params(use_rep, target, control, group_key, seed)
+        "params": _params(use_rep, by, control, group_key, seed)
         | {"k": k, "split_key": split_key or "", "train": train, "test": test},
     }
     logger.info("knn_accuracy: %.3f at k = %d (chance %.3f).", row["accuracy"], k, row["chance"])
@@ -273,15 +284,15 @@ def _whole_numbers(values: list[int], name: str) -> list[int]:
 def _read(
     adata: AnnData,
     use_rep: str | None,
-    target: str,
+    by: str,
     control: str | list[str] | None,
-    group_key: str | None,
+    group_key: str | list[str] | None,
 ) -> Profiles:
-    labels = obs_column(adata, target, missing=control is not None)
+    labels = obs_column(adata, by, missing=control is not None)
     kept = np.ones(adata.n_obs, bool)
     if control is not None:
-        kept &= ~control_mask(adata, target, control)
-        obs_column(adata[kept], target)  # a control may lack a label, nobody else
+        kept &= ~control_mask(adata, by, control)
+        obs_column(adata[kept], by)  # a control may lack a label, nobody else
     rows = np.flatnonzero(kept)
     if not len(rows):
         raise ValueError(f"no profile is left: all of {adata.n_obs} are controls.")
@@ -295,24 +306,25 @@ def _read(
         value = np.unique(units, axis=0, return_inverse=True)[1].ravel()
         order = np.lexsort((value, names, codes))
         rows, codes, units = rows[order], codes[order], units[order]
-    groups = None
-    if group_key is not None:
-        groups = pd.factorize(obs_column(adata, group_key).astype(str).to_numpy()[rows])[0]
+    keys = [group_key] if isinstance(group_key, str) else group_key or []
+    groups = tuple(
+        pd.factorize(obs_column(adata, key).astype(str).to_numpy()[rows])[0] for key in keys
+    )
     return Profiles(rows, units, codes, np.asarray(classes), groups)
 
 
 def _params(
     use_rep: str | None,
-    target: str,
+    by: str,
     control: str | list[str] | None,
-    group_key: str | None,
+    group_key: str | list[str] | None,
     seed: int,
 ) -> dict[str, Any]:
     return {
         "use_rep": use_rep or "X",
-        "target": target,
+        "by": by,
         "control": json.dumps(control),
-        "group_key": group_key or "",
+        "group_key": json.dumps(group_key),
         "seed": seed,
     }
 
