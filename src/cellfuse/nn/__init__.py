@@ -49,6 +49,7 @@ from cellfuse.nn.response import RESPONSE_PRESETS, ResponseNetwork, ResponseSize
 from cellfuse.nn.scgpt import ScGPT, ScGPTCheckpoint, read_scgpt
 from cellfuse.nn.sets import SetTransformer
 from cellfuse.nn.tokens import TokenDecoder, TokenEncoder, patchify, sincos_positions, unpatchify
+from cellfuse.nn.topk import BatchTopK
 from cellfuse.nn.vit import (
     VIT_PRESETS,
     ChannelViT,
@@ -60,7 +61,10 @@ from cellfuse.nn.vit import (
 )
 
 __all__ = [
+    "RESPONSE_PRESETS",
+    "VIT_PRESETS",
     "Adapter",
+    "BatchTopK",
     "Block",
     "CellAutoencoder",
     "ChannelViT",
@@ -80,7 +84,6 @@ __all__ = [
     "InputSpec",
     "JointMaskedAutoencoder",
     "PlainViT",
-    "RESPONSE_PRESETS",
     "ResponseNetwork",
     "ResponseSizes",
     "ScGPT",
@@ -92,7 +95,6 @@ __all__ = [
     "TokenAutoencoder",
     "TokenDecoder",
     "TokenEncoder",
-    "VIT_PRESETS",
     "VariationalCell",
     "ViTSizes",
     "center_crop",
