@@ -1,8 +1,8 @@
 """BatchTopK sparse autoencoder (Bussmann et al. 2024): concepts of an embedding (PETRI, 4.3).
 
 Of the ``B x n_concepts`` activations of a batch ``B x k`` are kept, some 3% in the paper. They are
-therefore held as (row, column, value): the decoder sums the rows of its weights that are needed, and
-the backward pass touches nothing else. Only the encoder is a dense product.
+therefore held as (row, column, value): the decoder sums the rows of its weights that are needed,
+and the backward pass touches nothing else. Only the encoder is a dense product.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class _Decode(torch.autograd.Function):
 
 
 def largest(values: Tensor, n: int) -> Tensor:
-    """Places of the `n` largest positive entries of a flat tensor, ascending; all if there are fewer.
+    """Places of the `n` largest positive entries of a flat tensor, ascending (fewer if there are).
 
     A bound that leaves a little more than `n` is taken from a sample; only what is above it is
     looked at closely. Ties at the bound are decided by place.
