@@ -326,10 +326,23 @@ def forget(adata: AnnData, key: str | None) -> None:
     adata.uns.get(PROVENANCE, {}).get("written", {}).pop(_slot(key), None)
 
 
-def refuse_twice(adata: AnnData, key: str | None, verb: str, *, overwrite: bool) -> None:
-    """Refuse to run `verb` on its own output unless `overwrite` is set."""
+def refuse_twice(
+    adata: AnnData,
+    key: str | None,
+    verb: str,
+    *,
+    overwrite: bool,
+    other: Mapping[str, Any] | None = None,
+) -> None:
+    """Refuse to run `verb` on its own output unless `overwrite` is set.
+
+    `other` holds the parameters of a run that goes to another key: one that differs from the first
+    (by plate, then over all) is meant, one that repeats it is a slip.
+    """
     past = recorded(adata, key)
     if verb in past and not overwrite:
+        if other is not None and past[verb] != json.loads(json.dumps(dict(other), default=str)):
+            return
         name = "X" if key in (None, "X") else f"obsm[{key!r}]"
         raise ValueError(
             f"{verb!r} has already been run on {name} (with {past[verb]}; done so far: "

@@ -59,7 +59,10 @@ def correct(cells: MuData, settings: Settings, roles: dict[str, str]) -> None:
         batch_key=batch_key,
         within=settings.background_key,
     )
-    pp.whiten(cells, use_rep=REP, method="zca", within=settings.background_key)
+    with warnings.catch_warnings():
+        # The paper's recipe is full whitening, however few the cells of a screen are.
+        warnings.filterwarnings("ignore", message="few rows")
+        pp.whiten(cells, use_rep=REP, method="zca", within=settings.background_key)
 
 
 def score(

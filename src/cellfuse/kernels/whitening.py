@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellfuse.kernels.chunks import in_threads, row_blocks
+from cellfuse.kernels.spectrum import spectrum_of
 
 __all__ = [
     "Method",
@@ -20,7 +21,7 @@ __all__ = [
     "pooled_covariance",
 ]
 
-Method = Literal["zca", "pca"]
+Method = Literal["zca", "pca", "zca-cor", "pca-cor"]
 
 #: Rows of one block: large enough for the matrix product to run at full speed.
 BLOCK_BYTES = 8 << 20
@@ -40,11 +41,14 @@ class Whitening:
         Of the covariance, largest first, shape (d,).
     n_dropped
         Directions without variance, whose output is 0.
+    n_constant
+        Features that do not vary, which are among those.
     """
 
     matrix: NDArray
     eigenvalues: NDArray
     n_dropped: int
+    n_constant: int = 0
 
 
 def mean_and_covariance(
@@ -107,6 +111,7 @@ def fit_whitening(
     method: Method = "zca",
     eps: float = 0.0,
     tolerance: float = 1e-9,
+    constant: NDArray | None = None,
 ) -> Whitening:
     """Find the matrix W with ``W.T @ covariance @ W`` the identity.
 
@@ -116,27 +121,34 @@ def fit_whitening(
         Shape (d, d).
     method
         ``"zca"``: the symmetric W, which changes the data least. ``"pca"``: principal axes,
-        largest variance first, each signed so that its largest loading is positive.
+        largest variance first, each signed so that its largest loading is positive. With
+        ``"-cor"`` the features are brought to unit variance before: axes of the correlations.
     eps
-        Added to every eigenvalue, as a share of their mean (0: full whitening).
+        Added to every eigenvalue, as a share of their mean (0: full whitening). With it, a
+        direction in which the fitted rows do not vary is kept, as one of the smallest variance.
     tolerance
-        Eigenvalues below this share of the largest are rounding noise (of float32 data) and are
-        dropped.
+        Directions whose variance is below this share of the largest, both on the scale of
+        correlations, are rounding noise (of float32 data) and are dropped.
+    constant
+        Features to count as constant, shape (d,), whose output is 0.
     """
     if method not in get_args(Method):
         raise ValueError(f"method={method!r} is unknown; choose one of {list(get_args(Method))}.")
-    eigenvalues, axes = np.linalg.eigh(covariance)
-    eigenvalues, axes = eigenvalues[::-1].copy(), axes[:, ::-1]
-    kept = eigenvalues > max(tolerance * eigenvalues[0], 0.0)
-    floor = eps * float(eigenvalues[kept].sum()) / len(eigenvalues)
-    gain = np.zeros_like(eigenvalues)
-    gain[kept] = 1.0 / np.sqrt(eigenvalues[kept] + floor)
-    largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
-    axes = axes * np.where(largest < 0, -1.0, 1.0)
-    matrix = axes * gain
-    if method == "zca":
-        matrix = matrix @ axes.T
-    return Whitening(matrix, eigenvalues, int((~kept).sum()))
+    scaled = method.endswith("-cor")
+    found = spectrum_of(covariance, scaled=scaled, constant=constant, tolerance=tolerance)
+    d, varying = len(covariance), len(covariance) - found.n_constant
+    kept = np.arange(d) < (varying if eps > 0 else found.rank)
+    floor = eps * float(found.eigenvalues[kept].sum()) / d
+    gain = np.zeros(d)
+    gain[kept] = 1.0 / np.sqrt(np.maximum(found.eigenvalues[kept], 0.0) + floor)
+    matrix = found.axes * gain
+    if method.startswith("zca"):
+        matrix = matrix @ found.axes.T
+        matrix[:, found.sd == 0] = 0.0  # exactly
+    if scaled:
+        matrix = np.divide(1.0, found.sd, out=np.zeros(d), where=found.sd > 0)[:, None] * matrix
+    matrix[found.sd == 0] = 0.0
+    return Whitening(matrix, found.eigenvalues, int((~kept).sum()), found.n_constant)
 
 
 def apply_whitening(

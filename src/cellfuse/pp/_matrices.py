@@ -61,8 +61,12 @@ def open_matrices(
     key_added: str | None,
     verb: str,
     overwrite: bool,
+    params: Mapping[str, Any] | None = None,
 ) -> list[Matrix]:
-    """Check every modality's matrix before anything is computed or written."""
+    """Check every modality's matrix before anything is computed or written.
+
+    With `params`, those that will be noted, a second run that differs may go to another key.
+    """
     mods = modalities(data)
     return [
         _open(
@@ -72,6 +76,7 @@ def open_matrices(
             key_added,
             verb,
             overwrite,
+            params,
             list(_slots(mods)),
         )
         for modality, adata in mods.items()
@@ -85,6 +90,7 @@ def _open(
     key_added: str | None,
     verb: str,
     overwrite: bool,
+    params: Mapping[str, Any] | None,
     slots: list[NDArray],
 ) -> Matrix:
     key_in = None if use_rep == "X" else use_rep
@@ -100,7 +106,8 @@ def _open(
     if values.dtype.kind not in "fiub":
         raise TypeError(f"{name} has dtype {values.dtype}; expected numbers.")
     check_finite(values, name)
-    refuse_twice(adata, key_in, verb, overwrite=overwrite)
+    other = params if key_out != key_in else None
+    refuse_twice(adata, key_in, verb, overwrite=overwrite, other=other)
     if key_out != key_in and key_out in adata.obsm and not overwrite:
         if verb not in recorded(adata, key_out):
             raise ValueError(

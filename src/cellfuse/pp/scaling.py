@@ -72,7 +72,8 @@ def robust_center_scale(
     key_added
         obsm key to write to. None writes to `use_rep`.
     overwrite
-        Allow running on what this verb has already corrected, or writing over another array.
+        Allow running on what this verb has already corrected, or writing over another array. A
+        second run that differs (by well, then over all) and goes to another `key_added` is none.
 
     Returns
     -------
@@ -132,8 +133,14 @@ def scale_by_controls(
     noted: Mapping[str, object],
 ) -> None:
     """Do what every centring and scaling verb does; `fit` gives location and spread by batch."""
+    params = {"control": control, "batch_key": batch_key, "within": within, **noted}
     matrices = open_matrices(
-        data, use_rep=use_rep, key_added=key_added, verb=verb, overwrite=overwrite
+        data,
+        use_rep=use_rep,
+        key_added=key_added,
+        verb=verb,
+        overwrite=overwrite,
+        params=params,
     )
     fits = []
     for matrix in matrices:
@@ -145,7 +152,6 @@ def scale_by_controls(
             keys=[within, per_modality(batch_key, matrix.modality, name="batch_key")],
         )
         fits.append(_Fit(matrix, batches, *fit(matrix.values, batches.controls)))
-    params = {"control": control, "batch_key": batch_key, "within": within, **noted}
     for fitted in fits:
         matrix, batches = fitted.matrix, fitted.batches
         out = matrix.target()

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from cellfuse._access import Data, control_mask, per_modality, where
 from cellfuse._batches import codes_of
 from cellfuse._errors import listing
 from cellfuse.kernels.groups import group_rows
+from cellfuse.kernels.shrinkage import fourth_moment, ledoit_wolf, ridge_of
+from cellfuse.kernels.spectrum import constant_features
 from cellfuse.kernels.whitening import (
     Method,
     Whitening,
@@ -22,10 +25,14 @@ from cellfuse.kernels.whitening import (
     pooled_covariance,
 )
 from cellfuse.pp._matrices import Matrix, open_matrices
+from cellfuse.pp._rank import FEW_ROWS, Notes, centred_groups, few_rows, why_directions_are_missing
 
 __all__ = ["whiten"]
 
 logger = logging.getLogger("cellfuse")
+
+#: Share of the ridge below which a feature's variance leaves little of it.
+OUTWEIGHED = 0.01
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ def whiten(
     within: str | list[str] | None = None,
     fit_on: str | list[str] | None = None,
     control_key: str | None | Mapping[str, str | None] = None,
-    eps: float = 0.0,
+    eps: float | Literal["auto"] = 0.0,
     tolerance: float = 1e-9,
     key_added: str | None = None,
     overwrite: bool = False,
@@ -73,7 +80,8 @@ def whiten(
         obsm key of the matrix, shape (cells, d), dense; None is ``X``. Or a dict per modality.
     method
         ``"zca"`` or ``"pca"`` (axes by falling variance, each signed so that its largest loading
-        is positive).
+        is positive); ``"zca-cor"`` or ``"pca-cor"`` bring each feature to unit variance before,
+        for features of different units.
     joint
         One fit for all modalities: each centred on its own mean, their covariances averaged with
         equal weight. They must have the same number of dimensions.
@@ -84,16 +92,29 @@ def whiten(
     control_key
         obs column for `fit_on`. Or a dict per modality.
     eps
-        Added to every eigenvalue of the covariance, as a share of their mean; 0 whitens fully.
+        Added to every eigenvalue of the covariance (``"-cor"``: of the correlations), as a share
+        of their mean; 0 whitens fully. ``"auto"``: as much as the rows are too few, by Ledoit and
+        Wolf's formula, whose share a of the sphere is a ridge of a / (1 - a). Directions of small
+        variance are noise where rows are few, and full whitening blows them up: of 640 wells with
+        128 features mean average precision of replicates fell from .75 to .73 by full whitening,
+        fitted on 160 wells to .58, and stayed at .75 with ``"auto"``.
     tolerance
-        Directions whose variance is below this share of the largest hold rounding noise. Their
-        output is 0, and one warning counts them. The default is what float32 can resolve.
+        Directions whose variance is below this share of the largest, both on the scale of
+        correlations, hold rounding noise. Their output is 0, and one warning counts them and says
+        why. The default is what float32 can resolve. With `eps` above 0 none is dropped but
+        constant features.
     key_added, overwrite
         As in :func:`robust_center_scale`, also for what is written in place.
 
     Returns
     -------
     None. The result is in ``obsm[key_added or use_rep]``.
+
+    Warns
+    -----
+    UserWarning
+        Directions without variance, with the reason; fewer than 3 rows (degrees of freedom) for
+        each direction with ``eps=0``; an `eps` that outweighs single features.
 
     Raises
     ------
@@ -115,10 +136,15 @@ def whiten(
     """
     if fit_on is not None and control_key is None:
         raise ValueError(f"fit_on={fit_on!r} needs `control_key`, the obs column that holds it.")
-    if not (eps >= 0 and 0 <= tolerance < 1):
-        raise ValueError(f"expected eps >= 0 and 0 <= tolerance < 1, found {eps} and {tolerance}.")
+    _check_numbers(method, eps, tolerance)
+    params = {"method": method, "joint": joint, "within": within, "fit_on": fit_on, "eps": eps}
     matrices = open_matrices(
-        data, use_rep=use_rep, key_added=key_added, verb="whiten", overwrite=overwrite
+        data,
+        use_rep=use_rep,
+        key_added=key_added,
+        verb="whiten",
+        overwrite=overwrite,
+        params=params,
     )
     parts = [
         part
@@ -129,17 +155,13 @@ def whiten(
     ]
     means: dict[int, NDArray] = {}
     fits: dict[int, Whitening] = {}
-    notes = []
+    notes = Notes()
     for group in _joint_groups(parts, matrices) if joint else [[part] for part in parts]:
         centres, covariance = pooled_covariance([(p.matrix.values, p.fitted_on) for p in group])
-        fit = fit_whitening(covariance, method=method, eps=eps, tolerance=tolerance)
+        fit = _fit(group, centres, covariance, method, eps, tolerance, notes, joint=joint)
         for part, centre in zip(group, centres, strict=True):
             means[id(part)], fits[id(part)] = centre, fit
-        if fit.n_dropped:
-            of = group[0].label or "all modalities" if joint else group[0].name()
-            notes.append(f"{of}: {fit.n_dropped} of {len(covariance)}")
 
-    params = {"method": method, "joint": joint, "within": within, "fit_on": fit_on, "eps": eps}
     for matrix in matrices:
         out = matrix.target()
         for part in parts:
@@ -154,15 +176,84 @@ def whiten(
             method,
             out.shape[1],
         )
-    if notes:
-        warnings.warn(
-            "directions without variance (fewer cells than dimensions, constant or dependent "
-            "features) are set to 0 instead of blown up to unit variance: "
-            + "; ".join(notes)
-            + ".",
-            UserWarning,
-            stacklevel=2,
-        )
+    if text := notes.text():
+        warnings.warn(text, UserWarning, stacklevel=2)
+
+
+def _check_numbers(method: Method, eps: float | str, tolerance: float) -> None:
+    if method not in get_args(Method):
+        raise ValueError(f"method={method!r} is unknown; choose one of {list(get_args(Method))}.")
+    if isinstance(eps, str) and eps != "auto":
+        raise ValueError(f"eps={eps!r}: expected a number from 0, or 'auto'.")
+    if not (eps == "auto" or 0 <= float(eps) < float("inf")) or not 0 <= tolerance < 1:
+        raise ValueError(f"expected eps >= 0 and 0 <= tolerance < 1, found {eps} and {tolerance}.")
+
+
+def _fit(
+    group: list[_Part],
+    centres: list[NDArray],
+    covariance: NDArray,
+    method: Method,
+    eps: float | Literal["auto"],
+    tolerance: float,
+    notes: Notes,
+    *,
+    joint: bool,
+) -> Whitening:
+    """Fit one whitening, and note where rows or features leave it no ground."""
+    name = (group[0].label or "all modalities") if joint else group[0].name()
+    constant = np.logical_and.reduce(
+        [
+            constant_features(centre, covariance, part.matrix.values.dtype)
+            for part, centre in zip(group, centres, strict=True)
+        ]
+    )
+    scaled = method.endswith("-cor")
+    if eps == "auto":
+        eps = _ridge(group, centres, covariance, constant, scaled=scaled)
+        logger.info("whiten: eps='auto' is %.3g for %s.", eps, name)
+    fit = fit_whitening(covariance, method=method, eps=eps, tolerance=tolerance, constant=constant)
+    d, n = len(covariance), sum(part.n_fit for part in group)
+    n_directions = d - fit.n_constant
+    centred = ("", 1)
+    if eps == 0 and n < 2 * FEW_ROWS * n_directions:  # else centring leaves rows enough
+        columns = [centred_groups(p.matrix.adata, p.matrix.values, p.fitted_on) for p in group]
+        centred = (columns[0][0], sum(groups for _, groups in columns))
+    if fit.n_dropped:
+        why = why_directions_are_missing(fit.n_dropped, fit.n_constant, d, n, centred)
+        notes.missing.append(f"{name}: {fit.n_dropped} of {d} ({why})")
+    if eps == 0 and (text := few_rows(n, n_directions, centred)):
+        notes.few.append(f"{name}: {text}")
+    if eps > 0 and not scaled and n_directions:
+        variance = np.diag(covariance)[~constant]
+        below = int((variance < OUTWEIGHED * min(eps, 1.0) * variance.mean()).sum())
+        if below:
+            notes.outweighed.append(f"{name}: {below} of {d}")
+    return fit
+
+
+def _ridge(
+    group: list[_Part],
+    centres: list[NDArray],
+    covariance: NDArray,
+    constant: NDArray,
+    *,
+    scaled: bool,
+) -> float:
+    """Ledoit and Wolf's shrinkage of the features that vary, the mean over modalities."""
+    varies = ~constant
+    inverse = varies.astype(np.float64)
+    if scaled:
+        inverse[varies] /= np.sqrt(np.diag(covariance)[varies])
+    shares = []
+    for part, centre in zip(group, centres, strict=True):
+        own = covariance
+        if len(group) > 1:
+            own = pooled_covariance([(part.matrix.values, part.fitted_on)])[1]
+        fourth = fourth_moment(part.matrix.values, centre, rows=part.fitted_on, inverse=inverse)
+        shrunk = own * (inverse[:, None] * inverse)
+        shares.append(ledoit_wolf(shrunk[np.ix_(varies, varies)], fourth, part.n_fit))
+    return ridge_of(float(np.mean(shares)))
 
 
 def _parts(
