@@ -18,6 +18,7 @@ from cellfuse._errors import MissingKeyError, listing
 from cellfuse.bench._read import has_label, together
 from cellfuse.bench._settings import Settings
 from cellfuse.kernels.cosine import unit_rows
+from cellfuse.pp._rank import FewRowsWarning
 
 __all__ = ["Both", "Scored", "correct", "metrics_table", "score"]
 
@@ -59,9 +60,8 @@ def correct(cells: MuData, settings: Settings, roles: dict[str, str]) -> None:
         batch_key=batch_key,
         within=settings.background_key,
     )
-    with warnings.catch_warnings():
-        # The paper's recipe is full whitening, however few the cells of a screen are.
-        warnings.filterwarnings("ignore", message="few rows")
+    # The paper's recipe is full whitening, however few the cells of a screen are.
+    with warnings.catch_warnings(action="ignore", category=FewRowsWarning):
         pp.whiten(cells, use_rep=REP, method="zca", within=settings.background_key)
 
 

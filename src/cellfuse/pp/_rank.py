@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from cellfuse.kernels.groups import group_means
 
-__all__ = ["FEW_ROWS", "Notes", "centred_groups", "few_rows", "why_directions_are_missing"]
+__all__ = [
+    "FEW_ROWS",
+    "FewRowsWarning",
+    "Notes",
+    "centred_groups",
+    "few_rows",
+    "why_directions_are_missing",
+]
 
 #: Rows per direction below which whitening costs more than it gives: of real Cell Painting wells,
 #: mean average precision of replicates fell from .75 to .73 at 5 rows a direction, to .72 at 2.5,
@@ -20,6 +27,10 @@ __all__ = ["FEW_ROWS", "Notes", "centred_groups", "few_rows", "why_directions_ar
 FEW_ROWS = 3.0
 #: Largest mean of a group, in standard deviations, that counts as 0 (rounding of float32).
 CENTRED = 1e-4
+
+
+class FewRowsWarning(UserWarning):
+    """Rows are few for the covariance that was fitted on them."""
 
 
 def centred_groups(adata: AnnData, values: NDArray, rows: NDArray | None) -> tuple[str, int]:
@@ -89,6 +100,11 @@ class Notes:
     missing: list[str] = field(default_factory=list)
     few: list[str] = field(default_factory=list)
     outweighed: list[str] = field(default_factory=list)
+
+    @property
+    def category(self) -> type[UserWarning]:
+        """Of the warning: its own where rows are few and nothing else is the matter."""
+        return UserWarning if self.missing or self.outweighed else FewRowsWarning
 
     def text(self) -> str:
         """All of it as one warning; empty where there is nothing."""

@@ -177,7 +177,7 @@ def whiten(
             out.shape[1],
         )
     if text := notes.text():
-        warnings.warn(text, UserWarning, stacklevel=2)
+        warnings.warn(text, notes.category, stacklevel=2)
 
 
 def _check_numbers(method: Method, eps: float | str, tolerance: float) -> None:
