@@ -173,9 +173,36 @@ def test_a_second_scaling_that_differs_goes_to_another_key():
         cf.pp.robust_center_scale(plate, **given)
 
 
+@pytest.mark.parametrize("method", ["ZCA", "ZCA-cor"])
+def test_sphering_resolves_all_scales_and_shrinks_what_has_few_rows(method):
+    given = {"use_rep": "emb", "control_key": None, "control": None, "method": method}
+    plate = wells()
+    cf.pp.sphere(plate, **given)
+    np.testing.assert_allclose(np.cov(plate.obsm["emb"].T), np.eye(4), atol=1e-2)
+    few = wells(n=20, scales=np.ones(30))
+    few.obsm["emb"][:, 3] = few.obsm["emb"][:, 4]  # a copy is no error where it is shrunk
+    values = few.obsm["emb"].copy()
+    cf.pp.sphere(few, **given, eps="auto")
+    scaled = values - values.mean(axis=0)
+    if method.endswith("-cor"):
+        scaled /= values.std(axis=0)
+    share = ledoit_wolf_shrinkage(scaled)
+    mean, covariance = mean_and_covariance(scaled)
+    shrunk = (1 - share) * covariance + share * np.diag(covariance).mean() * np.eye(30)
+    np.testing.assert_allclose(few.obsm["emb"], scaled @ fit_whitening(shrunk).matrix, atol=1e-8)
+
+
+def test_sphering_says_that_centring_by_plate_took_directions():
+    plates = wells(n=60, scales=np.ones(58), n_plates=6)
+    every = {"use_rep": "emb", "control_key": None, "control": None}
+    cf.pp.center_scale(plates, **every, batch_key="plate")
+    with pytest.raises(ValueError, match="each of the 6 groups of 'plate', have 54 degrees"):
+        cf.pp.sphere(plates, **every)
+
+
 def retrieved(values, labels):
     profiles = ad.AnnData(values.astype("f4"), obs=pd.DataFrame({"compound": labels}).rename(str))
-    table = cf.tl.mean_average_precision(profiles, positives_by="compound", n_null=10)
+    table = cf.tl.mean_average_precision(profiles, by="compound", n_null=10, n_boot=0)
     return table.attrs["mean_map"]
 
 

@@ -8,12 +8,22 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cellfuse.kernels.moments import mean_sd
+from cellfuse.kernels.shrinkage import fourth_moment, ledoit_wolf
+from cellfuse.kernels.spectrum import constant_features, spectrum_of
 from cellfuse.kernels.whitening import mean_and_covariance
 
-__all__ = ["Sphering", "SpheringMethod", "fit_sphering"]
+__all__ = ["RankError", "Sphering", "SpheringMethod", "fit_sphering"]
 
 SpheringMethod = Literal["ZCA-cor", "ZCA", "PCA-cor", "PCA"]
+
+
+class RankError(ValueError):
+    """Rows that span fewer directions than they should."""
+
+    def __init__(self, text: str, *, n_dropped: int, n_constant: int) -> None:
+        super().__init__(text)
+        self.n_dropped = n_dropped
+        self.n_constant = n_constant
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,7 @@ def fit_sphering(
     rows: NDArray | None = None,
     *,
     method: SpheringMethod = "ZCA-cor",
-    eps: float = 1e-6,
+    eps: float | Literal["auto"] = 1e-6,
 ) -> Sphering:
     """Fit a sphering on rows of a matrix.
 
@@ -48,12 +58,14 @@ def fit_sphering(
         ``"ZCA"`` changes the data least, ``"PCA"`` turns it to the principal axes, largest
         variance first, each signed so that its largest loading is positive.
     eps
-        Added to each singular value.
+        Added to each singular value. ``"auto"`` draws the eigenvalues towards their mean instead,
+        by Ledoit and Wolf's share; features may then be dependent.
 
     Raises
     ------
     ValueError
-        An unknown method, a constant feature (``"-cor"``), or dependent features.
+        An unknown method, a constant feature (``"-cor"``), or (a :class:`RankError`) dependent
+        features, as judged on the scale of correlations.
     """
     if method not in get_args(SpheringMethod):
         raise ValueError(
@@ -61,32 +73,36 @@ def fit_sphering(
         )
     n, d = (len(values) if rows is None else len(rows)), values.shape[1]
     mean, covariance = mean_and_covariance(values, rows)
-    gain = np.ones(d)
-    if method.endswith("-cor"):
-        _, sd = mean_sd(values, rows)
-        if not sd.all():
-            raise ValueError(
-                f"{int((sd == 0).sum())} of {d} features do not vary among the {n} rows to fit on "
-                f"(first: number {int(np.argmin(sd))}); {method!r} divides by their spread. Drop "
-                "them."
-            )
-        gain = 1.0 / sd
-        covariance = covariance * (gain[:, None] * gain)
-    eigenvalues, axes = np.linalg.eigh(covariance)
-    eigenvalues, axes = eigenvalues[::-1], axes[:, ::-1]
-    singular = np.sqrt(np.maximum(eigenvalues, 0.0) * (n - 1))
-    # Squaring the data leaves half the digits: below this an eigenvalue is rounding.
-    rank = int((eigenvalues > max(n, d) * np.finfo(np.float64).eps * eigenvalues[0]).sum())
-    if rank < min(d, n - 1):
+    constant = constant_features(mean, covariance, values.dtype)
+    scaled = method.endswith("-cor")
+    if scaled and constant.any():
         raise ValueError(
-            f"the {n} rows to fit on span {rank} of {d} dimensions, expected {min(d, n - 1)}: some "
-            "features are combinations of others, or rows are copies. Drop them, or use "
-            "`cellfuse.pp.whiten`, which sets such directions to 0."
+            f"{int(constant.sum())} of {d} features do not vary among the {n} rows to fit on "
+            f"(first: number {int(np.argmax(constant))}); {method!r} divides by their spread. Drop "
+            "them (`cellfuse.pp.select_features`)."
         )
+    gain = np.ones(d)
+    if scaled:
+        gain = 1.0 / np.sqrt(np.diag(covariance) * ((n - 1) / n))
+        covariance = covariance * (gain[:, None] * gain)
+    # Squaring the data leaves half the digits: below this an eigenvalue is rounding.
+    tolerance = max(n, d) * np.finfo(np.float64).eps
+    found = spectrum_of(covariance, constant=constant, tolerance=tolerance)
+    eigenvalues, rank, ridge = found.eigenvalues, found.rank, eps
+    if eps == "auto":
+        fourth = fourth_moment(values, mean, rows=rows, inverse=gain)
+        share, ridge = ledoit_wolf(covariance, fourth, n), 0.0
+        eigenvalues = (1 - share) * np.maximum(eigenvalues, 0.0) + share * eigenvalues.mean()
+        rank = d
+    elif rank < min(d, n - 1):
+        raise RankError(
+            f"the {n} rows to fit on span {rank} of {d} dimensions, expected {min(d, n - 1)}",
+            n_dropped=d - rank,
+            n_constant=found.n_constant,
+        )
+    singular = np.sqrt(np.maximum(eigenvalues, 0.0) * (n - 1))
     singular[rank:] = singular[rank - 1]
-    largest = axes[np.abs(axes).argmax(axis=0), np.arange(d)]
-    axes = axes * np.where(largest < 0, -1.0, 1.0)
-    matrix = axes * (np.sqrt(n - 1) / (singular + eps))
+    matrix = found.axes * (np.sqrt(n - 1) / (singular + float(ridge)))
     if method.startswith("ZCA"):
-        matrix = matrix @ axes.T
+        matrix = matrix @ found.axes.T
     return Sphering(mean, gain[:, None] * matrix)

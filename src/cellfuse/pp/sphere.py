@@ -5,14 +5,25 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from typing import Literal
+
+from numpy.typing import NDArray
 
 from cellfuse._access import Data, per_modality, where
 from cellfuse._batches import Labels, batches_of
+from cellfuse._errors import warn_user
 from cellfuse._renamed import renamed
 from cellfuse.kernels.groups import group_rows
-from cellfuse.kernels.sphering import SpheringMethod, fit_sphering
+from cellfuse.kernels.sphering import RankError, Sphering, SpheringMethod, fit_sphering
 from cellfuse.kernels.whitening import apply_whitening
-from cellfuse.pp._matrices import open_matrices
+from cellfuse.pp._matrices import Matrix, open_matrices
+from cellfuse.pp._rank import (
+    FEW_ROWS,
+    Notes,
+    centred_groups,
+    few_rows,
+    why_directions_are_missing,
+)
 
 __all__ = ["sphere"]
 
@@ -28,7 +39,7 @@ def sphere(
     control: Labels | None | Mapping[str, Labels | None],
     method: SpheringMethod = "ZCA-cor",
     batch_key: Labels | None | Mapping[str, Labels | None] = None,
-    eps: float = 1e-6,
+    eps: float | Literal["auto"] = 1e-6,
     key_added: str | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -57,13 +68,20 @@ def sphere(
     batch_key
         obs column or columns; each batch is fitted and sphered apart. Or a dict.
     eps
-        Added to each singular value; pycytominer's default.
+        Added to each singular value; pycytominer's default. ``"auto"`` draws the eigenvalues
+        towards their mean instead, as much as the controls are too few (Ledoit and Wolf, as in
+        :func:`whiten`); features may then be dependent.
     key_added, overwrite
         As in :func:`robust_center_scale`, also for what is written in place.
 
     Returns
     -------
     None. The result is in ``obsm[key_added or use_rep]``.
+
+    Warns
+    -----
+    UserWarning
+        Fewer than 3 controls for each feature in a batch, unless ``eps="auto"``.
 
     Raises
     ------
@@ -83,12 +101,21 @@ def sphere(
     >>> bool(np.allclose(np.cov(cells.obsm["emb"].T), np.eye(3), atol=1e-5))
     True
     """
-    if not 0 <= eps < math.inf:
+    if isinstance(eps, str) and eps != "auto":
+        raise ValueError(f"eps={eps!r}: expected a number from 0, or 'auto'.")
+    if eps != "auto" and not 0 <= eps < math.inf:
         raise ValueError(f"eps={eps}: expected 0 or more, and finite.")
+    params = {"control": control, "batch_key": batch_key, "method": method, "eps": eps}
     matrices = open_matrices(
-        data, use_rep=use_rep, key_added=key_added, verb="sphere", overwrite=overwrite
+        data,
+        use_rep=use_rep,
+        key_added=key_added,
+        verb="sphere",
+        overwrite=overwrite,
+        params=params,
     )
     fits = []
+    notes = Notes()
     for matrix in matrices:
         batches = batches_of(
             matrix.adata,
@@ -99,10 +126,10 @@ def sphere(
             at_least=2,
         )
         fit = [
-            fit_sphering(matrix.values, rows, method=method, eps=eps) for rows in batches.controls
+            _fit(matrix, label, rows, method, eps, notes)
+            for label, rows in zip(batches.labels, batches.controls, strict=True)
         ]
         fits.append((matrix, batches, fit))
-    params = {"control": control, "batch_key": batch_key, "method": method, "eps": eps}
     for matrix, batches, fit in fits:
         out = matrix.target()
         rows = group_rows(batches.codes, len(batches.labels))
@@ -116,3 +143,33 @@ def sphere(
             out.shape[1],
             batches.n_controls,
         )
+    if text := notes.text():
+        warn_user(text, notes.category)
+
+
+def _fit(
+    matrix: Matrix,
+    label: str,
+    rows: NDArray,
+    method: SpheringMethod,
+    eps: float | Literal["auto"],
+    notes: Notes,
+) -> Sphering:
+    """Fit one batch; say why its controls span less than they should, and whether they are few."""
+    modality = where(matrix.modality).removeprefix(" of ")
+    name = ", ".join(part for part in (modality, label) if part)
+    d = matrix.values.shape[1]
+    centred = ("", 1)
+    if eps != "auto" and len(rows) < 2 * FEW_ROWS * d:
+        centred = centred_groups(matrix.adata, matrix.values, rows)
+    try:
+        fit = fit_sphering(matrix.values, rows, method=method, eps=eps)
+    except RankError as error:
+        why = why_directions_are_missing(error.n_dropped, error.n_constant, d, len(rows), centred)
+        raise ValueError(
+            f"{name}: {error} ({why}). Drop such features (`cellfuse.pp.select_features`), shrink "
+            "with eps='auto', or use `cellfuse.pp.whiten`, which sets such directions to 0."
+        ) from None
+    if eps != "auto" and (text := few_rows(len(rows), d, centred)):
+        notes.few.append(f"{name}: {text}")
+    return fit

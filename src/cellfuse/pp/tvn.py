@@ -99,8 +99,14 @@ def tvn(
     """
     if not 0 <= eps < math.inf:
         raise ValueError(f"eps={eps}: expected 0 or more, and finite.")
+    params = {"control": control, "batch_key": batch_key, "eps": eps, "input_axes": input_axes}
     matrices = open_matrices(
-        data, use_rep=use_rep, key_added=key_added, verb="tvn", overwrite=overwrite
+        data,
+        use_rep=use_rep,
+        key_added=key_added,
+        verb="tvn",
+        overwrite=overwrite,
+        params=params,
     )
     fits: list[tuple[Matrix, Batches, TVN]] = []
     for matrix in matrices:
@@ -116,12 +122,6 @@ def tvn(
             _refuse_singular(matrix, batches)
         fit = fit_tvn(matrix.values, batches.controls, eps=eps, turned_back=input_axes)
         fits.append((matrix, batches, fit))
-    params = {
-        "control": control,
-        "batch_key": batch_key,
-        "eps": eps,
-        "input_axes": input_axes,
-    }
     for matrix, batches, fit in fits:
         out = matrix.target()
         rows = group_rows(batches.codes, len(batches.labels))
