@@ -102,7 +102,7 @@ def draw_figures(
         groupby = settings.colour_key if settings.colour_key in profiles.obs else None
         _close(pl.similarity(profiles, by=groupby, save=folder / "similarity.png"))
         done["similarity.png"] = ("Similarity of profiles", f"PETRI, {best}. {SIMILARITY}")
-    _close(pl.training_curves(model, save=folder / "training.png")[0])
+    _close(pl.training_curves(model, save=folder / "training.png"))
     done["training.png"] = ("Training", TRAINING)
     _close(
         pl.contexts(

@@ -1,23 +1,53 @@
 """Plots of what the tools and models wrote; nothing is computed here but the drawing.
 
-Every function returns the matplotlib axes, takes `ax` (axes to draw into), `show` (call
-``matplotlib.pyplot.show``; off, as a notebook shows the figure by itself) and `save` (a path).
+Every function returns the matplotlib axes (with `return_fig` the figure) and takes scanpy's
+arguments: `ax` (axes to draw into), `figsize`, `title`, `show` (call ``matplotlib.pyplot.show``;
+off, as a notebook shows the figure by itself) and `save` (a path, or a suffix as in scanpy). All
+draw in one style (:func:`style`), in which each method keeps its colour.
 """
 
+from cellfuse.pl._accuracy import (
+    classify_treatments,
+    compare,
+    knn_accuracy,
+    one_shot_transfer,
+    retrieval,
+)
+from cellfuse.pl._activity import mean_average_precision, perturbation_magnitude
 from cellfuse.pl._codebook import codebook
-from cellfuse.pl._contexts import contexts
+from cellfuse.pl._consistency import guide_consistency, perturbation_consistency
+from cellfuse.pl._contexts import contexts, split
+from cellfuse.pl._discovery import target_discovery
 from cellfuse.pl._fidelity import fidelity, real_vs_synthetic
-from cellfuse.pl._scores import guide_consistency, roc
+from cellfuse.pl._fusion import late_fusion, propensity_matching
+from cellfuse.pl._scores import relationship_recall, roc
 from cellfuse.pl._similarity import similarity
+from cellfuse.pl._style import style
 from cellfuse.pl._training import training_curves
+from cellfuse.pl._umap import umap
 
 __all__ = [
+    "classify_treatments",
     "codebook",
+    "compare",
     "contexts",
     "fidelity",
     "guide_consistency",
+    "knn_accuracy",
+    "late_fusion",
+    "mean_average_precision",
+    "one_shot_transfer",
+    "perturbation_consistency",
+    "perturbation_magnitude",
+    "propensity_matching",
     "real_vs_synthetic",
+    "relationship_recall",
+    "retrieval",
     "roc",
     "similarity",
+    "split",
+    "style",
+    "target_discovery",
     "training_curves",
+    "umap",
 ]

@@ -11,25 +11,34 @@ from anndata import AnnData
 
 from cellfuse._access import obs_column, profiles_only
 from cellfuse._errors import missing_key
-from cellfuse.pl._figure import GREY, Save, bare, finish, legend_beside, line_style, panels
+from cellfuse.pl._drawn import drawn
+from cellfuse.pl._figure import GREY, FigSize, Save, finish, legend_beside, panels
+from cellfuse.pl._style import Palette
+from cellfuse.pl._umap import scatter_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["codebook"]
 
 MAPS = {"fingerprint_map": "Fingerprints", "prototype_map": "Codebook"}
 
 
+@drawn
 def codebook(
     codebook: AnnData,
     *,
     color: str | None = None,
     n_pairs: int = 5,
+    palette: Palette = None,
     ax: Sequence[Axes] | np.ndarray | None = None,
+    figsize: FigSize = None,
+    title: str | None = None,
     show: bool = False,
     save: Save = None,
-) -> np.ndarray:
+    return_fig: bool = False,
+) -> np.ndarray | Figure:
     """Draw drugs by their fingerprints beside the same drugs by their prototypes.
 
     Lines join the pairs that came nearest to each other in training, in both panels.
@@ -42,12 +51,11 @@ def codebook(
         obs column whose groups are coloured, such as a mechanism that was put there.
     n_pairs
         Pairs that are joined and named; 0 for none.
+    palette
+        Colours by group, a list of colours, or a matplotlib colour map.
     ax
         Two axes to draw into; None makes a figure.
-    show
-        Whether to call ``matplotlib.pyplot.show``.
-    save
-        Path to save the figure to.
+    {drawing}
 
     Returns
     -------
@@ -76,21 +84,25 @@ def codebook(
     if n_pairs < 0:
         raise ValueError(f"n_pairs={n_pairs}: expected 0 or more.")
     groups = None if color is None else obs_column(book, color).astype(str)
-    axes = panels(ax, 2, (4.6, 4.2))
+    axes = panels(ax, 2, (4.6, 4.2), figsize)
     pairs = book.uns["pairs"]
     there = pairs[["source", "target"]].isin(book.obs_names).all(axis=1)  # of a part of the drugs
     pairs = pairs[there].iloc[:n_pairs]
-    for one, (key, title) in zip(axes, MAPS.items(), strict=True):
-        _draw(one, np.asarray(book.obsm[key]), groups, book.obs_names, pairs)
-        one.set(title=title, xlabel="PC 1", ylabel="PC 2")
+    for one, (key, name) in zip(axes, MAPS.items(), strict=True):
+        _draw(one, np.asarray(book.obsm[key]), groups, book.obs_names, pairs, palette)
+        one.set(title=name, xlabel="PC 1", ylabel="PC 2")
     if groups is not None or len(pairs):
         legend_beside(axes[1])
-    finish(list(axes), show=show, save=save)
-    return axes
+    return finish(axes, show=show, save=save, name="codebook", title=title, return_fig=return_fig)
 
 
 def _draw(
-    ax: Axes, at: np.ndarray, groups: pd.Series | None, names: pd.Index, pairs: pd.DataFrame
+    ax: Axes,
+    at: np.ndarray,
+    groups: pd.Series | None,
+    names: pd.Index,
+    pairs: pd.DataFrame,
+    palette: Palette,
 ) -> None:
     ends = [names.get_indexer(pd.Index(pairs[side])) for side in ("source", "target")]
     label = (
@@ -104,13 +116,7 @@ def _draw(
     if groups is None:
         ax.scatter(at[:, 0], at[:, 1], s=18, color=GREY, zorder=2)
     else:
-        for k, label in enumerate(sorted(groups.unique())):
-            mine = (groups == label).to_numpy()
-            marker = "os^Dv"[k // 6 % 5]  # colours start again: the shape changes
-            colour = line_style(k)["color"]
-            ax.scatter(
-                at[mine, 0], at[mine, 1], s=22, color=colour, marker=marker, label=label, zorder=2
-            )
+        scatter_labels(ax, at, groups.to_numpy(str), size=22, palette=palette)
     for row in sorted({int(end) for side in ends for end in side}):
         ax.annotate(
             str(names[row]),
@@ -119,4 +125,3 @@ def _draw(
             textcoords="offset points",
             fontsize=7,
         )
-    bare(ax)

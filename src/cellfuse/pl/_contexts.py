@@ -9,23 +9,39 @@ import numpy as np
 import pandas as pd
 
 from cellfuse._access import Data, context_labels, modalities
-from cellfuse.pl._figure import GREY, Save, bare, finish, legend_above, line_style, one_axes
+from cellfuse.pl._drawn import drawn
+from cellfuse.pl._figure import (
+    GREY,
+    FigSize,
+    Save,
+    finish,
+    heading,
+    legend_above,
+    line_style,
+    one_axes,
+)
+from cellfuse.pl._style import CONTROL, Palette, colours_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["contexts"]
+__all__ = ["contexts", "split"]
 
 
+@drawn
 def contexts(
     data: Data,
     context_keys: str | Sequence[str],
     *,
     set_size: int = 16,
     ax: Axes | None = None,
+    figsize: FigSize = None,
+    title: str | None = None,
     show: bool = False,
     save: Save = None,
-) -> Axes:
+    return_fig: bool = False,
+) -> Axes | Figure:
     """Draw the cells per context and modality as cumulative shares (PETRI, Fig. S1).
 
     What lies left of the line are contexts with fewer cells than a document's set: they are drawn
@@ -42,10 +58,7 @@ def contexts(
         Cells per document and modality; 16 is the paper's (A.1).
     ax
         Axes to draw into; None makes a figure.
-    show
-        Whether to call ``matplotlib.pyplot.show``.
-    save
-        Path to save the figure to.
+    {drawing}
 
     Returns
     -------
@@ -76,7 +89,7 @@ def contexts(
     ).fillna(0)
     n = len(counts)
 
-    ax = one_axes(ax, (4.8, 3.8))
+    ax = one_axes(ax, (4.8, 3.8), figsize)
     below = counts.lt(set_size)
     for k, name in enumerate(counts):
         label = f"{below[name].mean():.0%} below {set_size}"
@@ -95,16 +108,9 @@ def contexts(
     ax.set_xlabel(f"Cells per context ({', '.join(keys)})")
     either = below.any(axis=1).mean()
     where = " in a modality" if counts.shape[1] > 1 else ""
-    ax.set_title(
-        f"{either:.0%} of {n:,} contexts have < {set_size} cells{where}",
-        loc="left",
-        fontsize="medium",
-        pad=24,
-    )
-    bare(ax)
+    heading(ax, f"{either:.0%} of {n:,} contexts have < {set_size} cells{where}", title, pad=24)
     legend_above(ax, 3)
-    finish(ax, show=show, save=save)
-    return ax
+    return finish(ax, show=show, save=save, name="contexts", return_fig=return_fig)
 
 
 def _cell_scale(ax: Axes, counts: np.ndarray, set_size: int) -> None:
@@ -124,3 +130,94 @@ def _cell_scale(ax: Axes, counts: np.ndarray, set_size: int) -> None:
     ax.set_xticks([0, *ticks] if counts.min() < 1 else ticks)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+@drawn
+def split(
+    data: Data,
+    by: str | Sequence[str],
+    *,
+    key: str = "split",
+    palette: Palette = None,
+    ax: Axes | None = None,
+    figsize: FigSize = None,
+    title: str | None = None,
+    show: bool = False,
+    save: Save = None,
+    return_fig: bool = False,
+) -> Axes | Figure:
+    """Draw how the groups of a column fall on the parts of a split.
+
+    Each bar is one modality; its numbers are the groups (interventions, wells) and the cells of
+    each part. A group that stands in two parts is counted and named in the title: it would be
+    known from training.
+
+    Parameters
+    ----------
+    data
+        What :func:`cellfuse.tl.split` was run on: a MuData, or one modality.
+    by
+        obs column or columns whose groups are counted.
+    key
+        obs column with the split.
+    {palette}
+    ax
+        Axes to draw into; None makes a figure.
+    {drawing}
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    KeyError
+        A column is absent.
+
+    Examples
+    --------
+    >>> import anndata as ad, pandas as pd
+    >>> import cellfuse as cf
+    >>> obs = pd.DataFrame({"compound": list("aabbccddee")}, index=[f"w{i}" for i in range(10)])
+    >>> wells = ad.AnnData(obs=obs)
+    >>> made = cf.tl.split(wells, sizes={"train": 0.6, "test": 0.4})
+    >>> cf.pl.split(wells, "compound").get_title(loc="left")
+    'No compound is in two parts'
+    """
+    keys = [by] if isinstance(by, str) else list(by)
+    counted, crossing = {}, set()
+    for name, mod in modalities(data).items():
+        groups = context_labels(mod, keys, modality=name)
+        parts = context_labels(mod, key, modality=name)
+        table = pd.crosstab(groups, parts)
+        inside = table.drop(columns="control", errors="ignore")
+        crossing |= set(table.index[(inside > 0).sum(axis=1) > 1])
+        counted[name or "cells"] = pd.DataFrame({"groups": (table > 0).sum(), "cells": table.sum()})
+    parts_found = list(dict.fromkeys(part for one in counted.values() for part in one.index))
+    order = [p for p in ("train", "val", "test") if p in parts_found]
+    order += [p for p in parts_found if p not in order]
+    colours = colours_of([p for p in order if p != "control"], palette) | {"control": CONTROL}
+    ax = one_axes(ax, (6.2, 1.3 + 0.6 * len(counted)), figsize)
+    for k, one in enumerate(counted.values()):
+        left = 0.0
+        for part in order:
+            if part not in one.index:
+                continue
+            n_groups, n_cells = (int(one[name].loc[part]) for name in ("groups", "cells"))
+            width = n_cells / int(one["cells"].sum())
+            label = part if k == 0 else None
+            ax.barh(k, width, left=left, color=colours[part], label=label, alpha=0.85)
+            text = f"{n_groups:,}\n{n_cells:,} cells"
+            if width > 0.08:
+                ax.text(left + width / 2, k, text, ha="center", va="center", fontsize="x-small")
+            left += width
+    ax.set_yticks(range(len(counted)), list(counted))
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 1), xlabel=f"Share of cells; number of {', '.join(keys)} and cells in each")
+    what = ", ".join(keys)
+    text = f"No {what} is in two parts"
+    if crossing:
+        text = f"{len(crossing)} of {what} in two parts, such as {sorted(map(str, crossing))[0]}"
+    heading(ax, text, title, pad=24)
+    legend_above(ax, 4)
+    return finish(ax, show=show, save=save, name="split", return_fig=return_fig)

@@ -10,35 +10,43 @@ import pandas as pd
 from anndata import AnnData
 
 from cellfuse._errors import missing_key
+from cellfuse.pl._drawn import drawn
 from cellfuse.pl._figure import (
     COLOURS,
     GREY,
     MAX_TICK_LABELS,
+    FigSize,
     Save,
-    bare,
     finish,
+    heading,
     one_axes,
     panels,
     stored,
 )
+from cellfuse.pl._style import CONTROL, Palette, colours_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["fidelity", "real_vs_synthetic"]
 
 MARKERS = {"real": "o", "synthetic": "^"}
 
 
+@drawn
 def fidelity(
     synthetic: AnnData,
     *,
     key: str = "fidelity",
     max_treatments: int = MAX_TICK_LABELS,
     ax: Axes | Sequence[Axes] | None = None,
+    figsize: FigSize = None,
+    title: str | None = None,
     show: bool = False,
     save: Save = None,
-) -> np.ndarray:
+    return_fig: bool = False,
+) -> np.ndarray | Figure:
     """Draw the rank and the specificity of each treatment (PhenoSeq, Table 3).
 
     Bars are the bootstrap intervals of :func:`cellfuse.tl.fidelity`; the dashed lines are what
@@ -54,10 +62,7 @@ def fidelity(
         The best that are drawn; the title says of how many.
     ax
         Two axes to draw into; None makes a figure.
-    show
-        Whether to call ``matplotlib.pyplot.show``.
-    save
-        Path to save the figure to.
+    {drawing}
 
     Returns
     -------
@@ -83,7 +88,7 @@ def fidelity(
     whole, summary = kept["table"], kept["summary"]
     table = whole.iloc[:max_treatments]
     height = 1.1 + 0.19 * len(table)
-    axes = panels(ax, 2, (4.2, height))
+    axes = panels(ax, 2, (4.2, height), figsize)
     place = np.arange(len(table))[::-1]
     chance = {"rank": (summary["n_ranked"] + 1) / 2, "specificity": 0.0}
     labels = {"rank": "Rank of its real profile", "specificity": "Specificity"}
@@ -112,17 +117,15 @@ def fidelity(
         )
         panel.set(xlabel=labels[name], ylim=(-0.7, len(table) - 0.3))
         panel.set_yticks(place, list(table.index.astype(str)), fontsize="small")
-        bare(panel)
     axes[1].tick_params(labelleft=False)
     shown = "" if len(table) == len(whole) else f"best {len(table)} of {len(whole)}; "
-    axes[0].set_title(
+    heading(
+        axes[0],
         f"{shown}first: {summary['accuracy_at_1']:.0%}, MRR {summary['mrr']:.2f} "
         f"(chance {summary['chance_mrr']:.2f})",
-        fontsize="medium",
-        loc="left",
+        title,
     )
-    finish(axes, show=show, save=save)
-    return axes
+    return finish(axes, show=show, save=save, name="fidelity", return_fig=return_fig)
 
 
 def _spread(table: pd.DataFrame, name: str) -> np.ndarray | None:
@@ -132,15 +135,20 @@ def _spread(table: pd.DataFrame, name: str) -> np.ndarray | None:
     return np.clip(np.stack([low, table[f"{name}_high"] - table[name]]), 0, None)
 
 
+@drawn
 def real_vs_synthetic(
     joint: AnnData,
     *,
     key: str = "real_vs_synthetic",
     inset: str | None = "best",
+    palette: Palette = None,
     ax: Axes | None = None,
+    figsize: FigSize = None,
+    title: str | None = None,
     show: bool = False,
     save: Save = None,
-) -> Axes:
+    return_fig: bool = False,
+) -> Axes | Figure:
     """Draw real and synthetic profiles of some treatments in one UMAP (PhenoSeq, Fig. 2).
 
     Circles are real, triangles synthetic; a colour is a treatment. Large filled markers are the
@@ -154,12 +162,12 @@ def real_vs_synthetic(
         Key of ``.uns`` that the centroids are in.
     inset
         Treatment of the inset; ``"best"`` is the one that ranks first, None draws none.
+    palette
+        Colours by treatment, a list of colours, or a matplotlib colour map; None colours the
+        twelve treatments with most cells and leaves the others grey.
     ax
         Axes to draw into; None makes a figure.
-    show
-        Whether to call ``matplotlib.pyplot.show``.
-    save
-        Path to save the figure to.
+    {drawing}
 
     Returns
     -------
@@ -181,30 +189,30 @@ def real_vs_synthetic(
     chosen = kept["best"] if inset == "best" else inset
     if chosen is not None and chosen not in names:
         raise missing_key(chosen, names, what="the treatments shown")
-    colours = _palette(names)
-    ax = one_axes(ax, (7.4, 5.2))
+    colours = _palette(place["treatment"], palette, chosen)
+    ax = one_axes(ax, (7.4, 5.2), figsize)
     _points(ax, place, centroids, colours)
     ax.set(xlabel="UMAP 1", ylabel="UMAP 2", xticks=[], yticks=[])
     ax.legend(handles=_handles(colours), loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    bare(ax)
     if chosen is not None:
         small = ax.inset_axes((1.04, 0.0, 0.42, 0.36))
         one = centroids["treatment"] == chosen
         _points(small, place[place["treatment"] == chosen], centroids[one], colours)
         small.set(xticks=[], yticks=[])
         small.set_title(str(chosen), fontsize="small")
-    finish(ax, show=show, save=save)
-    return ax
+    if title is not None:
+        heading(ax, "", title)
+    return finish(ax, show=show, save=save, name="real_vs_synthetic", return_fig=return_fig)
 
 
-def _palette(names: Sequence[str]) -> dict[str, Any]:
-    """Okabe and Ito's colours while they last, then evenly spaced hues."""
-    if len(names) <= len(COLOURS):
-        return dict(zip(names, COLOURS, strict=False))
-    import matplotlib
-
-    hues = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
-    return dict(zip(names, hues, strict=True))
+def _palette(treatments: pd.Series, palette: Palette, first: str | None) -> dict[str, str]:
+    """Colours of the treatments with most cells (and of the inset's); the others are grey."""
+    counts = treatments.value_counts()
+    names = sorted(counts.index, key=lambda name: (name != first, -counts[name], name))
+    if palette is not None:
+        return colours_of(sorted(names), palette)
+    shown = dict(zip(names, COLOURS, strict=False))
+    return {name: shown.get(name, CONTROL) for name in sorted(names)}
 
 
 def _points(
@@ -231,11 +239,16 @@ def _points(
 def _handles(colours: dict[str, Any]) -> list[Any]:
     from matplotlib.lines import Line2D
 
+    grey = [name for name, colour in colours.items() if colour == CONTROL]
+    shown = {name: colour for name, colour in colours.items() if name not in grey}
+    if grey:
+        shown[f"{len(grey)} others"] = CONTROL
+
     sources = [
         Line2D([], [], color=GREY, marker=marker, linestyle="none", label=source)
         for source, marker in MARKERS.items()
     ]
     return sources + [
         Line2D([], [], color=colour, marker="s", linestyle="none", label=name)
-        for name, colour in colours.items()
+        for name, colour in shown.items()
     ]

@@ -1,27 +1,51 @@
-"""Axes, colours and legends that all figures share."""
+"""Axes, legends and files that all figures share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from os import PathLike
-from typing import TYPE_CHECKING, Any
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from cellfuse._errors import listing, missing_key
+from cellfuse.pl._style import COLOURS, DASHES, GREY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.legend import Legend
 
-Save = str | PathLike[str] | None
+__all__ = [
+    "COLOURS",
+    "GREY",
+    "MAX_TICK_LABELS",
+    "FigSize",
+    "Save",
+    "Scored",
+    "bare",
+    "figure_of",
+    "finish",
+    "heading",
+    "legend_above",
+    "legend_below",
+    "legend_beside",
+    "line_style",
+    "named_tables",
+    "one_axes",
+    "panels",
+    "stored",
+    "table_of",
+]
 
-#: Okabe and Ito's colours, which readers with any colour vision tell apart; without black, which
-#: is left for text, and yellow, which is faint on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES = ("-", "--", "-.", ":")
-GREY = "#767676"
+Save: TypeAlias = str | PathLike[str] | bool | None
+FigSize: TypeAlias = tuple[float, float] | None
+#: Profiles that a tool was run on, or the table that it returned.
+Scored: TypeAlias = AnnData | pd.DataFrame
+
 #: Labels that an axis can hold at the default size.
 MAX_TICK_LABELS = 60
 
@@ -31,30 +55,37 @@ def line_style(k: int) -> dict[str, Any]:
     return {"color": COLOURS[k % len(COLOURS)], "linestyle": DASHES[k // len(COLOURS) % 4]}
 
 
-def one_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """Return the user's axes, or those of a new figure of `size` inches."""
+def one_axes(ax: Axes | None, size: tuple[float, float], figsize: FigSize = None) -> Axes:
+    """Return the user's axes, or those of a new figure of `figsize` (else `size`) inches."""
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
 
-    return plt.subplots(figsize=size, layout="constrained")[1]
+    return plt.subplots(figsize=figsize or size, layout="constrained")[1]
 
 
 def panels(
-    ax: Axes | Sequence[Axes] | np.ndarray | None, n: int, size: tuple[float, float]
+    ax: Axes | Sequence[Axes] | np.ndarray | None,
+    n: int,
+    size: tuple[float, float],
+    figsize: FigSize = None,
+    *,
+    n_columns: int = 3,
+    share_x: bool = False,
 ) -> np.ndarray:
     """Return `n` axes: the user's, or those of a new figure with panels of `size` inches."""
     if ax is None:
         import matplotlib.pyplot as plt
 
-        n_columns = min(n, 3)
+        n_columns = min(n, n_columns)
         n_rows = -(-n // n_columns)
         figure, grid = plt.subplots(
             n_rows,
             n_columns,
-            figsize=(size[0] * n_columns, size[1] * n_rows),
+            figsize=figsize or (size[0] * n_columns, size[1] * n_rows),
             layout="constrained",
             squeeze=False,
+            sharex=share_x,
         )
         for spare in grid.flat[n:]:
             figure.delaxes(spare)
@@ -63,6 +94,17 @@ def panels(
     if len(given) != n:
         raise ValueError(f"this figure has {n} panels; found {len(given)} axes in `ax`.")
     return given
+
+
+def figure_of(ax: Axes) -> Figure | None:
+    """Return the figure that holds `ax`, also where it lies in a subfigure."""
+    figure: Any = ax.figure
+    return None if figure is None else figure.figure
+
+
+def heading(ax: Axes, text: str, title: str | None, *, pad: float | None = None) -> None:
+    """Write the user's title, or what the figure says by itself, at the left above the plot."""
+    ax.set_title(text if title is None else title, loc="left", fontsize="medium", pad=pad)
 
 
 def legend_above(ax: Axes, n_columns: int) -> None:
@@ -91,16 +133,17 @@ def legend_below(ax: Axes) -> None:
     _make_room(ax, legend)
 
 
-def legend_beside(ax: Axes) -> None:
+def legend_beside(ax: Axes, **kwargs: Any) -> None:
     """Put the legend to the right of the last panel; our own figure grows by it."""
     legend = ax.legend(
-        loc="center left",
-        bbox_to_anchor=(1.08, 0.5),
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1.0),
         frameon=False,
         borderaxespad=0.0,
         fontsize="small",
+        **kwargs,
     )
-    figure = ax.get_figure(root=True)
+    figure = figure_of(ax)
     if figure is not None and figure.get_layout_engine() is not None:
         width = legend.get_window_extent().width / figure.dpi
         figure.set_figwidth(figure.get_figwidth() + width)
@@ -108,7 +151,7 @@ def legend_beside(ax: Axes) -> None:
 
 def _make_room(ax: Axes, legend: Legend) -> None:
     """Widen our own one-panel figure to its legend, to which the layout would shrink the plot."""
-    figure = ax.get_figure(root=True)
+    figure = figure_of(ax)
     if figure is None or len(figure.axes) > 1 or figure.get_layout_engine() is None:
         return
     needed = legend.get_window_extent().width / figure.dpi + 1.0
@@ -121,18 +164,61 @@ def bare(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def finish(axes: Axes | Iterable[Axes], *, show: bool, save: Save) -> None:
-    """Save and show the figure that holds `axes`."""
+# -- saving and showing ---------------------------------------------------------------------------
+
+
+def finish(
+    axes: Axes | Iterable[Axes],
+    *,
+    show: bool,
+    save: Save,
+    name: str = "figure",
+    title: str | None = None,
+    return_fig: bool = False,
+) -> Any:
+    """Save and show the figure that holds `axes`.
+
+    Parameters
+    ----------
+    name
+        The function's name, for a file that is named by its suffix only.
+    title
+        Title above several panels.
+
+    Returns
+    -------
+    The axes as they came, or with `return_fig` the figure.
+    """
     from matplotlib.axes import Axes
 
     first = axes if isinstance(axes, Axes) else next(iter(axes))
-    figure = first.get_figure(root=True)
-    if save is not None and figure is not None:
-        figure.savefig(save, dpi=150, bbox_inches="tight")
+    figure = figure_of(first)
+    if title is not None and figure is not None:
+        figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
+    if save not in (None, False) and figure is not None:
+        figure.savefig(save_path(save, name), bbox_inches="tight")
     if show:
         import matplotlib.pyplot as plt
 
         plt.show()
+    return figure if return_fig else axes
+
+
+def save_path(save: Save, name: str) -> Path:
+    """Where to save: a path as it is; True, or a suffix as in scanpy, in scanpy's figure folder."""
+    text = "" if save is True else fspath(save)  # type: ignore[arg-type]
+    if text and not (text[0] in "._-" and "/" not in text and "\\" not in text):
+        return Path(text)
+    import scanpy
+
+    # scanpy's rule: `save="_mine.pdf"` gives figures/<name>_mine.pdf, `save=".svg"` its format.
+    ending = "" if Path(f"x{text}").suffix else f".{scanpy.settings.file_format_figs}"
+    folder = Path(scanpy.settings.figdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}{text}{ending}"
+
+
+# -- what is drawn --------------------------------------------------------------------------------
 
 
 def stored(adata: AnnData, key: str, fields: Sequence[str], *, run: str) -> Mapping[str, Any]:
@@ -149,3 +235,40 @@ def stored(adata: AnnData, key: str, fields: Sequence[str], *, run: str) -> Mapp
             f"tool. Run `{run}` again."
         )
     return kept
+
+
+def table_of(data: Scored, key: str, columns: Sequence[str], *, run: str) -> pd.DataFrame:
+    """Return a tool's table, given itself or kept in ``uns[key]``, with the columns that it needs.
+
+    Its ``attrs["params"]`` are those that were kept beside it.
+    """
+    if isinstance(data, pd.DataFrame):
+        table, params = data, dict(data.attrs.get("params", {}))
+    else:
+        kept = stored(data, key, (), run=run)
+        if isinstance(kept, pd.DataFrame):
+            table, params = kept, {}
+        else:
+            kept = stored(data, key, ("table",), run=run)
+            table, params = kept["table"], dict(kept.get("params", {}))
+    absent = [c for c in columns if c not in table.columns]
+    if absent:
+        raise missing_key(
+            absent[0],
+            list(table.columns),
+            what="the columns of the table",
+            fix=f"Give what `{run}` returned, or the profiles that it was run on.",
+        )
+    table = table.copy()
+    table.attrs["params"] = params
+    return table
+
+
+def named_tables(
+    data: Scored | Mapping[str, Scored], key: str, columns: Sequence[str], *, run: str
+) -> dict[str, pd.DataFrame]:
+    """Tables by label; one alone is labelled ``""``."""
+    named = dict(data) if isinstance(data, Mapping) else {"": data}
+    if not named:
+        raise ValueError("an empty dict was given; give at least one set of scores.")
+    return {str(n): table_of(one, key, columns, run=run) for n, one in named.items()}

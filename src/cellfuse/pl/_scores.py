@@ -1,43 +1,51 @@
-"""Figures of the scores: ROC curves of gene pairs, consistency of guides."""
+"""Figures of known pairs: ROC curves, and recall among the most similar pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from cellfuse.pl._drawn import drawn
 from cellfuse.pl._figure import (
-    COLOURS,
     GREY,
-    MAX_TICK_LABELS,
+    FigSize,
     Save,
-    bare,
+    Scored,
     finish,
+    heading,
     legend_above,
     legend_below,
-    line_style,
+    named_tables,
     one_axes,
-    panels,
     stored,
 )
+from cellfuse.pl._marks import dot_rows, row_height
+from cellfuse.pl._style import Palette, curve_styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["guide_consistency", "roc"]
+__all__ = ["relationship_recall", "roc"]
 
 
+@drawn
 def roc(
     genes: AnnData | Mapping[str, AnnData],
     *,
     key: str = "edge_classification",
+    palette: Palette = None,
     ax: Axes | None = None,
+    figsize: FigSize = None,
+    title: str | None = None,
     show: bool = False,
     save: Save = None,
-) -> Axes:
+    return_fig: bool = False,
+) -> Axes | Figure:
     """Draw the ROC curve of gene pairs (PETRI, 3.5), one curve per set of profiles.
 
     The point where the curve crosses the false positive rate that
@@ -47,15 +55,14 @@ def roc(
     Parameters
     ----------
     genes
-        Profiles that were scored, or several as ``{label: profiles}`` for one figure.
+        Profiles that were scored, or several as ``{label: profiles}`` for one figure. Labels that
+        begin with a method's name get its colour, such as ``"PETRI, image"``.
     key
         Key of ``.uns`` that the scores are in.
+    {palette}
     ax
         Axes to draw into; None makes a figure.
-    show
-        Whether to call ``matplotlib.pyplot.show``.
-    save
-        Path to save the figure to.
+    {drawing}
 
     Returns
     -------
@@ -95,40 +102,34 @@ def roc(
         )
     level = levels.pop()
 
-    ax = one_axes(ax, (4.8, 5.2 + 0.3 * len(scores)))
+    ax = one_axes(ax, (4.8, 5.2 + 0.3 * len(scores)), figsize)
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="chance")
     ax.axvline(
         level, color=GREY, linewidth=1, linestyle="--", label=f"FPR {level:g}, where TPR is read"
     )
-    for k, (label, score) in enumerate(scores.items()):
+    styles = curve_styles(scores, palette)
+    for label, score in scores.items():
         row = _last(score["summary"])
-        style = line_style(k)
         text = f"TPR {_interval(row, 'tpr')}, AUC {_interval(row, 'auc')}"
         text = f"{label}\n{text}" if label else text
-        ax.plot(score["fpr"], score["tpr"], linewidth=1.8, label=text, **style)
-        spread = None
-        # Bars of several curves would hide one another; their ends stand in the legend.
-        if "tpr_low" in row and len(scores) == 1:
-            tpr = float(row["tpr"])
-            ends = [tpr - float(row["tpr_low"]), float(row["tpr_high"]) - tpr]
-            spread = np.clip(ends, 0, None)[:, None]
-        ax.errorbar(
-            [level],
-            [row["tpr"]],
-            yerr=spread,
-            fmt="o",
-            markersize=5,
-            capsize=3,
-            color=style["color"],
-        )
+        ax.plot(score["fpr"], score["tpr"], linewidth=1.8, label=text, **styles[label])
+        _mark_level(ax, level, row, styles[label]["color"], alone=len(scores) == 1)
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     ax.set(xlabel="False positive rate", ylabel="True positive rate")
-    if len(scores) == 1:
-        ax.set_title(f"{int(row['n_edges']):,} interacting pairs", fontsize="medium")
-    bare(ax)
+    if len(scores) == 1 or title is not None:
+        heading(ax, f"{int(row['n_edges']):,} interacting pairs", title)
     legend_below(ax)
-    finish(ax, show=show, save=save)
-    return ax
+    return finish(ax, show=show, save=save, name="roc", return_fig=return_fig)
+
+
+def _mark_level(ax: Axes, level: float, row: Mapping[str, Any], colour: str, alone: bool) -> None:
+    spread = None
+    # Bars of several curves would hide one another; their ends stand in the legend.
+    if "tpr_low" in row and alone:
+        tpr = float(row["tpr"])
+        ends = [tpr - float(row["tpr_low"]), float(row["tpr_high"]) - tpr]
+        spread = np.clip(ends, 0, None)[:, None]
+    ax.errorbar([level], [row["tpr"]], yerr=spread, fmt="o", markersize=5, capsize=3, color=colour)
 
 
 def _last(summary: Any) -> Mapping[str, Any]:
@@ -145,114 +146,83 @@ def _interval(row: Mapping[str, Any], name: str) -> str:
     return text
 
 
-def guide_consistency(
-    guides: AnnData,
+@drawn
+def relationship_recall(
+    profiles: Scored | Mapping[str, Scored],
     *,
-    key: str = "guide_consistency",
-    ax: Axes | Sequence[Axes] | None = None,
+    key: str = "relationship_recall",
+    palette: Palette = None,
+    ax: Axes | None = None,
+    figsize: FigSize = None,
+    title: str | None = None,
     show: bool = False,
     save: Save = None,
-) -> Axes | np.ndarray:
-    """Draw how similar the guides of each target are, targets in falling order (PETRI, 3.5).
+    return_fig: bool = False,
+) -> Axes | Figure:
+    """Draw the share of known pairs that are recalled, one row per table of pairs (EFAAR).
 
-    Filled points are targets whose guides agree significantly; the short lines are what
-    unrelated guides reach on average. Targets with one guide, which are not tested, are left out
-    and counted below.
+    The bar behind a point is its bootstrap interval, where there is one; the grey tick is what a
+    random map recalls.
 
     Parameters
     ----------
-    guides
-        Profiles on which :func:`cellfuse.tl.guide_consistency` was run.
+    profiles
+        Profiles that :func:`cellfuse.tl.relationship_recall` was run on, or its table; or several
+        as ``{label: profiles}``.
     key
         Key of ``.uns`` that the table is in.
+    {palette}
     ax
-        Axes to draw into (one per background, if they were tested apart); None makes a figure.
-    show
-        Whether to call ``matplotlib.pyplot.show``.
-    save
-        Path to save the figure to.
+        Axes to draw into; None makes a figure.
+    {drawing}
 
     Returns
     -------
-    The axes; an array of them, one per background, if backgrounds were tested apart.
+    The axes.
 
     Raises
     ------
     KeyError
-        The profiles were not tested.
-    ValueError
-        Another number of axes than panels.
+        The profiles were not scored.
 
     Examples
     --------
     >>> import anndata as ad, numpy as np, pandas as pd
     >>> import cellfuse as cf
-    >>> rng = np.random.default_rng(0)
-    >>> effect = np.repeat(rng.normal(size=(20, 8)), 3, axis=0)
-    >>> names = [f"gene{i // 3}_{i % 3}" for i in range(60)]
-    >>> obs = pd.DataFrame({"gene": [name[:-2] for name in names]}, index=names)
-    >>> guides = ad.AnnData(effect + rng.normal(size=(60, 8)) / 4, obs=obs)
-    >>> table = cf.tl.guide_consistency(guides, target_key="gene", control=None)
-    >>> cf.pl.guide_consistency(guides).get_title(loc="left")
-    '100% of 20 targets are consistent (q < 0.05)'
+    >>> x = np.random.default_rng(0).normal(size=(30, 8))
+    >>> genes = ad.AnnData(x, obs=pd.DataFrame(index=[f"g{i}" for i in range(30)]))
+    >>> pairs = pd.DataFrame({"source": ["g0"], "target": ["g1"]})
+    >>> table = cf.tl.relationship_recall(genes, {"CORUM": pairs})
+    >>> [tick.get_text() for tick in cf.pl.relationship_recall(genes).get_yticklabels()]
+    ['CORUM (1 pair)']
     """
-    run = "cellfuse.tl.guide_consistency(guides, target_key=..., control=...)"
-    kept = stored(guides, key, ("table", "params"), run=run)
-    table, params = kept["table"], kept["params"]
-    background_key = params.get("background_key")
-    if background_key is None:
-        parts = {"": table}
-    else:
-        parts = {str(name): part for name, part in table.groupby(background_key, observed=True)}
-    most = max(len(part) for part in parts.values())
-    width = 1.2 + 0.13 * most if most <= MAX_TICK_LABELS else 5.4
-    axes = panels(ax, len(parts), (max(5.4, width), 4.2))
-    for panel, (name, part) in zip(axes, parts.items(), strict=True):
-        _consistency_panel(panel, part, name, alpha=float(params.get("alpha", 0.05)))
-    finish(axes, show=show, save=save)
-    return axes[0] if background_key is None else axes
-
-
-def _consistency_panel(ax: Axes, table: pd.DataFrame, name: str, *, alpha: float) -> None:
-    tested = table[table["similarity"].notna()].sort_values("similarity", ascending=False)
-    rank = np.arange(1, len(tested) + 1)
-    significant = tested["significant"].to_numpy(dtype=bool)
-    similarity = tested["similarity"].to_numpy()
-    size = 22 if len(tested) <= MAX_TICK_LABELS else 8
-    for chosen, colour, face, label in (
-        (significant, COLOURS[0], COLOURS[0], f"q < {alpha:g}"),
-        (~significant, COLOURS[1], "none", f"q ≥ {alpha:g}"),
-    ):
-        ax.scatter(
-            rank[chosen],
-            similarity[chosen],
-            s=size,
-            facecolors=face,
-            edgecolors=colour,
-            linewidths=1.1,
-            label=label,
-            zorder=3,
+    run = "cellfuse.tl.relationship_recall(profiles, pairs)"
+    tables = named_tables(profiles, key, ("recall", "chance", "n_pairs"), run=run)
+    rows = {}
+    for label, table in tables.items():
+        names = [
+            f"{name} ({n:,} pair{'s' if n != 1 else ''})"
+            for name, n in zip(table.index.astype(str), table["n_pairs"], strict=True)
+        ]
+        part = pd.DataFrame(
+            {"value": table["recall"].to_numpy(), "chance": table["chance"].to_numpy()},
+            index=names,
         )
-    ax.plot(
-        rank,
-        tested["null_mean"],
-        linestyle="none",
-        marker="_",
-        markersize=6,
-        color="black",
-        label="unrelated guides, mean",
-    )
-    what = "Targets"
-    if len(tested) <= MAX_TICK_LABELS:
-        ax.set_xticks(rank, tested.index.astype(str), rotation=90, fontsize=7)
-    else:
-        what = "Targets by rank"
-    n_left = len(table) - len(tested)
-    if n_left:
-        what += f" ({n_left} with one guide not tested)"
-    ax.set(xlabel=what, ylabel="Mean pairwise cosine of guides", xlim=(0, len(tested) + 1))
-    share = significant.mean() if len(tested) else 0.0
-    title = f"{share:.0%} of {len(tested)} targets are consistent (q < {alpha:g})"
-    ax.set_title(f"{name}: {title}" if name else title, loc="left", fontsize="medium", pad=24)
-    bare(ax)
+        low, high = _ends(table)
+        if low in table:
+            part["low"], part["high"] = table[low].to_numpy(), table[high].to_numpy()
+        rows[label] = part
+    ax = one_axes(ax, (5.4, row_height(rows)), figsize)
+    dot_rows(ax, rows, palette=palette)
+    ax.set(xlim=(-0.02, 1.02), xlabel="Share of known pairs among the most and least similar")
+    if title is not None:
+        heading(ax, "", title, pad=24)
     legend_above(ax, 3)
+    return finish(ax, show=show, save=save, name="relationship_recall", return_fig=return_fig)
+
+
+def _ends(table: pd.DataFrame) -> tuple[str, str]:
+    """Columns of the interval; without replicates, `recall_low` was the lower tail's part."""
+    if "ci_low" in table or not table.attrs["params"].get("n_boot"):
+        return "ci_low", "ci_high"
+    return "recall_low", "recall_high"

@@ -8,25 +8,44 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cellfuse._errors import listing
-from cellfuse.pl._figure import Save, bare, finish, legend_above, line_style, panels
+from cellfuse._errors import listing, missing_key
+from cellfuse.pl._drawn import drawn
+from cellfuse.pl._figure import (
+    GREY,
+    FigSize,
+    Save,
+    finish,
+    legend_above,
+    line_style,
+    panels,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["training_curves"]
 
 STAGES = ("train", "validation")
 
 
+@drawn
 def training_curves(
     model: Any,
     *,
+    quantities: Sequence[str] | None = None,
     ax: Axes | Sequence[Axes] | None = None,
+    figsize: FigSize = None,
+    title: str | None = None,
     show: bool = False,
     save: Save = None,
-) -> np.ndarray:
+    return_fig: bool = False,
+) -> np.ndarray | Figure:
     """Draw each logged quantity by epoch, training and validation together.
+
+    The panels stand below each other and share the epochs; each has its own scale, so that
+    heights are compared within a panel only. The grey line is the epoch with the best total loss
+    in validation.
 
     Parameters
     ----------
@@ -34,12 +53,11 @@ def training_curves(
         A trained model, or its ``history``: a dict from name to data frame or series by epoch.
         ``train_loss_epoch`` and ``validation_loss`` (or ``elbo_train`` and ``elbo_validation``)
         share a panel; values logged by step are left out where the same is there by epoch.
+    quantities
+        Which to draw, such as ``["loss", "image_loss"]``; None draws all.
     ax
         Axes to draw into, one per quantity; None makes a figure.
-    show
-        Whether to call ``matplotlib.pyplot.show``.
-    save
-        Path to save the figure to.
+    {drawing}
 
     Returns
     -------
@@ -47,6 +65,8 @@ def training_curves(
 
     Raises
     ------
+    KeyError
+        A quantity that was not logged.
     ValueError
         The model was not trained, or another number of axes than quantities.
     TypeError
@@ -71,21 +91,46 @@ def training_curves(
             "expected a trained model or its `history` (a dict of data frames or series), found "
             f"{type(model).__name__}."
         )
-    quantities = _quantities(history)
-    axes = panels(ax, len(quantities), (3.6, 3.0))
-    for panel, (name, curves) in zip(axes, quantities.items(), strict=True):
+    found = _quantities(history)
+    if quantities is not None:
+        for name in quantities:
+            if name not in found:
+                raise missing_key(name, list(found), what="what was logged")
+        found = {name: found[name] for name in quantities}
+    n_columns = 1 if len(found) <= 4 else 2
+    height = 3.2 if len(found) == 1 else 1.8
+    axes = panels(ax, len(found), (5.2, height), figsize, n_columns=n_columns, share_x=True)
+    best = _best_epoch(found)
+    shown: set[str] = set()
+    for panel, (name, curves) in zip(axes, found.items(), strict=True):
         for stage, values in curves.items():
             style = line_style(STAGES.index(stage) if stage in STAGES else 0)
             marker = "o" if len(values) <= 25 else None
             label = {"train": "training"}.get(stage, stage)
             panel.plot(values.index, values, marker=marker, markersize=3, label=label, **style)
-        panel.set(xlabel=str(values.index.name or "epoch"), ylabel=name.replace("_", " "))
+        if best is not None:
+            panel.axvline(best, color=GREY, linewidth=0.8, zorder=0)
+        panel.set(ylabel=name.replace("_", " "))
         panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        bare(panel)
-        if set(curves) & set(STAGES):
+        if ax is not None or panel in axes[-n_columns:]:
+            epochs = next(iter(curves.values())).index
+            panel.set_xlabel(str(epochs.name or "epoch"))
+        # One legend for all panels that show the same stages.
+        if set(curves) & set(STAGES) and set(curves) != shown:
             legend_above(panel, 2)
-    finish(axes, show=show, save=save)
-    return axes
+            shown = set(curves)
+    return finish(
+        axes, show=show, save=save, name="training_curves", title=title, return_fig=return_fig
+    )
+
+
+def _best_epoch(found: Mapping[str, Mapping[str, pd.Series]]) -> Any:
+    """Epoch of the lowest total loss in validation, where there is a course to choose from."""
+    first = next(iter(found.items()))
+    values = first[1].get("validation")
+    if first[0] != "loss" or values is None or len(values) < 3:
+        return None
+    return values.idxmin()
 
 
 def _quantities(history: Mapping[str, Any]) -> dict[str, dict[str, pd.Series]]:

@@ -18,7 +18,7 @@ from cellfuse.kernels.nulls import empirical_pvalue
 from cellfuse.tl._labels import by_name, control_rows
 from cellfuse.tl._similarity import similarity_of, source_name
 from cellfuse.tl._summary import check_level, mean_with_interval, share_with_interval
-from cellfuse.tl.guides import agreement_test
+from cellfuse.tl.guides import NULL_BAND, agreement_test
 
 __all__ = ["perturbation_consistency"]
 
@@ -80,8 +80,9 @@ def perturbation_consistency(
 
     Returns
     -------
-    One row per perturbation: ``similarity``, ``n`` (replicates), ``null_mean``, ``pvalue``,
-    ``qvalue``, ``significant``; one with a single replicate is not tested (NaN).
+    One row per perturbation: ``similarity``, ``n`` (replicates), ``null_mean``, ``null_low`` and
+    ``null_high`` (the middle 95% of the null), ``pvalue``, ``qvalue``, ``significant``; one with a
+    single replicate is not tested (NaN).
     ``attrs["share_significant"]`` and ``attrs["mean_similarity"]``, with `n_boot` each with a
     ``_low`` and a ``_high``. Kept in ``adata.uns[key_added]``.
 
@@ -167,6 +168,8 @@ def _against(table: pd.DataFrame, null_labels: str | list[str], alpha: float) ->
     if not tested.any():
         raise ValueError("no perturbation besides `null_labels` has two replicates to test.")
     table["null_mean"] = np.where(tested, null.mean(), np.nan)
+    for column, end in zip(("null_low", "null_high"), np.quantile(null, NULL_BAND), strict=True):
+        table[column] = np.where(tested, end, np.nan)
     table.loc[tested, "pvalue"] = empirical_pvalue(
         table.loc[tested, "similarity"].to_numpy(), np.sort(null)
     )

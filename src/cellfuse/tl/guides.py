@@ -24,6 +24,9 @@ __all__ = ["guide_consistency", "agreement_test"]
 
 logger = logging.getLogger("cellfuse")
 
+#: Ends of the band of the null that a figure shows.
+NULL_BAND = (0.025, 0.975)
+
 
 def guide_consistency(
     guides: AnnData,
@@ -80,8 +83,9 @@ def guide_consistency(
     Returns
     -------
     One row per target (and background, in a column of that name), index ``target``:
-    ``similarity``, ``n_guides``, ``null_mean``, ``pvalue``, ``qvalue``, ``significant``. A target
-    with one guide is not tested: NaN, and not significant. ``attrs["share_significant"]`` is the
+    ``similarity``, ``n_guides``, ``null_mean``, ``null_low`` and ``null_high`` (the middle 95% of
+    the null sets), ``pvalue``, ``qvalue``, ``significant``. A target with one guide is not tested:
+    NaN, and not significant. ``attrs["share_significant"]`` is the
     paper's figure, the share of tested targets that are significant, and
     ``attrs["mean_similarity"]`` the mean over them; with `n_boot` each has a ``_low`` and a
     ``_high``. :func:`compare` compares two such tables.
@@ -219,9 +223,11 @@ def agreement_test(
     if sizes:
         null = null_similarity(values, codes, sizes, n_sets=n_null, seed=stream, given=given)
     null_mean, pvalue = np.full(len(labels), np.nan), np.full(len(labels), np.nan)
+    null_ends = np.full((2, len(labels)), np.nan)
     for size in sizes:
         of_size = n_guides == size
         null_mean[of_size] = null[size].mean(dtype=np.float64)
+        null_ends[:, of_size] = np.quantile(null[size], NULL_BAND)[:, None]
         pvalue[of_size] = empirical_pvalue(agreement[of_size], null[size])
     qvalue = np.full(len(labels), np.nan)
     tested = ~np.isnan(pvalue)
@@ -232,6 +238,8 @@ def agreement_test(
             "similarity": agreement,
             "n_guides": n_guides,
             "null_mean": null_mean,
+            "null_low": null_ends[0],
+            "null_high": null_ends[1],
             "pvalue": pvalue,
             "qvalue": qvalue,
             "significant": tested & (qvalue < alpha),

@@ -1,0 +1,301 @@
+"""One small example of every figure: drawn by the image tests, and shown in the gallery.
+
+Each function makes its data, runs the tool and draws, and takes the arguments that all figures
+take (`ax`, `save`, ...). The gallery prints its body, so that it reads like a user's notebook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anndata as ad
+import mudata as md
+import numpy as np
+import pandas as pd
+
+import cellfuse as cf
+
+#: Name in `cf.pl` -> the function that draws it.
+FIGURES: dict[str, Callable] = {}
+
+
+def figure(function: Callable) -> Callable:
+    """Enter a function under the name of the figure that it draws."""
+    FIGURES[function.__name__] = function
+    return function
+
+
+def guide_profiles(n_targets: int = 40, n_guides: int = 4, noise: float = 1.6, seed: int = 0):
+    """Profiles of guides, a third of whose targets do nothing."""
+    rng = np.random.default_rng(seed)
+    strength = np.where(np.arange(n_targets) % 3 == 0, 0.0, rng.uniform(0.4, 1.6, n_targets))
+    complexes = rng.normal(size=(n_targets // 4 + 1, 24))[np.arange(n_targets) // 4]
+    effect = strength[:, None] * (complexes + 0.6 * rng.normal(size=(n_targets, 24)))
+    genes = np.repeat([f"GENE{i:02d}" for i in range(n_targets)], n_guides)
+    x = np.repeat(effect, n_guides, axis=0) + noise * rng.normal(size=(len(genes), 24))
+    obs = pd.DataFrame(
+        {
+            "gene": genes,
+            "complex": np.repeat(np.arange(n_targets) // 4, n_guides).astype(str),
+            "well": [f"well {i % 3}" for i in range(len(genes))],
+        },
+        index=[f"{gene}_{i % n_guides}" for i, gene in enumerate(genes)],
+    )
+    return ad.AnnData(x.astype(np.float32), obs=obs)
+
+
+def gene_profiles(noise: float = 0.8, seed: int = 0):
+    """Profiles of genes in ten complexes, and the pairs within these."""
+    guides = guide_profiles(noise=noise, seed=seed)
+    genes = cf.tl.aggregate(guides, by="gene", use_rep=None)
+    names, part = genes.obs_names.to_numpy(), genes.obs["complex"].to_numpy()
+    i, j = np.triu_indices(len(names), 1)
+    same = part[i] == part[j]
+    return genes, pd.DataFrame({"source": names[i[same]], "target": names[j[same]]})
+
+
+def two_modalities(n_targets: int = 12, n_cells: int = 240, seed: int = 0):
+    """Cells of two modalities in one space, with a map of them."""
+    rng = np.random.default_rng(seed)
+    centres = 2.5 * rng.normal(size=(n_targets, 2))
+    cells = {}
+    for modality in ("image", "rna"):
+        code = rng.integers(n_targets, size=n_cells)
+        phase = rng.integers(2, size=n_cells)
+        x = centres[code] + 0.5 * rng.normal(size=(n_cells, 2)) + [(modality == "rna") * 1.5, 0]
+        obs = pd.DataFrame(
+            {
+                "gene": [f"GENE{c:02d}" for c in code],
+                "complex": [f"complex {c // 4}" for c in code],
+                "phase": np.array(["G1", "S"])[phase],
+                "plate": [f"plate {p}" for p in rng.integers(3, size=n_cells)],
+            },
+            index=[f"{modality}{i}" for i in range(n_cells)],
+        )
+        features = np.concatenate([x, 2.0 * phase[:, None], rng.normal(size=(n_cells, 3))], axis=1)
+        var = pd.DataFrame(index=[f"{modality}_feature{i}" for i in range(6)])
+        cells[modality] = ad.AnnData(features, obs=obs, var=var, obsm={"X_umap": x})
+    return md.MuData(cells)
+
+
+@figure
+def roc(**kwargs):
+    genes, edges = gene_profiles()
+    noisy, _ = gene_profiles(noise=3.0)
+    cf.tl.edge_classification(genes, edges, n_boot=200)
+    cf.tl.edge_classification(noisy, edges, n_boot=200)
+    return cf.pl.roc({"PETRI, average": genes, "PCA, image": noisy}, **kwargs)
+
+
+@figure
+def relationship_recall(**kwargs):
+    genes, edges = gene_profiles()
+    noisy, _ = gene_profiles(noise=3.0)
+    tables = {"complexes": edges, "first half": edges[: len(edges) // 2]}
+    cf.tl.relationship_recall(genes, tables, n_boot=200)
+    cf.tl.relationship_recall(noisy, tables, n_boot=200)
+    return cf.pl.relationship_recall({"PETRI": genes, "PCA": noisy}, **kwargs)
+
+
+@figure
+def guide_consistency(**kwargs):
+    guides = guide_profiles(n_targets=120)
+    cf.tl.guide_consistency(guides, target_key="gene", control=None)
+    return cf.pl.guide_consistency(guides, **kwargs)
+
+
+@figure
+def perturbation_consistency(**kwargs):
+    wells = guide_profiles()
+    cf.tl.perturbation_consistency(wells, by="gene", control=None)
+    return cf.pl.perturbation_consistency(wells, **kwargs)
+
+
+@figure
+def mean_average_precision(**kwargs):
+    wells = guide_profiles()
+    cf.tl.mean_average_precision(wells, positives_by="gene", n_null=2000)
+    return cf.pl.mean_average_precision(wells, **kwargs)
+
+
+@figure
+def perturbation_magnitude(**kwargs):
+    cells = guide_profiles(n_targets=30, n_guides=8, noise=1.0)
+    cells.obs["gene"] = cells.obs["gene"].replace({"GENE00": "control", "GENE03": "control"})
+    cf.tl.perturbation_magnitude(cells, by="gene", control="control", n_null=999)
+    return cf.pl.perturbation_magnitude(cells, **kwargs)
+
+
+@figure
+def retrieval(**kwargs):
+    tables = {}
+    for name, noise in (("SemiClipped", 0.6), ("PCA", 2.0)):
+        image = cf.tl.aggregate(guide_profiles(noise=noise), by="gene", use_rep=None)
+        rna = cf.tl.aggregate(guide_profiles(noise=noise), by="gene", use_rep=None)
+        rna.X += noise * np.random.default_rng(1).normal(size=rna.shape).astype(np.float32)
+        tables[name] = cf.tl.retrieval(image, rna, "gene", use_rep=None, n_boot=200)
+    return cf.pl.retrieval(tables, **kwargs)
+
+
+@figure
+def one_shot_transfer(**kwargs):
+    named = {"TIDE": guide_profiles(noise=1.0), "DINO": guide_profiles(noise=2.0)}
+    tables = {
+        name: cf.tl.one_shot_transfer(wells, use_rep=None, target="gene", n_boot=200)
+        for name, wells in named.items()
+    }
+    return cf.pl.one_shot_transfer(tables, **kwargs)
+
+
+@figure
+def knn_accuracy(**kwargs):
+    wells = guide_profiles(n_guides=8, noise=1.0)
+    tables = {
+        "TIDE": cf.tl.knn_accuracy(wells, use_rep=None, target="gene", k=5),
+        "TIDE, plates apart": cf.tl.knn_accuracy(
+            wells, use_rep=None, target="gene", k=5, group_key="well"
+        ),
+    }
+    return cf.pl.knn_accuracy(tables, **kwargs)
+
+
+@figure
+def target_discovery(**kwargs):
+    genes, _ = gene_profiles()
+    rng = np.random.default_rng(0)
+    doses = np.tile([0.1, 1.0, 10.0], 12)
+    rows = np.repeat(np.arange(1, 37, 3), 3)
+    x = genes.X[rows] * doses[:, None] / (1 + doses[:, None]) + 0.5 * rng.normal(size=(36, 24))
+    obs = pd.DataFrame({"compound": [f"drug{r}" for r in rows], "dose": doses})
+    compounds = ad.AnnData(x, obs=obs.rename(str))
+    known = pd.DataFrame(
+        {"source": [f"drug{r}" for r in rows[::3]], "target": genes.obs_names[rows[::3]]}
+    )
+    cf.tl.target_discovery(compounds, genes, known, dose_key="dose", compound_key="compound")
+    return cf.pl.target_discovery(compounds, **kwargs)
+
+
+@figure
+def classify_treatments(**kwargs):
+    table = pd.DataFrame(  # what `cf.tl.classify_treatments` returned, on a small screen
+        {
+            "input": ["image", "rna", "image+rna", "image+synthetic"],
+            "test": "held out",
+            "balanced_accuracy": [0.41, 0.66, 0.71, 0.55],
+            "balanced_accuracy_sd": [0.03, 0.02, 0.02, 0.04],
+            "chance": 0.05,
+        }
+    )
+    return cf.pl.classify_treatments(table, **kwargs)
+
+
+@figure
+def compare(**kwargs):
+    genes, edges = gene_profiles()
+    noisy, _ = gene_profiles(noise=3.0)
+    pairs = {"complexes": edges, "first half": edges[: len(edges) // 2]}
+    a, b = (cf.tl.relationship_recall(g, pairs, per_pair=True) for g in (genes, noisy))
+    return cf.pl.compare(cf.tl.compare(a, b, n_boot=500), labels=("PETRI", "PCA"), **kwargs)
+
+
+@figure
+def late_fusion(**kwargs):
+    parts = {
+        m: cf.tl.aggregate(guide_profiles(seed=s), by="gene", use_rep=None)
+        for m, s in (("image", 0), ("rna", 1))
+    }
+    fused = cf.tl.late_fusion(parts, method="cca_mean", n_components=12, shrinkage=0.5)
+    return cf.pl.late_fusion(fused, **kwargs)
+
+
+@figure
+def propensity_matching(**kwargs):
+    mdata = two_modalities()
+    matching = cf.tl.propensity_matching(
+        mdata, context_keys="complex", use_rep=None, method="snn", n_neighbors=3
+    )
+    return cf.pl.propensity_matching(matching, mdata, "gene", **kwargs)
+
+
+@figure
+def similarity(**kwargs):
+    genes, _ = gene_profiles()
+    return cf.pl.similarity(genes, groupby="complex", **kwargs)
+
+
+@figure
+def contexts(**kwargs):
+    rng = np.random.default_rng(0)
+    cells = {}
+    for modality, mean in (("image", 60), ("rna", 14)):
+        guides = np.repeat([f"g{i}" for i in range(80)], rng.poisson(mean, 80))
+        obs = pd.DataFrame({"guide": guides}, index=[f"{modality}{i}" for i in range(len(guides))])
+        cells[modality] = ad.AnnData(obs=obs)
+    return cf.pl.contexts(md.MuData(cells), "guide", **kwargs)
+
+
+@figure
+def split(**kwargs):
+    mdata = two_modalities(n_targets=30)
+    cf.tl.split(mdata, by="gene")
+    return cf.pl.split(mdata, "gene", **kwargs)
+
+
+@figure
+def umap(**kwargs):
+    return cf.pl.umap(two_modalities(), color=["modality", "plate", "gene"], **kwargs)
+
+
+@figure
+def training_curves(**kwargs):
+    epoch = pd.RangeIndex(30, name="epoch")
+    fall = np.exp(-np.arange(30) / 6)
+    history = {
+        "train_loss_epoch": pd.Series(2.0 + 3.0 * fall, epoch),
+        "validation_loss": pd.Series(2.2 + 3.0 * fall + 0.0008 * np.arange(30) ** 2, epoch),
+        "train_image_loss_epoch": pd.Series(0.4 + 0.5 * fall, epoch),
+        "validation_image_loss": pd.Series(0.45 + 0.5 * fall, epoch),
+        "train_rna_loss_epoch": pd.Series(1600 + 2500 * fall, epoch),
+        "validation_rna_loss": pd.Series(1700 + 2500 * fall, epoch),
+    }
+    return cf.pl.training_curves(history, **kwargs)
+
+
+@figure
+def fidelity(**kwargs):
+    real = cf.tl.aggregate(guide_profiles(n_targets=20, noise=0.4), by="gene", use_rep=None)
+    synthetic = real.copy()
+    synthetic.X += 0.6 * np.random.default_rng(1).normal(size=real.shape).astype(np.float32)
+    cf.tl.fidelity(real, synthetic, "gene", n_boot=0)
+    return cf.pl.fidelity(synthetic, **kwargs)
+
+
+@figure
+def real_vs_synthetic(**kwargs):
+    mdata = two_modalities(n_targets=6)
+    parts = {"real": mdata["image"], "synthetic": mdata["rna"]}
+    joint = ad.concat(parts, label="source", index_unique="-", join="outer", fill_value=0.0)
+    centroids = joint.obs[["gene", "source"]].assign(
+        x=joint.obsm["X_umap"][:, 0], y=joint.obsm["X_umap"][:, 1]
+    )
+    centroids = centroids.groupby(["gene", "source"], observed=True)[["x", "y"]].mean()
+    # `cf.tl.real_vs_synthetic` makes all this of real and synthetic profiles.
+    joint.uns["real_vs_synthetic"] = {
+        "by": "gene",
+        "best": "GENE01",
+        "centroids": centroids.reset_index(),
+    }
+    return cf.pl.real_vs_synthetic(joint, **kwargs)
+
+
+@figure
+def codebook(**kwargs):
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"mechanism": [f"mechanism {i % 4}" for i in range(24)]})
+    book = ad.AnnData(obs=obs.rename(lambda i: f"drug{i}"))  # as `model.codebook` of a TIDE
+    book.obsm["fingerprint_map"] = rng.normal(size=(24, 2))
+    book.obsm["prototype_map"] = rng.normal(size=(4, 2))[np.arange(24) % 4] * 2 + rng.normal(
+        size=(24, 2)
+    )
+    book.uns["pairs"] = pd.DataFrame({"source": ["drug0", "drug1"], "target": ["drug4", "drug5"]})
+    return cf.pl.codebook(book, color="mechanism", **kwargs)
