@@ -114,7 +114,7 @@ def perturbation_consistency(**kwargs):
 @figure
 def mean_average_precision(**kwargs):
     wells = guide_profiles()
-    cf.tl.mean_average_precision(wells, positives_by="gene", n_null=2000)
+    cf.tl.mean_average_precision(wells, by="gene", n_null=2000)
     return cf.pl.mean_average_precision(wells, **kwargs)
 
 
@@ -141,7 +141,7 @@ def retrieval(**kwargs):
 def one_shot_transfer(**kwargs):
     named = {"TIDE": guide_profiles(noise=1.0), "DINO": guide_profiles(noise=2.0)}
     tables = {
-        name: cf.tl.one_shot_transfer(wells, use_rep=None, target="gene", n_boot=200)
+        name: cf.tl.one_shot_transfer(wells, use_rep=None, by="gene", n_boot=200)
         for name, wells in named.items()
     }
     return cf.pl.one_shot_transfer(tables, **kwargs)
@@ -151,9 +151,9 @@ def one_shot_transfer(**kwargs):
 def knn_accuracy(**kwargs):
     wells = guide_profiles(n_guides=8, noise=1.0)
     tables = {
-        "TIDE": cf.tl.knn_accuracy(wells, use_rep=None, target="gene", k=5),
+        "TIDE": cf.tl.knn_accuracy(wells, use_rep=None, by="gene", k=5),
         "TIDE, plates apart": cf.tl.knn_accuracy(
-            wells, use_rep=None, target="gene", k=5, group_key="well"
+            wells, use_rep=None, by="gene", k=5, group_key="well"
         ),
     }
     return cf.pl.knn_accuracy(tables, **kwargs)
@@ -204,7 +204,7 @@ def late_fusion(**kwargs):
         m: cf.tl.aggregate(guide_profiles(seed=s), by="gene", use_rep=None)
         for m, s in (("image", 0), ("rna", 1))
     }
-    fused = cf.tl.late_fusion(parts, method="cca_mean", n_components=12, shrinkage=0.5)
+    fused = cf.tl.late_fusion(parts, method="cca_mean", n_components=12, eps=0.5)
     return cf.pl.late_fusion(fused, **kwargs)
 
 
@@ -220,7 +220,7 @@ def propensity_matching(**kwargs):
 @figure
 def similarity(**kwargs):
     genes, _ = gene_profiles()
-    return cf.pl.similarity(genes, groupby="complex", **kwargs)
+    return cf.pl.similarity(genes, by="complex", **kwargs)
 
 
 @figure

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.image import imread, imsave
@@ -51,8 +50,3 @@ def _blurred(image: np.ndarray) -> np.ndarray:
     """Means of blocks of three pixels: lines that move by one are the same."""
     h, w = (n - n % 3 for n in image.shape[:2])
     return image[:h, :w].reshape(h // 3, 3, w // 3, 3, 3).mean(axis=(1, 3))
-
-
-def close() -> None:
-    """Close all figures."""
-    plt.close("all")

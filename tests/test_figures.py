@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from figures import FIGURES
-from images import TOLERANCE, _blurred, assert_looks_as_before, close, render
+from images import TOLERANCE, _blurred, assert_looks_as_before, render
 from matplotlib.figure import Figure
 
 from cellfuse import pl
@@ -20,12 +20,6 @@ from cellfuse.pl import _style
 
 #: Public names of `cf.pl` that draw nothing.
 NO_FIGURE = {"style"}
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    close()
 
 
 @pytest.mark.parametrize("name", FIGURES)

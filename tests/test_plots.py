@@ -18,12 +18,6 @@ import matplotlib.pyplot as plt
 from cellfuse import pl
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 def legend_texts(ax):
     return [text.get_text() for text in ax.get_legend().get_texts()]
 

@@ -56,12 +56,12 @@ def retrieval(
     Parameters
     ----------
     table
-        What :func:`cellfuse.tl.retrieval` returned (one row per direction and metric); or several
-        as ``{label: table}``.
+        What :func:`cellfuse.tl.retrieval` returned (one row per direction and metric), or the
+        first of the two AnnData that it was run on; or several as ``{label: table}``.
     direction
         ``"a to b"``, ``"b to a"`` or ``"mean"``.
     key
-        Key of ``.uns`` that the table is in, where profiles are given.
+        Key of ``.uns`` that the table is in, where an AnnData is given.
     {palette}
     ax
         Axes to draw into; None makes a figure.
@@ -158,7 +158,7 @@ def one_shot_transfer(
     >>> import cellfuse as cf
     >>> x = np.repeat(np.eye(4), 3, axis=0) + 0.01
     >>> obs = pd.DataFrame({"gene": np.repeat(list("ABCD"), 3)}, index=[f"p{i}" for i in range(12)])
-    >>> table = cf.tl.knn_accuracy(ad.AnnData(x, obs=obs), use_rep=None, target="gene", k=2)
+    >>> table = cf.tl.knn_accuracy(ad.AnnData(x, obs=obs), use_rep=None, by="gene", k=2)
     >>> cf.pl.one_shot_transfer(table).get_xlabel()
     'Accuracy, mean over classes'
     """
@@ -211,7 +211,7 @@ def knn_accuracy(
     >>> import cellfuse as cf
     >>> x = np.repeat(np.eye(2), 4, axis=0) + 0.01
     >>> obs = pd.DataFrame({"gene": np.repeat(["A", "B"], 4)}, index=[f"p{i}" for i in range(8)])
-    >>> table = cf.tl.knn_accuracy(ad.AnnData(x, obs=obs), use_rep=None, target="gene", k=3)
+    >>> table = cf.tl.knn_accuracy(ad.AnnData(x, obs=obs), use_rep=None, by="gene", k=3)
     >>> [tick.get_text() for tick in cf.pl.knn_accuracy(table).get_yticklabels()]
     ['k = 3']
     """

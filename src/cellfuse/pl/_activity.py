@@ -82,11 +82,11 @@ def mean_average_precision(
     >>> effect = np.repeat(rng.normal(size=(10, 16)), 4, axis=0)
     >>> obs = pd.DataFrame({"compound": np.repeat([f"c{i}" for i in range(10)], 4)})
     >>> wells = ad.AnnData(effect + rng.normal(size=(40, 16)) / 4, obs=obs.rename(str))
-    >>> table = cf.tl.mean_average_precision(wells, positives_by="compound")
+    >>> table = cf.tl.mean_average_precision(wells, by="compound")
     >>> cf.pl.mean_average_precision(wells).get_title(loc="left")
     '100% of 10 groups are significant (q < 0.05), mean mAP 1.00'
     """
-    run = "cellfuse.tl.mean_average_precision(adata, positives_by=...)"
+    run = "cellfuse.tl.mean_average_precision(adata, by=...)"
     table = table_of(adata, key, ("map", "qvalue", "significant"), run=run)
     ax = one_axes(ax, (5.6, 4.4), figsize)
     tested = _significance(ax, table, "map", names, noun="groups", title=title)

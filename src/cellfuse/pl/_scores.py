@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["relationship_recall", "roc"]
 
+ENDS = ("low", "high")
+
 
 @drawn
 def roc(
@@ -208,9 +210,8 @@ def relationship_recall(
             {"value": table["recall"].to_numpy(), "chance": table["chance"].to_numpy()},
             index=names,
         )
-        low, high = _ends(table)
-        if low in table:
-            part["low"], part["high"] = table[low].to_numpy(), table[high].to_numpy()
+        if "recall_low" in table:
+            part["low"], part["high"] = (table[f"recall_{end}"].to_numpy() for end in ENDS)
         rows[label] = part
     ax = one_axes(ax, (5.4, row_height(rows)), figsize)
     dot_rows(ax, rows, palette=palette)
@@ -219,10 +220,3 @@ def relationship_recall(
         heading(ax, "", title, pad=24)
     legend_above(ax, 3)
     return finish(ax, show=show, save=save, name="relationship_recall", return_fig=return_fig)
-
-
-def _ends(table: pd.DataFrame) -> tuple[str, str]:
-    """Columns of the interval; without replicates, `recall_low` was the lower tail's part."""
-    if "ci_low" in table or not table.attrs["params"].get("n_boot"):
-        return "ci_low", "ci_high"
-    return "recall_low", "recall_high"
