@@ -103,7 +103,7 @@ def test_the_cache_is_bounded_and_forgets_the_block_used_longest_ago():
     reader = BlockReader(source, cache_bytes=2 * 10 * 8)
     for row in (0, 10, 1, 20, 2, 11):
         assert reader.read(np.array([row])).item() == row
-        held = sum(block.nbytes for block in reader._blocks.values())
+        held = sum(block.nbytes for block in reader._kept.values())
         assert held <= 2 * 10 * 8
     # 0 was used after 10 when 20 came: 10 went, and is read again.
     assert [start for start, _ in source.reads] == [0, 10, 20, 10]
@@ -113,7 +113,7 @@ def test_a_block_larger_than_the_cache_is_read_all_the_same():
     source = Counted(np.arange(40.0)[:, None], 40)
     reader = BlockReader(source, cache_bytes=1)
     assert reader.read(np.array([3, 39])).ravel().tolist() == [3, 39]
-    assert len(reader._blocks) == 1
+    assert len(reader._kept) == 1
 
 
 def test_rows_of_a_block_are_read_at_once():
@@ -290,12 +290,12 @@ def test_fewer_documents_than_a_batch_are_dealt_as_they_are(images, drop_last, s
         loader(**{**given, "world_size": 24})
 
 
-def test_dask_arrays_are_read_in_the_training_process(images):
+def test_arrays_on_a_disk_are_read_in_the_training_process(images):
     da = pytest.importorskip("dask.array")
     lazy = make_reader(da.from_array(images.reshape(23, -1)))
-    assert Source({"image": lazy}).in_process
-    assert Source({"image": ColumnReader(lazy, np.array([1, 0]))}).in_process
-    assert not Source({"rna": CSRReader(sp.csr_matrix(np.eye(3)))}).in_process
+    assert Source({"image": lazy}).on_disk
+    assert Source({"image": ColumnReader(lazy, np.array([1, 0]))}).on_disk
+    assert not Source({"rna": CSRReader(sp.csr_matrix(np.eye(3)))}).on_disk
 
 
 def test_several_plans_are_drawn_side_by_side(images):

@@ -1,10 +1,10 @@
 """The document layer: who shares a context, what a batch draws, where it is read."""
 
+from cellfuse.data.blocks import BlockReader
 from cellfuse.data.contexts import Contexts, Members
 from cellfuse.data.inputs import CellInput, check_values, statistics
 from cellfuse.data.loader import Batch, DocumentDataModule, DocumentLoader, Source
 from cellfuse.data.readers import (
-    BlockReader,
     ColumnReader,
     CSRReader,
     DenseReader,

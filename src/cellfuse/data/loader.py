@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cellfuse.data.readers import BlockReader, ColumnReader, Reader, SparseRows, gather
+from cellfuse.data.blocks import BlockReader
+from cellfuse.data.readers import ColumnReader, Reader, SparseRows, gather
 from cellfuse.data.streams import DocumentPlan, Indices
 
 __all__ = ["Batch", "DocumentDataModule", "DocumentLoader", "Source"]
@@ -65,6 +68,23 @@ class Batch:
         )
 
 
+def _in_threads(
+    read: Callable[[tuple[int, int]], Batch], asked: list[tuple[int, int]], n_threads: int
+) -> Iterator[Batch]:
+    """Batches in order, of which the next few are read while one is used."""
+    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="cellfuse-reader")
+    try:
+        coming: deque[Future[Batch]] = deque()
+        for at in asked:
+            coming.append(pool.submit(read, at))
+            if len(coming) > n_threads:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
 @dataclass
 class Source:
     """Where the values of each modality are read.
@@ -92,10 +112,17 @@ class Source:
     fields: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
 
     @property
-    def in_process(self) -> bool:
-        """Whether an array must stay in this process: dask's scheduler does not survive a fork."""
+    def on_disk(self) -> bool:
+        """Whether some array is not in memory: threads of this process then read ahead.
+
+        They share one buffer, where each of several processes would have its own, and neither an
+        HDF5 file nor dask's scheduler can be handed to another process.
+        """
         plain = [r.reader if isinstance(r, ColumnReader) else r for r in self.readers.values()]
-        return any(isinstance(r, BlockReader) and hasattr(r.array, "compute") for r in plain)
+        return any(
+            isinstance(r, BlockReader) or isinstance(getattr(r, "array", None), np.memmap)
+            for r in plain
+        )
 
     def read(self, indices: Indices, modality_of: Mapping[str, str] | None = None) -> Batch:
         """Read the cells of a batch; counts stay sparse until :meth:`Batch.to`."""
@@ -142,7 +169,8 @@ class DocumentLoader:
     epoch
         Called when an epoch begins: its number.
     num_workers
-        Processes that read ahead; 0 reads in the training process.
+        Processes that read ahead; 0 reads in the training process. Arrays on a disk are read ahead
+        by as many threads, at least one.
     rank, world_size
         Which slice of each batch is this device's.
 
@@ -171,7 +199,7 @@ class DocumentLoader:
             )
         self.plan, self.source = plan, source
         self._epoch = epoch
-        self._num_workers = 0 if source.in_process else num_workers
+        self._num_workers = num_workers
         self._steps = _Steps(plan, source, rank, world_size)
         self._begun = (0, 0)  # epoch and the steps of it that were handed out
         self._resume: tuple[int, int] | None = None
@@ -186,7 +214,9 @@ class DocumentLoader:
         self._resume = None
         asked = [(epoch, step) for step in range(first, len(self))]
         batches: Iterator[Batch] | DataLoader
-        if self._num_workers:
+        if self.source.on_disk:
+            batches = _in_threads(self._steps.__getitem__, asked, max(1, self._num_workers))
+        elif self._num_workers:
             batches = DataLoader(
                 self._steps,
                 sampler=asked,
@@ -221,7 +251,7 @@ class DocumentDataModule(L.LightningDataModule):
     source
         Where to read.
     num_workers
-        Processes that read ahead.
+        Processes that read ahead; threads, at least one, where an array is on a disk.
     """
 
     def __init__(
@@ -233,7 +263,14 @@ class DocumentDataModule(L.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        self.train, self.source, self.validation = train, source, validation
+        # What is larger than its reader's buffer is drawn as its blocks pass through that.
+        self.source = source
+        self.train = (
+            train.along(source.readers)
+            if isinstance(train, DocumentPlan)
+            else {name: plan.along(source.readers) for name, plan in train.items()}
+        )
+        self.validation = None if validation is None else validation.along(source.readers)
         self.num_workers = num_workers
         self._train_loaders: list[DocumentLoader] = []
         self._resume: list[dict[str, int]] = []

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import h5py
 import numpy as np
 import scipy.sparse as sp
 import torch
+import zarr
+from anndata.abc import CSCDataset, CSRDataset
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cellfuse.data.blocks import CACHE_BYTES, BlockReader
 from cellfuse.data.contexts import Ints
 
 __all__ = [
-    "BlockReader",
     "CSRReader",
     "ColumnReader",
     "DenseReader",
@@ -24,9 +26,6 @@ __all__ = [
     "gather",
     "make_reader",
 ]
-
-#: Decoded blocks kept by a reader of an array on disk.
-CACHE_BYTES = 1 << 30
 
 
 @dataclass
@@ -76,11 +75,15 @@ class SparseRows:
 class Reader(Protocol):
     """Rows of one array.
 
-    `block_size` is the number of neighbouring rows that cost as much to read as one of them;
-    `read` takes sorted, distinct rows.
+    `block_size` is the number of neighbouring rows that cost as much to read as one of them, 1
+    where the array is in memory; `read` takes distinct rows, sorted.
     """
 
     block_size: int
+
+    def block_of(self, rows: Ints) -> Ints:
+        """Number of the block in which each row lies."""
+        ...
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -105,6 +108,10 @@ class DenseReader:
     def __init__(self, array: NDArray[Any]) -> None:
         self.array = array
 
+    def block_of(self, rows: Ints) -> Ints:
+        """Every row is a block of its own."""
+        return rows
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the whole array."""
@@ -121,11 +128,16 @@ class DenseReader:
 
 
 class CSRReader:
-    """A scipy CSR matrix, or anndata's CSR dataset in a file; rows stay CSR."""
+    """A scipy CSR matrix in memory; rows stay CSR."""
+
+    block_size = 1
 
     def __init__(self, matrix: Any) -> None:
         self.matrix = matrix
-        self.block_size = 1 if sp.issparse(matrix) else 64
+
+    def block_of(self, rows: Ints) -> Ints:
+        """Every row is a block of its own."""
+        return rows
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -142,63 +154,6 @@ class CSRReader:
         found = self.matrix[rows]
         found.sum_duplicates()  # scipy allows several entries at one place, which add up
         return found
-
-
-class BlockReader:
-    """An array on disk (zarr, h5py) or computed in blocks (dask).
-
-    Whole blocks are read, since a single row costs as much, and the last ones used are kept.
-
-    Parameters
-    ----------
-    array
-        `zarr.Array`, `h5py.Dataset` or dask array.
-    cache_bytes
-        Size of the decoded blocks that are kept, 1 GiB by default.
-    """
-
-    def __init__(self, array: Any, *, cache_bytes: int = CACHE_BYTES) -> None:
-        self.array = array
-        chunks = getattr(array, "chunksize", None) or getattr(array, "chunks", None)
-        self.block_size = int(chunks[0]) if chunks else 64
-        row_bytes = int(np.prod(array.shape[1:], dtype=np.int64)) * np.dtype(array.dtype).itemsize
-        self._capacity = max(1, cache_bytes // max(1, row_bytes * self.block_size))
-        self._blocks: OrderedDict[int, NDArray[Any]] = OrderedDict()
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the whole array."""
-        return tuple(self.array.shape)
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of its elements."""
-        return np.dtype(self.array.dtype)
-
-    def read(self, rows: Ints) -> NDArray[Any]:
-        """Return the rows asked for."""
-        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        blocks = rows // self.block_size
-        numbers, first = np.unique(blocks, return_index=True)
-        edges = np.append(first, len(rows))
-        for number, start, stop in zip(numbers, edges[:-1], edges[1:], strict=True):
-            block = self._block(int(number))
-            out[start:stop] = block[rows[start:stop] - number * self.block_size]
-        return out
-
-    def _block(self, number: int) -> NDArray[Any]:
-        if number in self._blocks:
-            self._blocks.move_to_end(number)
-            return self._blocks[number]
-        start = number * self.block_size
-        block = self.array[start : start + self.block_size]
-        if hasattr(block, "compute"):
-            block = block.compute()
-        block = np.asarray(block)
-        self._blocks[number] = block
-        if len(self._blocks) > self._capacity:
-            self._blocks.popitem(last=False)
-        return block
 
 
 def make_reader(array: Any, *, cache_bytes: int = CACHE_BYTES) -> Reader:
@@ -233,16 +188,20 @@ def make_reader(array: Any, *, cache_bytes: int = CACHE_BYTES) -> Reader:
     if sp.issparse(array):
         # Rows are read at every step: column-major storage would be searched through each time.
         return CSRReader(array if array.format == "csr" else array.tocsr())
-    kind = f"{type(array).__module__}.{type(array).__name__}"
-    if kind.startswith("anndata") and "CSR" in type(array).__name__:
-        return CSRReader(array)
-    if kind.startswith(("zarr.", "h5py.", "dask.")):
+    if isinstance(array, zarr.Array | h5py.Dataset | CSRDataset) or hasattr(array, "dask"):
         return BlockReader(array, cache_bytes=cache_bytes)
+    kind = f"{type(array).__module__}.{type(array).__name__}"
     if hasattr(array, "to_numpy"):
         return DenseReader(array.to_numpy())
     raise TypeError(
         f"cannot read rows of a {kind}; expected a numpy, scipy.sparse (CSR), h5py, zarr or dask "
-        "array."
+        "array, or anndata's CSR matrix in a file"
+        + (
+            ": a CSC matrix has its columns together, and each row is all over the file. Write it "
+            "again as CSR."
+            if isinstance(array, CSCDataset)
+            else "."
+        )
     )
 
 
@@ -300,6 +259,10 @@ class ColumnReader:
     def __init__(self, reader: Reader, columns: Ints) -> None:
         self.reader, self.columns = reader, columns
         self.block_size = reader.block_size
+
+    def block_of(self, rows: Ints) -> Ints:
+        """Number of the block in which each row lies."""
+        return self.reader.block_of(rows)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -11,11 +11,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cellfuse._errors import missing_key
-from cellfuse.data.contexts import Contexts, Ints, Members
+from cellfuse.data.contexts import Contexts, Ints
+from cellfuse.data.drawing import Replace, draw_rows, seeded_rng
+from cellfuse.data.passage import Passage, Passing, passages_of
+from cellfuse.data.readers import Reader
 
-__all__ = ["Draw", "DocumentPlan", "Indices", "Stream", "draw_rows", "enumerate_documents"]
+__all__ = ["Draw", "DocumentPlan", "Indices", "Stream", "enumerate_documents"]
 
-Replace = Literal["if_needed", True]
 Context = str | Callable[[pd.DataFrame], Sequence[int]]
 
 
@@ -150,54 +152,18 @@ class Indices:
         )
 
 
-def _rng(*numbers: int) -> np.random.Generator:
-    """Build a generator that is a pure function of a few numbers (counter based, no warm-up)."""
-    seed, *rest = numbers
-    counter = np.zeros(4, np.uint64)
-    counter[1 : 1 + len(rest)] = rest
-    return np.random.Generator(np.random.Philox(key=seed, counter=counter))
+@dataclass
+class _Epoch:
+    """The documents of one epoch, in order.
 
-
-def draw_rows(
-    members: Members, groups: Ints, size: int, *, rng: np.random.Generator, replace: Replace
-) -> Ints:
-    """Draw `size` rows from each of `groups`, which must not be empty.
-
-    With ``replace="if_needed"`` a row stands once in a set where the group has enough of them, and
-    otherwise as evenly often as possible. With ``True`` rows are drawn independently.
-
-    Returns
-    -------
-    Rows, ``(len(groups), size)``: every set is equally likely, its order means nothing.
+    `order` is each one's context or row; `part`, where a modality passes through a buffer, the
+    part of the epoch at which it stands; `passing` the cells by draw in the order they pass.
     """
-    counts = members.counts[groups]
-    uniform = rng.random((len(groups), size))
-    if replace is True:
-        picks = (uniform * counts[:, None]).astype(np.int64)
-        return members.rows[members.indptr[groups][:, None] + picks]
-    picks = np.empty((len(groups), size), np.int64)
-    few = counts < size
-    enough = ~few
-    picks[enough] = _distinct(counts[enough], uniform[enough])
-    if few.any():
-        # A random order of the few rows, gone through again and again.
-        keys = np.where(np.arange(size) < counts[few, None], uniform[few], np.inf)
-        order = np.argsort(keys, axis=1, kind="stable")
-        cycle = np.arange(size) % counts[few, None]
-        picks[few] = np.take_along_axis(order, cycle, axis=1)
-    return members.rows[members.indptr[groups][:, None] + picks]
 
-
-def _distinct(counts: Ints, uniform: NDArray[np.float64]) -> Ints:
-    """Choose distinct numbers below `counts`, a row each: Floyd's algorithm, all rows at once."""
-    size = uniform.shape[1]
-    picks = np.empty(uniform.shape, np.int64)
-    for i in range(size):
-        last = counts - size + i
-        pick = (uniform[:, i] * (last + 1)).astype(np.int64)
-        seen = (picks[:, :i] == pick[:, None]).any(axis=1)
-        picks[:, i] = np.where(seen, last, pick)
-    return picks
+    number: int
+    order: Ints
+    part: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    passing: dict[int, Passing] = field(default_factory=dict)
 
 
 @dataclass
@@ -218,6 +184,8 @@ class DocumentPlan:
         For draws with ``context="control"``.
     drop_last
         Leave out the documents that do not fill a batch; False for validation.
+    passages
+        How the blocks of a modality pass that is larger than its buffer, see :meth:`along`.
 
     Raises
     ------
@@ -245,7 +213,8 @@ class DocumentPlan:
     control_key: str | None = None
     control: str | None = None
     drop_last: bool = True
-    _order: tuple[int, Ints] | None = field(default=None, init=False, repr=False)
+    passages: dict[str, Passage] = field(default_factory=dict, repr=False)
+    _epoch: _Epoch | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.replace not in ("if_needed", True):
@@ -309,13 +278,51 @@ class DocumentPlan:
             scarce[draw.name] = int((has & (counts < draw.size)).sum())
         return scarce
 
+    def along(self, readers: dict[str, Reader]) -> DocumentPlan:
+        """The same documents, drawn as the blocks of what is larger than its buffer pass by.
+
+        Nothing changes where everything is in memory or fits into its reader's buffer.
+        """
+        passages = passages_of(readers)
+        return replace(self, passages=passages) if passages else self
+
     def order(self, epoch: int) -> Ints:
         """Contexts (or rows) of the epoch's documents, shuffled; the last epoch's is kept."""
-        if self._order is None or self._order[0] != epoch:
-            repeats = self.n_documents // len(self._items)
-            shuffled = _rng(self.seed, epoch, 0, 1).permutation(np.repeat(self._items, repeats))
-            self._order = (epoch, shuffled)
-        return self._order[1]
+        return self._plan(epoch).order
+
+    def _plan(self, epoch: int) -> _Epoch:
+        kept = self._epoch
+        if kept is None or kept.number != epoch:
+            kept = self._epoch = self._shuffled(epoch)
+        return kept
+
+    def _shuffled(self, epoch: int) -> _Epoch:
+        repeats = self.n_documents // len(self._items)
+        rng = seeded_rng(self.seed, epoch, 0, 1)
+        order = rng.permutation(np.repeat(self._items, repeats))
+        draws = self.stream.draws
+        passing = {
+            number: Passing(
+                self._groups[number][0],
+                self.passages[draw.modality],
+                seeded_rng(self.seed, epoch, list(self.passages).index(draw.modality), 0),
+            )
+            for number, draw in enumerate(draws)
+            if draw.modality in self.passages
+        }
+        if not passing:
+            return _Epoch(epoch, order)
+        # Each document at a moment when one of its cells is there; the order within is random.
+        lead = min(passing)
+        uniform = rng.random((len(order), 2))
+        if self.stream.over == "cells" and lead == 0:
+            part = passing[lead].part_of_rows(order, uniform[:, 1])
+        else:
+            context = self._row_context[order] if self.stream.over == "cells" else order
+            groups = np.maximum(self._groups[lead][1][context], 0)
+            part = passing[lead].part_of_groups(groups, uniform)
+        by_part = np.argsort(part, kind="stable")
+        return _Epoch(epoch, order[by_part], part[by_part], passing)
 
     def indices(self, epoch: int, step: int) -> Indices:
         """Documents of one batch.
@@ -331,7 +338,8 @@ class DocumentPlan:
         (2, 4)
         """
         first = step * self.batch_size
-        items = self.order(epoch)[first : first + self.batch_size]
+        plan = self._plan(epoch)
+        items = plan.order[first : first + self.batch_size]
         key = epoch * self.n_documents + np.arange(first, first + len(items), dtype=np.int64)
         context = self._row_context[items] if self.stream.over == "cells" else items
         rows, present = {}, {}
@@ -341,11 +349,16 @@ class DocumentPlan:
                 drawn = items[:, None]
             else:
                 members, groups = self._groups[number]
+                chosen, stretch = groups[context[here]], None
+                if number in plan.passing:
+                    passing = plan.passing[number]
+                    part = plan.part[first : first + self.batch_size][here]
+                    members, stretch = passing.members, passing.stretch(chosen, part, draw.size)
                 drawn = np.zeros((len(items), draw.size), np.int64)
                 # The salt keeps draws and epochs apart; +2 leaves 1 to the order of documents.
-                rng = _rng(self.seed, epoch, step, number + 2)
+                rng = seeded_rng(self.seed, epoch, step, number + 2)
                 drawn[here] = draw_rows(
-                    members, groups[context[here]], draw.size, rng=rng, replace=self.replace
+                    members, chosen, draw.size, rng=rng, replace=self.replace, stretch=stretch
                 )
             rows[draw.name], present[draw.name] = drawn, here
         return Indices(key, context, rows, present)

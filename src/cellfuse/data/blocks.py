@@ -1,0 +1,280 @@
+"""Arrays that are read block by block: zarr, h5py, dask, CSR in files."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from cellfuse.data.chunk_files import ChunkFiles, broken, missing
+from cellfuse.data.contexts import Ints
+from cellfuse.data.stored import StoredCSR, StoredRows
+
+__all__ = ["CACHE_BYTES", "BlockReader", "Blocks", "blocks_of", "stored_blocks"]
+
+#: Decoded blocks kept by a reader of an array that is not in memory.
+CACHE_BYTES = 1 << 30
+#: Rows read together of an array that has no chunks of its own.
+ROWS_WITHOUT_CHUNKS = 64
+
+
+@dataclass
+class Blocks:
+    """An array cut along its rows into what is read at once.
+
+    Parameters
+    ----------
+    shape, dtype
+        Of the array as it lies there.
+    bounds
+        First row of each block, and the end.
+    fetch
+        From first and last row (exclusive) of a block, and its number, to its values.
+    sparse
+        Whether values are CSR.
+    n_bytes
+        Size of all values in memory; 0 is that of a dense array.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    bounds: Ints
+    fetch: Callable[[int, int, int], Any]
+    sparse: bool = False
+    n_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.n_bytes:
+            self.n_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+def _even(n_rows: int, rows: int) -> Ints:
+    return np.append(np.arange(0, n_rows, rows, dtype=np.int64), n_rows)
+
+
+def blocks_of(array: Any) -> Blocks:
+    """Cut a zarr, h5py or dask array, or a CSR matrix in a file, along its chunks."""
+    shape, dtype = tuple(map(int, array.shape)), np.dtype(array.dtype)
+    if hasattr(array, "compute"):
+        return _dask_blocks(array)
+    if "CSR" in type(array).__name__:
+        return _csr_blocks(array.group, shape, dtype)
+    if type(array).__module__.startswith("h5py"):
+        rows = int(array.chunks[0]) if array.chunks else ROWS_WITHOUT_CHUNKS
+        return Blocks(shape, dtype, _even(shape[0], rows), _from_h5(array))
+    files = ChunkFiles.of(array) if hasattr(array, "store") else None
+    rows = int(array.chunks[0])
+    fetch = _from_zarr(array) if files is None else lambda first, last, number: files.read(number)
+    return Blocks(shape, dtype, _even(shape[0], rows), fetch)
+
+
+def stored_blocks(array: StoredRows | StoredCSR) -> Blocks:
+    """Cut an array of a store, in the order in which its rows lie on the disk."""
+    if isinstance(array, StoredCSR):
+        return _csr_blocks(array.group, array.stored_shape, array.dtype)
+    return blocks_of(array.stored)
+
+
+def _dask_blocks(array: Any) -> Blocks:
+    bounds = np.append(0, np.cumsum(array.chunks[0])).astype(np.int64)
+
+    def fetch(first: int, last: int, number: int) -> Any:
+        return array.blocks[number].compute()
+
+    sparse = sp.issparse(getattr(array, "_meta", None))
+    return Blocks(tuple(map(int, array.shape)), np.dtype(array.dtype), bounds, fetch, sparse)
+
+
+def _from_h5(array: Any) -> Callable[[int, int, int], Any]:
+    def fetch(first: int, last: int, number: int) -> Any:
+        try:
+            return array[first:last]
+        except OSError as error:
+            name = f"{array.file.filename}:{array.name}"
+            raise broken(name, f"of block {number}", first, last - 1, error) from error
+
+    return fetch
+
+
+def _from_zarr(array: Any) -> Callable[[int, int, int], Any]:
+    name = str(getattr(array, "store_path", "in memory"))
+
+    def fetch(first: int, last: int, number: int) -> Any:
+        try:
+            found = np.asarray(array[first:last])
+        except (RuntimeError, ValueError, OSError) as error:
+            raise broken(name, f"row {number}", first, last - 1, error) from error
+        _refuse_missing(array, name, found, first)
+        return found
+
+    return fetch
+
+
+def _refuse_missing(array: Any, name: str, found: NDArray, first: int) -> None:
+    """Refuse chunks that are not there; only what holds nothing but the fill value can be one."""
+    from zarr.core.sync import sync
+
+    store, path = getattr(array, "store", None), getattr(array, "path", "")
+    if store is None:
+        return
+    outer = getattr(array, "shards", None) or array.chunks
+    steps = [range(0, length, step) for length, step in zip(found.shape, outer, strict=True)]
+    for corner in itertools.product(*steps):
+        part = found[tuple(slice(c, c + s) for c, s in zip(corner, outer, strict=True))]
+        if not part.size or not (part == array.fill_value).all():
+            continue
+        place = (first + corner[0], *corner[1:])
+        chunk = array.metadata.encode_chunk_key(
+            tuple(p // s for p, s in zip(place, outer, strict=True))
+        )
+        if not sync(store.exists(f"{path}/{chunk}" if path else chunk)):
+            raise missing(name, chunk, place[0], place[0] + len(part) - 1)
+
+
+def _csr_blocks(group: Any, shape: tuple[int, ...], dtype: np.dtype) -> Blocks:
+    """Rows of anndata's CSR layout; a block is about a chunk of its values."""
+    indptr = np.asarray(group["indptr"][...]).astype(np.int64)
+    data, indices = (_elements(group[name]) for name in ("data", "indices"))
+    chunk = group["data"].chunks
+    each = max(1.0, float(indptr[-1]) / max(1, shape[0]))
+    stated = group.attrs.get("cellfuse-rows")
+    near = int(chunk[0] / each) if chunk else ROWS_WITHOUT_CHUNKS
+    rows = int(stated) if stated is not None else max(1, min(near, shape[0]))
+
+    def fetch(first: int, last: int, number: int) -> sp.csr_matrix:
+        start, stop = int(indptr[first]), int(indptr[last])
+        parts = (data(start, stop), indices(start, stop), indptr[first : last + 1] - start)
+        return sp.csr_matrix(parts, shape=(last - first, shape[1]))
+
+    n_bytes = int(indptr[-1]) * (dtype.itemsize + group["indices"].dtype.itemsize)
+    return Blocks(shape, dtype, _even(shape[0], rows), fetch, sparse=True, n_bytes=max(1, n_bytes))
+
+
+def _elements(array: Any) -> Callable[[int, int], NDArray]:
+    """Read a stretch of a one-dimensional array by its chunks."""
+    if not array.chunks or not array.shape[0]:
+        return lambda start, stop: np.asarray(array[start:stop])
+    blocks = blocks_of(array)
+    size = int(array.chunks[0])
+
+    def read(start: int, stop: int) -> NDArray:
+        if start == stop:
+            return np.empty(0, blocks.dtype)
+        parts = []
+        for number in range(start // size, (stop - 1) // size + 1):
+            first, last = int(blocks.bounds[number]), int(blocks.bounds[number + 1])
+            block = blocks.fetch(first, last, number)
+            parts.append(block[max(0, start - first) : stop - first])
+        return np.concatenate(parts)
+
+    return read
+
+
+class BlockReader:
+    """An array on disk (zarr, h5py, CSR) or computed in blocks (dask).
+
+    Whole blocks are read, since a single row costs as much, and the last ones used are kept;
+    several threads may read at once, and share them.
+
+    Parameters
+    ----------
+    array
+        `zarr.Array`, `h5py.Dataset`, dask array, CSR matrix in a file, an array of a store, or
+        :class:`Blocks`.
+    cache_bytes
+        Size of the decoded blocks that are kept, 1 GiB by default.
+    """
+
+    def __init__(self, array: Any, *, cache_bytes: int = CACHE_BYTES) -> None:
+        self.array, self.cache_bytes = array, cache_bytes
+        self._place: Ints | None = None
+        self._columns = getattr(array, "columns", None)
+        if isinstance(array, StoredRows | StoredCSR):
+            self._place, self._blocks = array.place, stored_blocks(array)
+        else:
+            self._blocks = array if isinstance(array, Blocks) else blocks_of(array)
+        self.shape: tuple[int, ...] = tuple(map(int, array.shape))
+        self.dtype = self._blocks.dtype
+        self.block_size = max(1, int(np.diff(self._blocks.bounds).max(initial=1)))
+        self._kept: OrderedDict[int, Any] = OrderedDict()
+        self._kept_bytes = 0
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"array": self.array, "cache_bytes": self.cache_bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["array"], cache_bytes=state["cache_bytes"])  # type: ignore[misc]
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return len(self._blocks.bounds) - 1
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all values in memory."""
+        return self._blocks.n_bytes
+
+    def block_of(self, rows: Ints) -> Ints:
+        """Block in which each row lies."""
+        place = rows if self._place is None else self._place[rows]
+        return np.searchsorted(self._blocks.bounds, place, side="right") - 1
+
+    def read(self, rows: Ints) -> Any:
+        """Return the rows asked for."""
+        place = rows if self._place is None else self._place[rows]
+        blocks = self.block_of(rows)
+        order = np.argsort(blocks, kind="stable")
+        numbers, first = np.unique(blocks[order], return_index=True)
+        parts = np.split(order, first[1:]) if len(numbers) else []
+        if self._blocks.sparse:
+            return self._read_sparse(place, numbers, parts)
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for number, part in zip(numbers, parts, strict=True):
+            out[part] = self._block(int(number))[place[part] - self._blocks.bounds[number]]
+        return out
+
+    def _read_sparse(self, place: Ints, numbers: Ints, parts: list[Ints]) -> sp.csr_matrix:
+        if not len(place):
+            return sp.csr_matrix((0, self.shape[1]), dtype=self.dtype)
+        found = [
+            self._block(int(number))[place[part] - self._blocks.bounds[number]]
+            for number, part in zip(numbers, parts, strict=True)
+        ]
+        joined = found[0] if len(found) == 1 else sp.vstack(found, format="csr")
+        inverse = np.empty(len(place), np.int64)
+        inverse[np.concatenate(parts)] = np.arange(len(place))
+        joined = sp.csr_matrix(joined)[inverse]
+        joined.sum_duplicates()
+        return joined if self._columns is None else joined[:, self._columns]
+
+    def _block(self, number: int) -> Any:
+        with self._lock:
+            if number in self._kept:
+                self._kept.move_to_end(number)
+                return self._kept[number]
+        first, last = (int(row) for row in self._blocks.bounds[number : number + 2])
+        block = self._blocks.fetch(first, last, number)
+        block = sp.csr_matrix(block) if self._blocks.sparse else np.asarray(block)
+        with self._lock:
+            if number not in self._kept:
+                self._kept[number] = block
+                self._kept_bytes += _n_bytes(block)
+            # One block at least stays: the next row asked for is often its neighbour.
+            while self._kept_bytes > self.cache_bytes and len(self._kept) > 1:
+                self._kept_bytes -= _n_bytes(self._kept.popitem(last=False)[1])
+        return block
+
+
+def _n_bytes(block: Any) -> int:
+    if sp.issparse(block):
+        return int(block.data.nbytes + block.indices.nbytes + block.indptr.nbytes)
+    return int(block.nbytes)

@@ -1,0 +1,159 @@
+"""Arrays of a store whose rows lie in another order than the user's cells."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import anndata.abc
+import numpy as np
+import scipy.sparse as sp
+import zarr
+
+from cellfuse.data.contexts import Ints
+
+__all__ = ["StoredCSR", "StoredRows"]
+
+
+class StoredRows(zarr.Array):
+    """Dense rows in a zarr array, handed out in the user's order.
+
+    A zarr array to AnnData and to everything else that asks; ``array[rows]`` is numpy. A view or
+    subset of the AnnData that it stands in stays on the disk.
+
+    Parameters
+    ----------
+    array
+        What is on the disk.
+    place
+        Where the row of each of the user's cells lies in `array`.
+
+    Examples
+    --------
+    >>> import numpy as np, zarr
+    >>> from cellfuse.data.stored import StoredRows
+    >>> rows = StoredRows(zarr.array(np.array([[10], [11], [12]])), np.array([2, 0]))
+    >>> rows.shape, rows[:].ravel().tolist()
+    ((2, 1), [12, 10])
+    """
+
+    cut: Any  # how it is read, once it has been
+
+    def __init__(self, array: zarr.Array, place: Ints) -> None:
+        super().__init__(array._async_array)
+        self.place, self.cut = place, None
+
+    @property
+    def stored(self) -> zarr.Array:
+        """The array as it lies on the disk."""
+        return zarr.Array(self._async_array)
+
+    @property  # type: ignore[misc]
+    def shape(self) -> tuple[int, ...]:
+        """Shape as it is handed out."""
+        return (len(self.place), *super().shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    def __getitem__(self, index: Any) -> Any:
+        rows, *others = index if isinstance(index, tuple) else (index,)
+        if rows is Ellipsis:
+            rows, others = slice(None), [Ellipsis, *others] if others else []
+        place = np.asarray(self.place[rows])
+        found = _read(self, place.ravel()).reshape(*place.shape, *self.shape[1:])
+        keep = (slice(None),) * place.ndim
+        return found[(*keep, *others)] if others else found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return np.asarray(self[:], dtype=dtype)
+
+    def __reduce__(self) -> Any:
+        return StoredRows, (self.stored, self.place)
+
+    def __repr__(self) -> str:
+        return f"<StoredRows {self.store_path} shape={self.shape} dtype={self.dtype}>"
+
+    def subset(self, rows: Any) -> StoredRows:
+        """The same array with fewer cells, or in another order."""
+        return StoredRows(self.stored, self.place[rows])
+
+    def copy(self) -> StoredRows:
+        """Itself: what is on the disk is not copied."""
+        return self
+
+
+class StoredCSR(anndata.abc.CSRDataset):
+    """Sparse rows in anndata's CSR layout in zarr, handed out in the user's order.
+
+    Parameters
+    ----------
+    group
+        zarr group with ``data``, ``indices``, ``indptr``.
+    place
+        Where the row of each of the user's cells lies.
+    """
+
+    format: ClassVar[Literal["csr", "csc"]] = "csr"
+    backend = "zarr"
+
+    cut: Any  # how it is read, once it has been
+
+    def __init__(self, group: zarr.Group, place: Ints, columns: Any = None) -> None:
+        self.group, self.place, self.columns, self.cut = group, place, columns, None
+        shape: Any = group.attrs["shape"]
+        data: Any = group["data"]
+        n_rows, width = map(int, shape)
+        n_columns = width if columns is None else len(np.arange(width)[columns])
+        self.shape = (len(place), n_columns)
+        self.stored_shape = (n_rows, width)
+        self.dtype = np.dtype(data.dtype)
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    def __getitem__(self, index: Any) -> Any:
+        rows, *others = index if isinstance(index, tuple) else (index,)
+        place = np.atleast_1d(np.asarray(self.place[rows]))
+        found = _read(self, place.ravel())
+        found = found if self.columns is None else found[:, self.columns]
+        return found[(slice(None), *others)] if others else found
+
+    def to_memory(self) -> sp.csr_matrix:
+        """All rows."""
+        return self[:]
+
+    def subset(self, rows: Any, columns: Any = slice(None)) -> StoredCSR:
+        """The same matrix with fewer cells or genes, or in another order."""
+        width = self.stored_shape[1]
+        before = np.arange(width) if self.columns is None else self.columns
+        kept = np.asarray(before)[columns]
+        whole = len(kept) == width and bool((kept == np.arange(width)).all())
+        return StoredCSR(self.group, self.place[rows], None if whole else kept)
+
+    def copy(self) -> StoredCSR:
+        """Itself: what is on the disk is not copied."""
+        return self
+
+
+def _read(array: StoredRows | StoredCSR, place: Ints) -> Any:
+    from cellfuse.data.blocks import BlockReader, stored_blocks
+
+    if array.cut is None:
+        array.cut = stored_blocks(array)
+    distinct, inverse = np.unique(place, return_inverse=True)
+    return BlockReader(array.cut, cache_bytes=0).read(distinct)[inverse]
+
+
+def _stay_on_disk() -> None:
+    """Let views of an AnnData keep these arrays lazy, as they do dask's."""
+    try:
+        from anndata._core.index import _subset
+        from anndata._core.views import as_view
+    except ImportError:  # another anndata: a view then reads its rows
+        return
+    for kind in (StoredRows, StoredCSR):
+        _subset.register(kind)(lambda array, index: array.subset(*index))
+        as_view.register(kind)(lambda array, view_args: array)
+
+
+_stay_on_disk()
