@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cellfuse as cf
-from cellfuse.io.gct import _typed
+from cellfuse.io._values import typed
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -185,10 +185,10 @@ def test_a_gct_of_one_column_may_lack_a_value(tmp_path):
 def test_damaged_gct_files_are_named(tmp_path):
     whole = write_gct(tmp_path / "x.gct.gz", GCT13).read_bytes()
     (tmp_path / "x.gct.gz").write_bytes(whole[:-12])
-    with pytest.raises(ValueError, match="x.gct.gz' is a damaged or truncated gzip"):
+    with pytest.raises(ValueError, match="x.gct.gz' cannot be read as a GCT: Compressed"):
         cf.io.read_gct(tmp_path / "x.gct.gz")
     (tmp_path / "empty.gct").write_text("")
-    with pytest.raises(ValueError, match="empty.gct' is no GCT"):
+    with pytest.raises(ValueError, match="empty.gct' cannot be read as a GCT: it is empty"):
         cf.io.read_gct(tmp_path / "empty.gct")
     with pytest.raises(FileNotFoundError, match="absent.gct"):
         cf.io.read_gct(tmp_path / "absent.gct")
@@ -228,7 +228,7 @@ def test_gctx_whole_and_in_part(tmp_path):
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_numbers_survive_as_metadata(values):
     values = [value for value in values if value != -666]
-    np.testing.assert_array_equal(_typed([repr(v) for v in [*values, 0.5]]), [*values, 0.5])
+    np.testing.assert_array_equal(typed([repr(v) for v in [*values, 0.5]]), [*values, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_numbers_survive_as_metadata(values):
     ],
 )
 def test_identifiers_are_no_numbers(values, expected):
-    assert _typed(values).tolist() == expected
+    assert typed(values).tolist() == expected
 
 
 @pytest.mark.skipif(not (DATA / "l1000_ljp005_a375.gct.gz").exists(), reason="../shared/data")

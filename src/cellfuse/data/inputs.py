@@ -22,6 +22,8 @@ MAX_STATISTICS_CELLS = 50_000
 MIN_STATISTICS_BLOCKS = 220
 #: Bytes read at a time when a whole array is gone through.
 SWEEP_BYTES = 1 << 26
+#: Width up to which images of unnamed channels look as if these came last.
+MAX_LAST_CHANNELS = 8
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,9 @@ class CellInput:
         if place != "obsm":
             _check_unique_genes(adata, modality)
             names = tuple(map(str, adata.var_names))
-        elif kind == "pixels" and len(adata.uns.get("channels", ())) == shape[0]:
-            names = tuple(map(str, adata.uns["channels"]))
+        elif kind == "pixels":
+            label = f"obsm[{key!r}]{where(modality)}"
+            names = _channel_names(adata, shape, label)
         return cls(role, modality, place, key, kind, shape, names)
 
     @property
@@ -175,6 +178,26 @@ class CellInput:
         return cls(
             **{**fields, "shape": tuple(fields["shape"]), "names": tuple(names) if names else None}
         )
+
+
+def _channel_names(adata: AnnData, shape: tuple[int, ...], label: str) -> tuple[str, ...] | None:
+    """Names of the channels; images with the channels last, or masks among them, are refused."""
+    names = tuple(map(str, adata.uns.get("channels", ())))
+    last = len(names) == shape[2] if names else shape[2] <= MAX_LAST_CHANNELS < min(shape[:2])
+    if last and shape[0] != shape[2]:
+        raise ValueError(
+            f"{label} has cells of shape {shape}, the channels"
+            f"{f' ({listing(names)})' if names else ''} last; expected (channels, height, width): "
+            "`np.moveaxis(crops, -1, 1)` puts them first."
+        )
+    is_mask = np.asarray(adata.uns.get("is_mask", ()), dtype=bool)
+    if len(names) == shape[0] == len(is_mask) and is_mask.any():
+        kept = [name for name, mask in zip(names, is_mask, strict=True) if not mask]
+        raise ValueError(
+            f"{label} holds masks among its channels ({listing(np.array(names)[is_mask])}), which "
+            f"are no images: read the others, `cellfuse.io.read_crops(path, channels={kept})`."
+        )
+    return names if len(names) == shape[0] else None
 
 
 def _check_unique_genes(adata: AnnData, modality: str) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from cellfuse._errors import listing, missing_key
 from cellfuse.datasets._fetch import Remote, locate
+from cellfuse.io._tables import read_table
 
 __all__ = ["humap", "reactome", "stringdb"]
 
@@ -57,10 +58,11 @@ def stringdb(
     species
         NCBI taxonomy number; 9606 is human.
     score
-        Least combined score, from 0 to 1 (the files hold it times 1,000). PETRI takes pairs above
-        0.95. None: all that are listed, which is what :func:`cellfuse.tl.edge_classification`
-        wants: it takes the strong pairs for positives and leaves the weak ones out, whereas pairs
-        that were cut off here count as negatives there.
+        Combined score, from 0 to 1 (the files hold it times 1,000), above which a pair is taken; a
+        pair at exactly 0.95 is not, here as in :func:`cellfuse.tl.edge_classification`. PETRI (3.5)
+        names the physical network and no cut; 0.95 is this library's. None: all that are listed,
+        which is what ``edge_classification`` wants: it takes the strong pairs for positives and
+        leaves the weak ones out, whereas pairs that were cut off here count as negatives there.
     path
         Folder with both files, the file of links with that of names beside it, or a table with
         ``source``, ``target`` and perhaps ``score`` (csv, plain or compressed).
@@ -171,13 +173,13 @@ def _string_files(physical: bool, species: int) -> tuple[Remote, Remote]:
 
 
 def _string_table(links: Path, info: Path, score: float | None) -> pd.DataFrame:
-    table = pd.read_csv(links, sep=r"\s+")
+    table = read_table(links, sep=" ", numeric=lambda name: name == "combined_score", quoted=False)
     _need(table, ["protein1", "protein2", "combined_score"], links)
-    names = pd.read_csv(info, sep="\t", usecols=[0, 1], quoting=3)
+    names = read_table(info, sep="\t", quoted=False)
     if "preferred_name" not in names.columns:
         raise missing_key("preferred_name", list(names.columns), what=f"the columns of {info.name}")
     if score is not None:
-        table = table[table["combined_score"] >= round(1000 * score)]
+        table = table[table["combined_score"] > round(1000 * score)]
     symbols = names.set_index(names.columns[0])["preferred_name"]
     edges = pd.DataFrame(
         {
@@ -198,20 +200,20 @@ def _string_table(links: Path, info: Path, score: float | None) -> pd.DataFrame:
 
 def _pairs(path: Path, name: str, *, score: float | None = None) -> pd.DataFrame:
     """Read a table of pairs under any of the names that it is handed out with."""
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = read_table(path, numeric=lambda column: column == "score")
     table = table.rename(columns={"entity1": "source", "entity2": "target"})
     _need(table, ["source", "target"], path)
     kept = ["source", "target"] + (["score"] if "score" in table.columns else [])
     edges = table[kept].copy()
-    if "score" in edges.columns:
-        edges["score"] = pd.to_numeric(edges["score"])
+    if "score" in edges.columns and not pd.api.types.is_numeric_dtype(edges["score"]):
+        raise ValueError(f"the scores of {str(path)!r} are no numbers: {listing(edges['score'])}.")
     if score is not None:
         if "score" not in edges.columns:
             raise ValueError(
                 f"{str(path)!r} lists pairs without a score, so that score={score} cannot be "
                 "asked of them; pass score=None to take them all."
             )
-        edges = edges[edges["score"] >= score]
+        edges = edges[edges["score"] > score]
     named = (edges["source"] != "") & (edges["target"] != "")
     return _undirected(edges[named], name)
 

@@ -2,9 +2,10 @@
 
 from cellfuse.io.crops import read_crops
 from cellfuse.io.field_series import Fields, read_fields
-from cellfuse.io.fields import Field, read_field, read_labels
+from cellfuse.io.fields import Field, read_field
 from cellfuse.io.gct import read_gct
 from cellfuse.io.joining import JoinReport, join
+from cellfuse.io.labels import read_labels
 from cellfuse.io.profiles import read_profiles
 
 __all__ = [

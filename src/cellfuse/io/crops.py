@@ -12,7 +12,7 @@ from anndata import AnnData
 from anndata.io import read_elem
 
 from cellfuse._errors import listing, missing_key
-from cellfuse.io.fields import PathLike
+from cellfuse.io._paths import PathLike
 
 __all__ = ["read_crops"]
 
@@ -84,7 +84,7 @@ def read_crops(
         raise ValueError(f"{str(store)!r} has {len(obs)} cells in obs, {images.shape[0]} images.")
     adata = AnnData(obs=obs)
     uns = read_elem(group["uns"]) if "uns" in group else {}
-    names, is_mask = _channels(uns, images, group)
+    names, is_mask = _channels(uns, images, group, store)
     adata.uns = {k: v for k, v in uns.items() if not str(k).startswith(f"{KEYS[1]}/")}
     if names is not None:
         adata.uns["channels"] = np.array(names, dtype=object)
@@ -134,7 +134,7 @@ def _tables(group: Any) -> list[str]:
 
 
 def _channels(
-    uns: dict[str, Any], images: Any, group: Any
+    uns: dict[str, Any], images: Any, group: Any, store: Path
 ) -> tuple[list[str] | None, np.ndarray | None]:
     """Names of the channels, and which of them are masks: from uns, else from the array or var."""
     nested = uns.get(KEYS[1], {})
@@ -152,6 +152,11 @@ def _channels(
     var = read_elem(group["var"]) if stored is None and "var" in group else pd.DataFrame()
     if {"channels", "channel_mapping"} <= set(var.columns):
         stored, kinds = var["channels"], var["channel_mapping"]
+    if stored is not None and len(stored) == images.shape[3] != images.shape[1]:
+        raise ValueError(
+            f"the images of {str(store)!r} are {images.shape}, with the channels "
+            f"{listing(_texts(stored))} last; expected (cells, channels, height, width)."
+        )
     if stored is None or len(stored) != images.shape[1]:
         return None, None
     is_mask = None if kinds is None else np.array([text == "mask" for text in _texts(kinds)])

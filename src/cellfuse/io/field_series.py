@@ -5,30 +5,29 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import overload
 
 import pandas as pd
 
 from cellfuse._errors import listing
-from cellfuse.io._pixels import TIFF_SUFFIXES, is_ome_zarr
-from cellfuse.io.fields import (
-    CHANNEL,
-    Channels,
-    Field,
-    PathLike,
-    file_groups,
-    in_order,
-    read_field,
-)
+from cellfuse.io._channels import Channels
+from cellfuse.io._ome_zarr import is_ome_zarr, labels_inside
+from cellfuse.io._paths import PathLike
+from cellfuse.io._pixels import IMAGE_SUFFIXES, Planes, series_of
+from cellfuse.io.fields import CHANNEL, Field, Files, file_groups, in_order, read_field
 
 __all__ = ["Fields", "read_fields"]
 
 logger = logging.getLogger("cellfuse")
 
 Key = tuple[tuple[str, str], ...]
+#: Group of a file-name pattern that numbers the focal plane, where `z` says what becomes of them.
+PLANE = "z"
+#: Group that names the image within its file.
+SERIES = "series"
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,9 @@ class Planned:
     """One field that has not been read yet."""
 
     metadata: dict[str, str]
-    files: Path | dict[str, Path]
+    files: Path | dict[str, Files]
     labels: Path | None = None
+    series: int | str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,10 @@ class Fields(Sequence[Field]):
         Files and metadata of each field.
     channels
         Channels as they were asked for.
-    connected
-        The label images are masks.
+    connected, background
+        The label images are masks; value of the pixels in no cell.
+    z
+        What becomes of focal planes.
     table
         Data frame of what is known of the fields, a row each.
     """
@@ -62,6 +64,8 @@ class Fields(Sequence[Field]):
     planned: tuple[Planned, ...]
     channels: Channels | None = None
     connected: bool = False
+    background: int = 0
+    z: Planes | None = None
     table: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -74,9 +78,7 @@ class Fields(Sequence[Field]):
     def __getitem__(self, index: int | slice) -> Field | Fields:
         """Read one field; a slice is a shorter sequence, of which nothing is read."""
         if isinstance(index, slice):
-            return Fields(
-                self.planned[index], self.channels, self.connected, self.table.iloc[index]
-            )
+            return replace(self, planned=self.planned[index], table=self.table.iloc[index])
         plan = self.planned[index]
         return read_field(
             plan.files,
@@ -85,6 +87,9 @@ class Fields(Sequence[Field]):
             metadata=plan.metadata,
             labels=plan.labels,
             connected=self.connected,
+            background=self.background,
+            series=plan.series,
+            z=self.z,
         )
 
 
@@ -96,6 +101,9 @@ def read_fields(
     labels: PathLike | None = None,
     labels_pattern: str | None = None,
     connected: bool = False,
+    background: int = 0,
+    series: int | str | None = None,
+    z: Planes | None = None,
     missing: str = "raise",
 ) -> Fields:
     r"""Find the fields of a folder, and read each when it is its turn.
@@ -103,21 +111,29 @@ def read_fields(
     Parameters
     ----------
     folder
-        Searched with its subfolders for TIFF files and OME-Zarr images.
+        Searched with its subfolders for TIFF, PNG and JPEG files and OME-Zarr images, those of a
+        plate's wells too.
     pattern
         Regular expression, searched in each file's name (in the path below `folder`, with ``/``,
         where the pattern holds a ``/``). Its named groups say what the file is: files that agree
         in all groups but ``channel`` are one field, and those groups are its metadata. Without a
-        group ``channel``, each file is a field. Files that it does not fit are left out.
+        group ``channel``, each file is a field. With `z`, a group ``z`` numbers focal planes that
+        lie in a file each. Files that it does not fit are left out, and so are the label images.
     channels
         Channels in the order in which they are wanted; a dict ``{"1": "DNA"}`` renames them.
         Default: those found, sorted.
     labels
         Folder of the label images; default `folder`, if there is a `labels_pattern`.
     labels_pattern
-        Regular expression for the label images, with the groups of `pattern` but ``channel``.
-    connected
-        The label images are masks, see :func:`read_labels`.
+        Regular expression for the label images, with the groups of `pattern` but ``channel`` and
+        ``z``. Those inside an OME-Zarr image are found as ``<image>/labels/<name>``.
+    connected, background
+        The label images are masks; value of their pixels in no cell. See :func:`read_labels`.
+    series
+        Number or name of the image in files that hold several; or ``"all"``: each is a field of its
+        own, whose metadata ``series`` is its name or number. All files are opened for that.
+    z
+        What becomes of several focal planes, see :func:`read_field`.
     missing
         What to do with a field that lacks a channel or its labels: ``"raise"``, or ``"drop"`` it
         with a message (logger ``"cellfuse"``).
@@ -153,11 +169,13 @@ def read_fields(
         raise ValueError(f"missing={missing!r}; expected 'raise' or 'drop'.")
     if labels is not None and labels_pattern is None:
         raise ValueError("give `labels_pattern`, which says what field each label image is of.")
-    images = _matched(Path(folder), pattern)
-    by_field = _grouped(images, pattern)
     masks: dict[Key, Path] = {}
     if labels_pattern is not None:
-        masks = _label_files(Path(labels or folder), labels_pattern, _field_groups(pattern))
+        groups = _field_groups(pattern, z)
+        masks = _label_files(Path(labels or folder), labels_pattern, groups)
+    no_channel = {path.resolve() for path in masks.values()}
+    images = _matched(Path(folder), pattern, without=no_channel)
+    by_field = _grouped(images, pattern, z)
     planned, faults = [], []
     wanted = _wanted(by_field, channels)
     for key in sorted(by_field, key=_natural):
@@ -175,75 +193,125 @@ def read_fields(
         raise ValueError(f"none of {len(by_field)} fields is complete: {'; '.join(faults[:5])}.")
     if faults:
         logger.info("read_fields: left out %d fields: %s.", len(faults), "; ".join(faults))
+    planned = [one for plan in planned for one in _with_series(plan, series)]
     table = pd.DataFrame([plan.metadata for plan in planned])
-    return Fields(tuple(planned), channels, connected, table)
+    return Fields(tuple(planned), channels, connected, background, z, table)
 
 
-def _candidates(folder: Path) -> Iterator[Path]:
-    """TIFF files and OME-Zarr images below `folder`; the inside of a zarr store is not searched."""
+def _candidates(folder: Path, *, labels: bool) -> Iterator[Path]:
+    """Image files and OME-Zarr images below `folder`, and the label images inside if asked."""
     for place, folders, files in os.walk(folder):
         here = Path(place)
         for name in sorted(files):
-            if name.lower().endswith(TIFF_SUFFIXES):
+            if name.lower().endswith(IMAGE_SUFFIXES):
                 yield here / name
         images = [name for name in sorted(folders) if is_ome_zarr(here / name)]
-        yield from (here / name for name in images)
+        for name in images:
+            yield here / name
+            if labels:
+                yield from labels_inside(here / name)
         folders[:] = sorted(set(folders) - set(images))
 
 
-def _matched(folder: Path, pattern: str) -> list[tuple[Path, dict[str, str]]]:
+def _matched(
+    folder: Path, pattern: str, *, labels: bool = False, without: Collection[Path] = ()
+) -> list[tuple[Path, dict[str, str]]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"the folder {str(folder)!r} does not exist.")
     try:
         re.compile(pattern)
     except re.error as error:
         raise ValueError(f"the pattern {pattern!r} is no regular expression: {error}.") from error
-    seen = [path.relative_to(folder) for path in _candidates(folder)]
+    paths = [p for p in _candidates(folder, labels=labels) if p.resolve() not in without]
+    seen = [path.relative_to(folder) for path in paths]
     found = [(folder / path, groups) for path in seen if (groups := file_groups(pattern, path))]
     if not found:
         raise FileNotFoundError(
-            f"no TIFF or OME-Zarr of {str(folder)!r} fits the pattern {pattern!r} with its named "
-            f"groups; the files are {listing((p.as_posix() for p in seen), 4)}."
+            f"no image (TIFF, PNG, JPEG, OME-Zarr) of {str(folder)!r} fits the pattern {pattern!r} "
+            f"with its named groups; the files are {listing((p.as_posix() for p in seen), 4)}."
         )
     if len(found) < len(seen):
         logger.info("read_fields: %d of %d images fit the pattern.", len(found), len(seen))
     return found
 
 
-def _field_groups(pattern: str) -> set[str]:
-    return set(re.compile(pattern).groupindex) - {CHANNEL}
+def _field_groups(pattern: str, z: Planes | None) -> set[str]:
+    return set(re.compile(pattern).groupindex) - {CHANNEL, *([PLANE] if z is not None else [])}
 
 
-def _key(groups: Mapping[str, str]) -> Key:
-    return tuple((name, value) for name, value in groups.items() if name != CHANNEL)
+def _key(groups: Mapping[str, str], z: Planes | None = None) -> Key:
+    other = {CHANNEL, PLANE} if z is not None else {CHANNEL}
+    return tuple((name, value) for name, value in groups.items() if name not in other)
 
 
 def _natural(key: Key) -> list[tuple[tuple[int, int, str], ...]]:
     """Sort numbers inside names as numbers: site 2 comes before site 10."""
     return [
-        tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", v) if p)
+        tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", v) if p)
         for _, v in key
     ]
 
 
 def _grouped(
-    images: list[tuple[Path, dict[str, str]]], pattern: str
-) -> dict[Key, Path | dict[str, Path]]:
-    """Files of each field: by channel, or one where the pattern has no channel."""
-    by_field: dict[Key, dict[str, Path]] = {}
+    images: list[tuple[Path, dict[str, str]]], pattern: str, z: Planes | None
+) -> dict[Key, Path | dict[str, Files]]:
+    """Files of each field: by channel, or one where the pattern has neither channel nor plane."""
+    by_field: dict[Key, dict[str, dict[str, Path]]] = {}
     for path, groups in images:
-        files = by_field.setdefault(_key(groups), {})
-        channel = groups.get(CHANNEL, "")
-        if channel in files:
+        channel, plane = groups.get(CHANNEL, ""), groups.get(PLANE, "") if z is not None else ""
+        files = by_field.setdefault(_key(groups, z), {}).setdefault(channel, {})
+        if plane in files:
             raise ValueError(
-                f"two files are {_text(_key(groups), channel)}: {str(files[channel])!r} and "
+                f"two files are {_text(_key(groups, z), channel)}: {str(files[plane])!r} and "
                 f"{str(path)!r}. Make the pattern {pattern!r} tell them apart, by a group for "
                 "the plate or the site, or narrower."
             )
-        files[channel] = path
-    if CHANNEL in re.compile(pattern).groupindex:
-        return dict(by_field)
-    return {key: files[""] for key, files in by_field.items()}
+        files[plane] = path
+    named = re.compile(pattern).groupindex
+    stacked = z is not None and PLANE in named
+    if CHANNEL not in named and not stacked:
+        return {key: files[""][""] for key, files in by_field.items()}
+    if CHANNEL not in named:
+        raise ValueError(
+            f"the pattern {pattern!r} has a group for the focal plane and none for the channel; "
+            "planes in a file each need both."
+        )
+    return {
+        key: {channel: _of_planes(planes, stacked) for channel, planes in files.items()}
+        for key, files in by_field.items()
+    }
+
+
+def _of_planes(planes: Mapping[str, Path], stacked: bool) -> Files:
+    if not stacked:
+        return planes[""]
+    return tuple(planes[name] for name in sorted(planes, key=lambda n: _natural(((PLANE, n),))))
+
+
+def _with_series(plan: Planned, series: int | str | None) -> list[Planned]:
+    """The field, or one for each image of its files."""
+    if series != "all":
+        return [replace(plan, series=series)]
+    files = [plan.files] if isinstance(plan.files, Path) else list(plan.files.values())
+    first = [_first(file) for file in files]
+    names = [series_of(file) for file in first]
+    if len({len(found) for found in names}) > 1:
+        raise ValueError(
+            f"files of one field hold different numbers of images: {listing(first)} hold "
+            f"{listing(len(found) for found in names)}."
+        )
+    n = len(names[0])
+    if n == 1:
+        return [replace(plan, series=0)]
+    distinct = len({name for name in names[0] if name}) == n
+    return [
+        replace(
+            plan,
+            metadata=plan.metadata | {SERIES: names[0][i] if distinct else str(i)},
+            series=i,
+        )
+        for i in range(n)
+    ]
 
 
 def _text(key: Key, channel: str = "") -> str:
@@ -252,11 +320,11 @@ def _text(key: Key, channel: str = "") -> str:
 
 
 def _wanted(
-    by_field: Mapping[Key, Path | dict[str, Path]], channels: Channels | None
+    by_field: Mapping[Key, Path | dict[str, Files]], channels: Channels | None
 ) -> Mapping[str, str] | None:
     """Channels of every field, and their new names; None where a file holds all of them."""
     if isinstance(channels, Mapping):
-        return channels
+        return {str(old): new for old, new in channels.items()}
     if channels is not None:
         return {name: name for name in channels}
     found = {c for files in by_field.values() if isinstance(files, dict) for c in files}
@@ -266,7 +334,7 @@ def _wanted(
 
 def _plan(
     key: Key,
-    files: Path | dict[str, Path],
+    files: Path | dict[str, Files],
     wanted: Mapping[str, str] | None,
     masks: Mapping[Key, Path] | None,
 ) -> tuple[Planned, str]:
@@ -275,7 +343,7 @@ def _plan(
     if isinstance(files, dict):
         lacking = [name for name in wanted or {} if name not in files]
         if lacking:
-            there = listing(path.name for path in files.values())
+            there = listing(_first(given).name for given in files.values())
             fault = f"{_text(key)} has no file for channel {listing(lacking)} (found {there})"
         else:
             files = in_order(files, wanted)
@@ -285,8 +353,12 @@ def _plan(
     return Planned(dict(key), files, mask), fault
 
 
+def _first(files: Files) -> Path:
+    return files if isinstance(files, Path) else files[0]
+
+
 def _label_files(folder: Path, pattern: str, groups: set[str]) -> dict[Key, Path]:
-    found_groups = _field_groups(pattern)
+    found_groups = _field_groups(pattern, None)
     if found_groups != groups:
         raise ValueError(
             f"the pattern of the labels has the groups {listing(sorted(found_groups))}, that of "
@@ -294,7 +366,7 @@ def _label_files(folder: Path, pattern: str, groups: set[str]) -> dict[Key, Path
             "so that each label image finds its field."
         )
     masks: dict[Key, Path] = {}
-    for path, found in _matched(folder, pattern):
+    for path, found in _matched(folder, pattern, labels=True):
         key = tuple(sorted(_key(found)))
         if key in masks:
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellfuse._errors import listing, missing_key
-from cellfuse.io._pixels import read_pixels
+from cellfuse.io._channels import Channels, choose_channels
+from cellfuse.io._paths import PathLike
+from cellfuse.io._pixels import Planes, project, read_pixels
+from cellfuse.io.labels import read_labels
 
-__all__ = ["Field", "PathLike", "file_groups", "read_field", "read_labels"]
+__all__ = ["Field", "file_groups", "read_field"]
 
-PathLike = str | os.PathLike[str]
-Channels = Sequence[str] | Mapping[str, str]
 #: Group of a file-name pattern that names the channel; every other group describes the field.
 CHANNEL = "channel"
+#: Files of one channel: one, or one for each focal plane.
+Files = Path | tuple[Path, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,26 +93,31 @@ def file_groups(pattern: str, path: Path) -> dict[str, str] | None:
 
 
 def read_field(
-    path: PathLike | Sequence[PathLike] | Mapping[str, PathLike],
+    path: PathLike | Sequence[PathLike] | Mapping[str, PathLike | Sequence[PathLike]],
     *,
     channels: Channels | None = None,
     pattern: str | None = None,
     metadata: Mapping[str, str] | None = None,
     labels: PathLike | None = None,
     connected: bool = False,
+    background: int = 0,
     element: str | None = None,
+    series: int | str | None = None,
+    z: Planes | None = None,
 ) -> Field:
     r"""Read one field of view.
 
     Parameters
     ----------
     path
-        A multi-channel file: TIFF, OME-TIFF, or the folder of an OME-Zarr image (versions 0.1 to
-        0.5, full resolution); or one file per channel, as a list or as a dict by channel name.
+        A multi-channel file: TIFF, OME-TIFF, PNG, JPEG, or the folder of an OME-Zarr image
+        (versions 0.1 to 0.5, full resolution); or one file per channel, as a list or as a dict by
+        channel name.
     channels
         Names of the channels, in the order in which they are wanted. A dict ``{"1": "DNA"}``
-        renames those of the files. For a multi-channel file without names, the names in its
-        order; default ``channel_0``, ``channel_1``, ...
+        renames those of the files, ``{0: "DNA"}`` goes by their place. For a multi-channel file
+        without names, or in which one stands twice, all names in its order; default ``channel_0``,
+        ``channel_1``, ..., for RGB ``red``, ``green``, ``blue``.
     pattern
         Regular expression, searched in each file's name (in its whole path where the pattern
         holds a ``/``), whose named groups say what the file is: ``channel`` is the channel, any
@@ -118,10 +126,20 @@ def read_field(
         More about the field; it stands above what the pattern found.
     labels
         File of its label image, see :func:`read_labels`.
-    connected
-        The label image is a mask, whose connected pieces are the cells.
+    connected, background
+        The label image is a mask, whose connected pieces are the cells; value of the pixels in no
+        cell.
     element
-        Image in a SpatialData store, such as ``"images/cells"``, where it holds several.
+        Image in a SpatialData store or a plate, such as ``"images/cells"`` or ``"A/1/0"``, where it
+        holds several.
+    series
+        Number (from 0) or name of the image in a file that holds several, such as positions of a
+        stage. Without it such a file is an error that lists them. Pages of one size and type
+        without further metadata are the channels of one image.
+    z
+        What becomes of several focal planes: ``"max"``, ``"mean"`` or the number of one, from 0.
+        Pages of which the file does not say what they are count as such then. Without it several
+        planes are an error.
 
     Returns
     -------
@@ -133,7 +151,8 @@ def read_field(
     FileNotFoundError, ImportError
         A file is missing; its compression needs imagecodecs.
     ValueError
-        A file is damaged or truncated, channels differ in size or type, the pattern does not fit.
+        A file is damaged or truncated, holds several images or planes and nothing says which,
+        channels differ in size or type or have one name, the pattern does not fit.
     KeyError
         A channel is not there.
 
@@ -154,34 +173,38 @@ def read_field(
     """
     files, about = _files(path, channels, pattern)
     if isinstance(files, Path):
-        pixels, names = _multi_channel(files, channels, element)
+        pixels, own = read_pixels(files, element=element, series=series, z=z)
+        places, names = choose_channels(own, channels, files)
+        if places != list(range(len(pixels))):
+            pixels = pixels[places]
         paths: tuple[Path, ...] = (files,)
     else:
-        names, pixels = tuple(files), _stack(files, element)
-        paths = tuple(files.values())
-    return Field(
-        pixels,
-        names,
-        {**about, **{str(k): str(v) for k, v in (metadata or {}).items()}},
-        paths,
-        None if labels is None else read_labels(labels, connected=connected),
-    )
+        names, pixels = tuple(files), _stack(files, element, series, z)
+        paths = tuple(path for one in files.values() for path in _each(one))
+    mask = None
+    if labels is not None:
+        mask = read_labels(labels, connected=connected, background=background)
+    about |= {str(k): str(v) for k, v in (metadata or {}).items()}
+    return Field(pixels, names, about, paths, mask)
 
 
 def _files(
-    path: PathLike | Sequence[PathLike] | Mapping[str, PathLike],
+    path: PathLike | Sequence[PathLike] | Mapping[str, Any],
     channels: Channels | None,
     pattern: str | None,
-) -> tuple[Path | dict[str, Path], dict[str, str]]:
+) -> tuple[Path | dict[str, Files], dict[str, str]]:
     """The one file of a field or its files by channel, and what their names say of it."""
     if isinstance(path, str | os.PathLike):
         single = Path(path)
         about = {} if pattern is None else _described(pattern, single)
-        about.pop(CHANNEL, None)
-        return single, about
+        if CHANNEL not in about:
+            return single, about
+        path = [single]  # a file of one channel, as in a list
+    files: dict[str, Files]
     if isinstance(path, Mapping):
-        files = {str(name): Path(file) for name, file in path.items()}
-        groups = [] if pattern is None else [_described(pattern, file) for file in files.values()]
+        files = {str(name): _paths(given) for name, given in path.items()}
+        every = [file for given in files.values() for file in _each(given)]
+        groups = [] if pattern is None else [_described(pattern, file) for file in every]
     else:
         listed = [Path(file) for file in path]
         if not listed:
@@ -196,7 +219,7 @@ def _files(
                 f"{len(listed)} files, and nothing says which channel each of them is; give a "
                 "`pattern` with a group `(?P<channel>...)`, `channels`, or a dict by channel."
             )
-        files = _by_channel(names, listed)
+        files = dict(_by_channel(names, listed))
     for found in groups:
         found.pop(CHANNEL, None)
     if any(found != groups[0] for found in groups):
@@ -205,6 +228,17 @@ def _files(
             "`cellfuse.io.read_fields`."
         )
     return in_order(files, channels), groups[0] if groups else {}
+
+
+def _paths(given: Any) -> Files:
+    """One file, or one for each focal plane."""
+    if isinstance(given, str | os.PathLike):
+        return Path(given)
+    return tuple(Path(file) for file in given)
+
+
+def _each(files: Files) -> tuple[Path, ...]:
+    return (files,) if isinstance(files, Path) else files
 
 
 def _described(pattern: str, path: Path) -> dict[str, str]:
@@ -227,126 +261,63 @@ def _by_channel(names: list[str], files: list[Path]) -> dict[str, Path]:
     return found
 
 
-def in_order(files: Mapping[str, Path], channels: Channels | None) -> dict[str, Path]:
+def in_order(files: Mapping[str, Files], channels: Channels | None) -> dict[str, Files]:
     """Files of the channels asked for, in their order, under their new names."""
     if channels is None:
         return dict(files)
-    wanted = channels if isinstance(channels, Mapping) else {name: name for name in channels}
-    for name in wanted:
+    by_place = list(files)
+    wanted: Iterable[tuple[str | int, str]] = (
+        channels.items() if isinstance(channels, Mapping) else zip(channels, channels, strict=True)
+    )
+    out: dict[str, Files] = {}
+    for old, new in wanted:
+        name = by_place[old] if isinstance(old, int) and old < len(by_place) else str(old)
         if name not in files:
             raise missing_key(name, list(files), what="the channels of the files")
-    return {str(new): files[str(old)] for old, new in wanted.items()}
+        out[str(new)] = files[name]
+    return out
 
 
-def _stack(files: Mapping[str, Path], element: str | None) -> NDArray[Any]:
-    """One plane of each file; sizes and types must agree."""
+def _stack(
+    files: Mapping[str, Files], element: str | None, series: int | str | None, z: Planes | None
+) -> NDArray[Any]:
+    """One plane of each channel; sizes and types must agree."""
     pixels: NDArray[Any] | None = None
-    for i, file in enumerate(files.values()):
-        plane, _ = read_pixels(file, element=element)
-        if len(plane) != 1:
-            raise ValueError(f"{str(file)!r} holds {len(plane)} channels; expected one per file.")
+    for i, given in enumerate(files.values()):
+        file = _each(given)[0]
+        plane = _plane(given, element, series, z)
         if pixels is None:
-            first, pixels = file, np.empty((len(files), *plane.shape[1:]), plane.dtype)
-        if plane.shape[1:] != pixels.shape[1:] or plane.dtype != pixels.dtype:
+            first, pixels = file, np.empty((len(files), *plane.shape), plane.dtype)
+        if plane.shape != pixels.shape[1:] or plane.dtype != pixels.dtype:
             raise ValueError(
                 f"channels of one field differ: {str(first)!r} is {pixels.shape[1:]} of "
-                f"{pixels.dtype}, {str(file)!r} is {plane.shape[1:]} of {plane.dtype}."
+                f"{pixels.dtype}, {str(file)!r} is {plane.shape} of {plane.dtype}."
             )
-        pixels[i] = plane[0]
+        pixels[i] = plane
     if pixels is None:
         raise ValueError("no channel was asked for.")
     return pixels
 
 
-def _multi_channel(
-    path: Path, channels: Channels | None, element: str | None
-) -> tuple[NDArray[Any], tuple[str, ...]]:
-    pixels, names = read_pixels(path, element=element)
-    if names is None and channels is not None and not isinstance(channels, Mapping):
-        if len(channels) != len(pixels):
-            raise ValueError(
-                f"{str(path)!r} holds {len(pixels)} channels without names; {len(channels)} names "
-                f"were given: {listing(channels)}."
-            )
-        return pixels, tuple(channels)
-    own = names or [f"channel_{i}" for i in range(len(pixels))]
-    if channels is None:
-        return pixels, tuple(own)
-    wanted = channels if isinstance(channels, Mapping) else {name: name for name in channels}
-    for name in wanted:
-        if name not in own:
-            raise missing_key(name, own, what=f"the channels of {str(path)!r}")
-    return pixels[[own.index(name) for name in wanted]], tuple(wanted.values())
-
-
-def read_labels(
-    path: PathLike, *, connected: bool = False, element: str | None = None
+def _plane(
+    files: Files, element: str | None, series: int | str | None, z: Planes | None
 ) -> NDArray[Any]:
-    """Read a label image.
-
-    Parameters
-    ----------
-    path
-        TIFF of 8, 16 or 32 bits, or OME-Zarr, with one channel.
-    connected
-        The file is a mask, non-zero in all cells: number its connected pieces (pixels that share
-        an edge) from 1, in the order of their first pixels.
-    element
-        Labels in a SpatialData store, such as ``"labels/nuclei"``.
-
-    Returns
-    -------
-    numpy.ndarray
-        (height, width), integers: 0 is background, every other number one cell.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    ValueError
-        The file is damaged, holds several channels or fractions, or is a mask and not labels.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> import cellfuse as cf
-    >>> import numpy as np, tifffile
-    >>> mask = Path(tempfile.mkdtemp()) / "mask.tif"
-    >>> tifffile.imwrite(mask, np.array([[255, 0, 255], [255, 0, 0]], np.uint8))
-    >>> cf.io.read_labels(mask, connected=True).tolist()
-    [[1, 0, 2], [1, 0, 0]]
-    """
-    from scipy import ndimage
-
-    path = Path(path)
-    pixels, _ = read_pixels(path, element=element)
-    if len(pixels) != 1:
-        raise ValueError(f"{str(path)!r} holds {len(pixels)} channels; expected one, of labels.")
-    labels = pixels[0]
-    if connected:
-        return ndimage.label(labels != 0)[0]
-    if labels.dtype == bool or not np.issubdtype(labels.dtype, np.integer):
-        whole = labels.dtype != bool and bool(np.all(np.isfinite(labels) & (labels % 1 == 0)))
-        if not whole:
-            raise ValueError(
-                f"{str(path)!r} holds {labels.dtype} values; expected integers. "
-                "For a mask, pass `connected=True`."
-            )
-        labels = labels.astype(np.int32)
-    _refuse_mask(labels, path)
-    return labels
-
-
-def _refuse_mask(labels: NDArray[Any], path: Path) -> None:
-    """A mask read as labels would be one cell as large as all of them."""
-    from scipy import ndimage
-
-    top = int(labels.max(initial=0))
-    if top in (1, 255, 65535) and bool(np.all((labels == 0) | (labels == top))):
-        n_pieces = ndimage.label(labels)[1]
-        if n_pieces > 1:
-            raise ValueError(
-                f"{str(path)!r} is a mask, not labels: all its cells have the value {top}, in "
-                f"{n_pieces} pieces. Pass `connected=True` to take each piece as a cell."
-            )
+    """(height, width) of one channel, whose focal planes may lie in a file each."""
+    if isinstance(files, Path):
+        plane, _ = read_pixels(files, element=element, series=series, z=z)
+        if len(plane) != 1:
+            raise ValueError(f"{str(files)!r} holds {len(plane)} channels; expected one per file.")
+        return plane[0]
+    if z is None:
+        raise ValueError(
+            f"{len(files)} files are one channel, {listing(files, 2)}: say what becomes of the "
+            "focal planes with z='max', 'mean' or the number of one."
+        )
+    if not isinstance(z, str):
+        if not 0 <= z < len(files):
+            raise ValueError(f"z={z}: there are {len(files)} focal planes, numbered from 0.")
+        return _plane(files[z], element, series, None)
+    stack = [_plane(file, element, series, None) for file in files]
+    if any(part.shape != stack[0].shape or part.dtype != stack[0].dtype for part in stack):
+        raise ValueError(f"focal planes of one channel differ in size or type: {listing(files)}.")
+    return project(np.stack(stack), 0, z, files[0])

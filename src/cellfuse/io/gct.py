@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import io
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,17 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse._errors import listing, missing_key
-from cellfuse.io.fields import PathLike
+from cellfuse.io._paths import PathLike
+from cellfuse.io._tables import writable_names
+from cellfuse.io._text import check_declared, read_text
+from cellfuse.io._values import typed
 
 __all__ = ["read_gct"]
 
-#: What the Connectivity Map writes for a value that is not there.
-MISSING = ("-666", "-666.0", "na", "NA", "NaN", "nan", "")
-GZIP, HDF5 = b"\x1f\x8b", b"\x89HDF\r\n\x1a\n"
+#: What the Connectivity Map and its packages write for a word or a number that is not there; nan
+#: and null among words are names of genes.
+MISSING = ("-666", "-666.0", "na", "NA", "NaN", "")
+HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def read_gct(path: PathLike, *, samples: Sequence[str] | None = None) -> AnnData:
@@ -30,7 +32,8 @@ def read_gct(path: PathLike, *, samples: Sequence[str] | None = None) -> AnnData
     Parameters
     ----------
     path
-        GCT 1.2 or 1.3, plain or gzip, or GCTX (HDF5); told apart by their first bytes.
+        GCT 1.2 or 1.3, plain, gzip or zip, in any encoding, or GCTX (HDF5); told apart by their
+        first bytes.
     samples
         Names of the columns to read, in this order; default all. Of a GCTX only these are read
         from the disk, which is how a part of a file larger than memory is taken.
@@ -39,8 +42,9 @@ def read_gct(path: PathLike, *, samples: Sequence[str] | None = None) -> AnnData
     -------
     AnnData
         X is float32 (columns of the file x its rows). obs and var hold the metadata of columns
-        and rows: numbers where all of a field are numbers, else text. ``-666``, ``na`` and empty
-        metadata are missing values, as are empty, ``na`` and ``nan`` numbers of the matrix.
+        and rows: numbers where all of a field are numbers, else text, without the quotes that R
+        puts around it. ``-666``, ``na``, ``NA``, ``NaN`` and empty metadata are missing values, as
+        are empty, ``na`` and ``nan`` numbers of the matrix.
 
     Raises
     ------
@@ -48,7 +52,7 @@ def read_gct(path: PathLike, *, samples: Sequence[str] | None = None) -> AnnData
         There is no such file.
     ValueError
         The file is no GCT, is truncated, or holds other numbers of rows and columns than it says;
-        a name occurs twice; a value is no number.
+        a name of a row, column or field occurs twice; a value is no number.
     KeyError
         One of `samples` is not in the file.
 
@@ -84,14 +88,14 @@ def read_gct(path: PathLike, *, samples: Sequence[str] | None = None) -> AnnData
         start = stream.read(len(HDF5))
     if start == HDF5:
         return _read_gctx(file, samples)
-    lines = _lines(file, compressed=start.startswith(GZIP))
-    version = lines[0].split(b"\t")[0].strip() if lines else b""
-    if version not in (b"#1.2", b"#1.3"):
+    lines = read_text(file, "a GCT").split("\n")
+    version = _plain(lines[0].split("\t")[0])
+    if version not in ("#1.2", "#1.3"):
         raise ValueError(
             f"{str(file)!r} is no GCT: its first line is {version[:40]!r}, expected '#1.2' or "
             "'#1.3' (or a GCTX, which is HDF5)."
         )
-    adata = _parse(file, lines, version.decode())
+    adata = _parse(file, lines, version)
     return adata if samples is None else adata[_positions(adata.obs_names, samples, file)].copy()
 
 
@@ -105,53 +109,43 @@ def _positions(names: pd.Index, samples: Sequence[str], file: Path) -> NDArray[n
     return found
 
 
-def _lines(file: Path, *, compressed: bool) -> list[bytes]:
-    if not compressed:
-        return file.read_bytes().splitlines()
-    try:
-        return gzip.decompress(file.read_bytes()).splitlines()
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{str(file)!r} is a damaged or truncated gzip file: {error}.") from error
-
-
-def _parse(file: Path, lines: list[bytes], version: str) -> AnnData:
+def _parse(file: Path, lines: list[str], version: str) -> AnnData:
+    while lines and not lines[-1].strip():
+        lines.pop()
     n_rows, n_columns, n_row_fields, n_column_fields = _sizes(file, lines, version)
     width = 1 + n_row_fields + n_columns
-    header, first_row = lines[2].split(b"\t"), 3 + n_column_fields
-    if len(header) != width:
-        _refuse_width(file, 3, len(header), width, n_columns)
+    first_row = 3 + n_column_fields
     body = lines[first_row:]
-    while body and not body[-1].strip():
-        body.pop()
     if len(body) != n_rows:
         raise ValueError(
             f"{str(file)!r} says that it has {n_rows} rows and holds {len(body)}: it is truncated, "
             "or its second line is wrong."
         )
-    _check_widths(file, [*lines[3:first_row], *body], width, n_columns)
-    columns = _texts(header[1 + n_row_fields :])
-    obs = pd.DataFrame(index=_names(columns, "column", file))
-    for line in lines[3:first_row]:
-        values = _texts(line.split(b"\t"))
-        obs[values[0]] = _typed(values[1 + n_row_fields :])
-    split = [row.split(b"\t", 1 + n_row_fields) for row in body]
+    lines = _fitted(file, lines[2:], width, n_columns)
+    header = _texts(lines[0].split("\t"))
+    fields = _texts(line.split("\t", 1)[0] for line in lines[1 : 1 + n_column_fields])
+    obs = pd.DataFrame(index=_names(header[1 + n_row_fields :], "column", file))
+    for name, line in zip(_names(fields, "field", file), lines[1:], strict=False):
+        obs[name] = typed(_texts(line.split("\t")[1 + n_row_fields :]), MISSING)
+    split = [row.split("\t", 1 + n_row_fields) for row in lines[1 + n_column_fields :]]
     var = pd.DataFrame(index=_names(_texts(row[0] for row in split), "row", file))
-    for i, name in enumerate(_texts(header[1 : 1 + n_row_fields]), start=1):
-        var[name] = _typed(_texts(row[i] for row in split))
+    for i, name in enumerate(_names(header[1 : 1 + n_row_fields], "field", file), start=1):
+        var[name] = typed(_texts(row[i] for row in split), MISSING)
+    obs.columns, var.columns = (pd.Index(writable_names(t.columns)) for t in (obs, var))
     matrix = _matrix(file, [row[-1] for row in split], var.index, n_columns)
     return AnnData(np.ascontiguousarray(matrix.T), obs=obs, var=var)
 
 
-def _sizes(file: Path, lines: list[bytes], version: str) -> tuple[int, int, int, int]:
+def _sizes(file: Path, lines: list[str], version: str) -> tuple[int, int, int, int]:
     """Numbers of rows, columns, row metadata fields and column metadata fields."""
     expected = 2 if version == "#1.2" else 4
     try:
-        numbers = [int(part) for part in lines[1].split()]
+        numbers = [int(_plain(part)) for part in lines[1].split()]
     except (ValueError, IndexError):
         numbers = []
     if len(numbers) != expected or min(numbers) < 0:
         raise ValueError(
-            f"the second line of {str(file)!r} is {lines[1][:60] if lines[1:] else b''!r}; "
+            f"the second line of {str(file)!r} is {lines[1][:60] if lines[1:] else ''!r}; "
             f"expected {expected} numbers, as in every GCT {version[1:]}."
         )
     # A 1.2 file has the fixed columns Name and Description, and no column metadata.
@@ -164,11 +158,17 @@ def _sizes(file: Path, lines: list[bytes], version: str) -> tuple[int, int, int,
     return n_rows, n_columns, n_row_fields, n_column_fields
 
 
-def _check_widths(file: Path, lines: list[bytes], width: int, n_columns: int) -> None:
-    for number, line in enumerate(lines, start=4):
-        found = line.count(b"\t") + 1
-        if found != width:
-            _refuse_width(file, number, found, width, n_columns)
+def _fitted(file: Path, lines: list[str], width: int, n_columns: int) -> list[str]:
+    """Lines of as many fields as the second line says; empty ones behind them are left away."""
+    out = []
+    for number, line in enumerate(lines, start=3):
+        n_extra = line.count("\t") + 1 - width
+        if n_extra > 0 and line.endswith("\t" * n_extra):
+            line, n_extra = line[:-n_extra], 0
+        if n_extra:
+            _refuse_width(file, number, width + n_extra, width, n_columns)
+        out.append(line)
+    return out
 
 
 def _refuse_width(file: Path, number: int, found: int, width: int, n_columns: int) -> None:
@@ -178,8 +178,16 @@ def _refuse_width(file: Path, number: int, found: int, width: int, n_columns: in
     )
 
 
-def _texts(parts: Iterable[bytes]) -> list[str]:
-    return [part.decode("utf-8", errors="replace").strip() for part in parts]
+def _texts(parts: Iterable[str]) -> list[str]:
+    return [_plain(part) for part in parts]
+
+
+def _plain(text: str) -> str:
+    """Text without the blanks and the quotes around it."""
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        return text[1:-1].replace('""', '"').strip()
+    return text
 
 
 def _names(names: list[str], what: str, file: Path) -> pd.Index:
@@ -190,33 +198,15 @@ def _names(names: list[str], what: str, file: Path) -> pd.Index:
     return index
 
 
-def _typed(values: list[str]) -> NDArray[Any]:
-    """Numbers where all values are numbers, else text; missing ones as NaN."""
-    there = [value for value in values if value not in MISSING]
-    try:
-        if not there or any(map(_is_name, there)):
-            raise ValueError("text")
-        if len(there) == len(values) and all(value.lstrip("+-").isdecimal() for value in there):
-            return np.array([int(value) for value in there], dtype=np.int64)
-        return np.array([np.nan if value in MISSING else float(value) for value in values])
-    except (ValueError, OverflowError):
-        return np.array([np.nan if v in MISSING else v for v in values], dtype=object)
-
-
-def _is_name(value: str) -> bool:
-    """Tell identifiers that only look like numbers: 0042, and 1_000, which Python reads as one."""
-    return "_" in value or (value[0] == "0" and value[1:2].isdigit())
-
-
-def _matrix(file: Path, rows: list[bytes], names: pd.Index, n_columns: int) -> NDArray[np.float32]:
+def _matrix(file: Path, rows: list[str], names: pd.Index, n_columns: int) -> NDArray[np.float32]:
     """Numbers of the rows, float32 (rows, columns)."""
     options: dict[str, Any] = {"sep": "\t", "header": None, "na_values": ["na"]}
     options["skip_blank_lines"] = False  # the line of a row whose only value is missing
-    text = b"\n".join(rows)
+    text = "\n".join(rows)
     try:
-        table = pd.read_csv(io.BytesIO(text), dtype=np.float32, **options)
+        table = pd.read_csv(io.StringIO(text), dtype=np.float32, **options)
     except ValueError as error:
-        table = pd.read_csv(io.BytesIO(text), dtype=str, **options)
+        table = pd.read_csv(io.StringIO(text), dtype=str, **options)
         numbers = table.apply(pd.to_numeric, errors="coerce")
         row, column = np.argwhere((numbers.isna() & table.notna()).to_numpy())[0]
         raise ValueError(
@@ -246,6 +236,7 @@ def _read_gctx(file: Path, samples: Sequence[str] | None) -> AnnData:
                 f"{str(file)!r} is HDF5 and no GCTX: expected /0/DATA/0/matrix, /0/META/COL/id and "
                 f"/0/META/ROW/id ({error})."
             ) from error
+        check_declared(file, matrix.size * matrix.dtype.itemsize, file.stat().st_size)
         if matrix.shape != (len(obs), len(var)):
             raise ValueError(
                 f"the matrix of {str(file)!r} is {matrix.shape}; its metadata name {len(obs)} "
@@ -261,12 +252,21 @@ def _read_gctx(file: Path, samples: Sequence[str] | None) -> AnnData:
 
 
 def _metadata(group: Any, what: str, file: Path) -> pd.DataFrame:
+    for name in group:
+        check_declared(file, group[name].nbytes, file.stat().st_size)
     columns = {name: np.asarray(group[name][...]) for name in group}
     text = {
-        name: _texts(values) if values.dtype.kind in "SO" else values.astype(str).tolist()
+        name: _texts(_decoded(values)) if values.dtype.kind in "SO" else values.astype(str).tolist()
         for name, values in columns.items()
     }
     if len({len(values) for values in text.values()}) > 1:
         raise ValueError(f"{what} metadata of {str(file)!r} differ in length.")
     names = _names(text.pop("id"), what, file)
-    return pd.DataFrame({name: _typed(values) for name, values in text.items()}, index=names)
+    table = {name: typed(values, MISSING) for name, values in text.items()}
+    out = pd.DataFrame(table, index=names)
+    out.columns = pd.Index(writable_names(out.columns))
+    return out
+
+
+def _decoded(values: NDArray[Any]) -> list[str]:
+    return [v.decode("utf-8", errors="replace") if isinstance(v, bytes) else str(v) for v in values]

@@ -1,10 +1,10 @@
-"""Tables of image profiles, as CellProfiler, pycytominer and DeepProfiler write them."""
+"""Tables of image profiles, as CellProfiler, pycytominer, DeepProfiler and Harmony write them."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +12,28 @@ import pandas as pd
 from anndata import AnnData
 
 from cellfuse._errors import listing, missing_key
-from cellfuse.io.fields import PathLike
+from cellfuse.io._bookkeeping import identifies, is_metadata, without_prefix
+from cellfuse.io._paths import PathLike
+from cellfuse.io._sqlite import is_sqlite, read_sqlite
+from cellfuse.io._tables import is_parquet, read_parquet, read_table, writable_names
+from cellfuse.io._values import NO_NUMBER, joined, number_of, typed
 
 __all__ = ["read_profiles"]
 
 logger = logging.getLogger("cellfuse")
 
-#: Numbers of a CellProfiler table that say which object a row is, and nothing of its appearance.
-IDENTIFIERS = frozenset({"ImageNumber", "ObjectNumber", "TableNumber", "Number_Object_Number"})
-IDENTIFIER_PREFIXES = ("FileName_", "PathName_", "Parent_", "Children_", "MD5Digest_", "URL_")
+TEXTS = (".csv", ".tsv", ".txt")
 
 
 def read_profiles(
     path: PathLike | Sequence[PathLike],
     *,
     metadata_prefix: str = "Metadata_",
+    metadata: Collection[str] = (),
     strip_prefix: bool = False,
     features: Sequence[str] | None = None,
     obs_names: str | Sequence[str] | None = None,
+    missing: Collection[str] = ("",),
     drop_missing: bool = False,
 ) -> AnnData:
     r"""Read profiles of wells or cells from a table.
@@ -37,19 +41,30 @@ def read_profiles(
     Parameters
     ----------
     path
-        Table (``.csv``, ``.csv.gz``, ``.tsv``, ``.tsv.gz``, ``.txt`` with tabs, ``.parquet``), or
-        several of them with the same features, such as one per plate.
+        Table (``.csv``, ``.tsv``, ``.txt``, each also ``.gz`` or ``.zip``; ``.parquet``; a
+        ``.sqlite`` of CellProfiler or cytominer-database, of which images and objects are joined),
+        or several of them with the same features, such as one per plate. Texts may be in any
+        encoding, with commas, tabs or semicolons, and may begin as a Harmony export does
+        (``[Data]``), whose first lines become obs columns.
     metadata_prefix
-        Columns whose name starts so go to obs.
+        Columns whose name starts so go to obs, also after that of the image or of a compartment
+        (``Image_Metadata_Well``).
+    metadata
+        Further columns that go to obs, such as doses and plates whose names do not say so.
     strip_prefix
         Leave the prefix away in obs: ``Metadata_Well`` becomes ``Well``.
     features
         Columns that are features; default all numeric columns that are no metadata, other than
-        CellProfiler's numbers of images and objects (``ImageNumber``, ``ObjectNumber``,
-        ``Parent_...``, ``Children_...``), which go to obs, as all text does.
+        bookkeeping: CellProfiler's numbers of images and objects (``ImageNumber``, ``Parent_...``),
+        groups, sizes, scalings, run times and errors, and columns called plate, well, row, column,
+        site, field, dose and the like. Those go to obs, as all text does.
     obs_names
         Column or columns whose joint value names the profiles; default the file's name and the
         row, ``plate1:0``.
+    missing
+        What stands for nothing among words of the metadata, such as ``("", "NA")`` for a table out
+        of R. Only the empty text by default, since NA, nan, null and None are names of genes and of
+        untreated wells too; a message says where they occur. Among numbers they are missing ones.
     drop_missing
         Leave out features that have NaN or infinite values. Without it they are kept, and a
         message (logger ``"cellfuse"``) says how many there are.
@@ -57,7 +72,8 @@ def read_profiles(
     Returns
     -------
     AnnData
-        X is float32 (profiles, features).
+        X is float32 (profiles, features). obs: numbers where all values of a column are numbers in
+        every file, else text; barcodes that begin with 0 stay as they are.
 
     Raises
     ------
@@ -65,9 +81,12 @@ def read_profiles(
         There is no such file.
     KeyError
         A column that was named is not in the table.
+    ImportError
+        Parquet without pyarrow: ``pip install cellfuse[parquet]``.
     ValueError
-        The table is empty or damaged, has no features, or they differ between files; names of
-        profiles occur twice.
+        The table is empty or damaged, has rows of other lengths than its header or no features;
+        words stand among the numbers of a feature; features differ between files; columns or
+        profiles of one name.
 
     Examples
     --------
@@ -83,10 +102,15 @@ def read_profiles(
     files = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(p) for p in path]
     if not files:
         raise ValueError("the list of files is empty.")
-    tables = [_read_table(file) for file in files]
+
+    def numeric(name: str) -> bool:
+        if features is not None:
+            return name in features
+        return not (name in metadata or is_metadata(name, metadata_prefix) or identifies(name))
+
+    tables = [_table(file, numeric) for file in files]
     chosen = [
-        _features(table, file, metadata_prefix, features)
-        for table, file in zip(tables, files, strict=True)
+        _features(table, file, numeric, features) for table, file in zip(tables, files, strict=True)
     ]
     for names, file in zip(chosen, files, strict=True):
         _check_same(chosen[0], names, files[0], file)
@@ -95,7 +119,11 @@ def read_profiles(
         parts.append(_values(table, chosen[0], file))
         stem = file.name.split(".")[0]
         index += [f"{stem}:{i}" for i in range(len(table))]
-    obs = pd.concat([table.drop(columns=chosen[0]) for table in tables], ignore_index=True)
+    rest = [table.drop(columns=chosen[0]) for table in tables]
+    for name in metadata:
+        if all(name not in table.columns for table in rest):
+            raise missing_key(name, list(rest[0].columns), what="the columns of the table")
+    obs = _metadata(rest, [_is_text(file) for file in files], missing)
     obs.index = pd.Index(index) if obs_names is None else _joint(obs, obs_names)
     if not obs.index.is_unique:
         twice = obs.index[obs.index.duplicated()].unique()
@@ -105,56 +133,84 @@ def read_profiles(
         )
     if strip_prefix:
         obs.columns = _stripped(obs.columns, metadata_prefix)
+    obs.columns = pd.Index(writable_names(obs.columns))
     matrix = parts[0] if len(parts) == 1 else np.concatenate(parts)
     adata = AnnData(matrix, obs=obs, var=pd.DataFrame(index=pd.Index(chosen[0])))
     return _without_missing(adata, drop=drop_missing)
 
 
-def _read_table(file: Path) -> pd.DataFrame:
-    if not file.is_file():
-        raise FileNotFoundError(f"{str(file)!r} does not exist.")
-    name = file.name.lower().removesuffix(".gz")
-    try:
-        if name.endswith((".parquet", ".pq")):
-            table = pd.read_parquet(file)
-        elif name.endswith((".csv", ".tsv", ".txt")):
-            # Columns with mixed rows are looked at whole, not in pieces of unequal type.
-            tab = "," if name.endswith(".csv") else "\t"
-            table = pd.read_csv(file, sep=tab, low_memory=False)
-        else:
-            raise ValueError("its name ends in none of .csv, .csv.gz, .tsv, .txt, .parquet")
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{str(file)!r} cannot be read as a table: {error}.") from error
+def _is_text(file: Path) -> bool:
+    return not is_parquet(file) and not is_sqlite(file)
+
+
+def _table(file: Path, numeric: Callable[[str], bool]) -> pd.DataFrame:
+    if is_parquet(file):
+        table = read_parquet(file)
+    elif is_sqlite(file):
+        table = read_sqlite(file, numeric)
+    elif file.name.lower().removesuffix(".gz").removesuffix(".zip").endswith(TEXTS):
+        table = read_table(file, numeric=numeric)
+    else:
+        raise ValueError(
+            f"{str(file)!r} cannot be read as a table: its name ends in none of .csv, .csv.gz, "
+            ".tsv, .txt, .parquet, .sqlite."
+        )
     if table.empty:
         raise ValueError(f"{str(file)!r} holds no profile: {table.shape[1]} columns, no rows.")
-    table.columns = table.columns.astype(str)
     return table
 
 
 def _features(
-    table: pd.DataFrame, file: Path, prefix: str, features: Sequence[str] | None
+    table: pd.DataFrame, file: Path, numeric: Callable[[str], bool], features: Sequence[str] | None
 ) -> list[str]:
     if features is not None:
         for name in features:
             if name not in table.columns:
                 raise missing_key(name, list(table.columns), what=f"the columns of {str(file)!r}")
         return list(features)
-    numeric = table.select_dtypes(["number"]).columns
-    found = [name for name in numeric if not name.startswith(prefix) and not _identifies(name)]
+    found = [name for name in table.select_dtypes(["number"]).columns if numeric(name)]
     if not found:
         raise ValueError(
-            f"{str(file)!r} has no numeric column beside the metadata ({prefix!r}); its columns "
-            f"are {listing(table.columns)}."
+            f"{str(file)!r} has no numeric column beside the metadata; its columns are "
+            f"{listing(table.columns)}. Name the features with `features`."
         )
     return found
 
 
-def _identifies(name: str) -> bool:
-    """Tell numbers of images and objects, with or without a compartment (``Cells_Parent_...``)."""
-    rest = name.split("_", 1)[-1]
-    return bool({name, rest} & IDENTIFIERS) or any(
-        text.startswith((*IDENTIFIER_PREFIXES, "Unnamed: ")) for text in (name, rest)
-    )
+def _metadata(
+    tables: list[pd.DataFrame], texts: list[bool], missing: Collection[str]
+) -> pd.DataFrame:
+    """Columns of all files together, each of one type."""
+    columns = list(dict.fromkeys(name for table in tables for name in table.columns))
+    obs = {}
+    for name in columns:
+        # A column that one file lacks is missing there.
+        parts = [
+            table[name] if name in table.columns else pd.Series(np.full(len(table), np.nan))
+            for table in tables
+        ]
+        if all(text or name not in t.columns for text, t in zip(texts, tables, strict=True)):
+            values = pd.concat([part.astype(object).fillna("") for part in parts])
+            obs[name] = typed(values.to_numpy(dtype=object), missing)
+            _say_words(name, obs[name])
+        else:
+            obs[name] = joined(parts).to_numpy()
+    return pd.DataFrame(obs, index=range(sum(map(len, tables))))
+
+
+def _say_words(name: str, values: np.ndarray) -> None:
+    """Tell of words that may be meant for nothing: they are kept as they are written."""
+    if values.dtype != object:
+        return
+    words, counts = np.unique([v for v in values if isinstance(v, str)], return_counts=True)
+    odd = [f"{w} ({n})" for w, n in zip(words, counts, strict=True) if w.lower() in NO_NUMBER]
+    if odd:
+        logger.warning(
+            "read_profiles: column %r holds %s, kept as words; if they stand for nothing, name "
+            "them in `missing`.",
+            name,
+            listing(odd),
+        )
 
 
 def _check_same(first: list[str], names: list[str], file: Path, other: Path) -> None:
@@ -167,11 +223,14 @@ def _check_same(first: list[str], names: list[str], file: Path, other: Path) -> 
 
 
 def _values(table: pd.DataFrame, names: list[str], file: Path) -> np.ndarray:
-    try:
-        return table[names].to_numpy(dtype=np.float32)
-    except (ValueError, TypeError) as error:
-        bad = next(n for n in names if not pd.api.types.is_numeric_dtype(table[n]))
-        raise ValueError(f"column {bad!r} of {str(file)!r} is no feature: {error}.") from error
+    for name in names:
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            words = [str(v) for v in table[name].unique() if number_of(str(v)) is None]
+            raise ValueError(
+                f"column {name!r} of {str(file)!r} is no feature: it holds {listing(words, 4)}."
+            )
+    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, and is told of
+        return table[names].to_numpy(dtype=np.float32, na_value=np.nan)
 
 
 def _joint(obs: pd.DataFrame, keys: str | Sequence[str]) -> pd.Index:
@@ -183,7 +242,7 @@ def _joint(obs: pd.DataFrame, keys: str | Sequence[str]) -> pd.Index:
 
 
 def _stripped(columns: pd.Index, prefix: str) -> pd.Index:
-    names = columns.str.removeprefix(prefix)
+    names = pd.Index([without_prefix(name, prefix) for name in columns])
     if not names.is_unique:
         raise ValueError(
             f"without the prefix {prefix!r}, columns have the same name: "

@@ -90,8 +90,9 @@ def edge_classification(
     gene_key
         obs column with the gene; None is obs_names.
     score_threshold
-        Score above which an edge is a positive; the paper's benchmark (StringDB physical
-        network) uses 0.95.
+        Score above which an edge is a positive (one of exactly 0.95 is none), as in
+        :func:`cellfuse.datasets.stringdb`. The paper names StringDB's physical network and no cut;
+        0.95 is this library's.
     fpr
         False positive rate at which the true positive rate is read, linearly between the points
         of scikit-learn's ROC curve. A random ranking gives a TPR of `fpr`.
