@@ -6,7 +6,10 @@ from cellfuse.pp.center_scale import center_scale, mad_robustize
 from cellfuse.pp.compounds import fingerprints
 from cellfuse.pp.contexts import filter_contexts, map_contexts
 from cellfuse.pp.crops import crop_cells
+from cellfuse.pp.features import select_features
 from cellfuse.pp.images import embed_images
+from cellfuse.pp.inverse_normal import inverse_normal
+from cellfuse.pp.layout import correct_layout
 from cellfuse.pp.pca import embed_pca
 from cellfuse.pp.scaling import robust_center_scale
 from cellfuse.pp.scgpt import embed_scgpt
@@ -16,6 +19,7 @@ from cellfuse.pp.whitening import whiten
 
 __all__ = [
     "center_scale",
+    "correct_layout",
     "crop_cells",
     "embed_images",
     "embed_pca",
@@ -23,10 +27,12 @@ __all__ = [
     "filter_active",
     "filter_contexts",
     "fingerprints",
+    "inverse_normal",
     "mad_robustize",
     "map_contexts",
     "perturbation_embedding_augmentation",
     "robust_center_scale",
+    "select_features",
     "sphere",
     "tvn",
     "whiten",

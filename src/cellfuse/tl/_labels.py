@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse._access import label_list
 from cellfuse._errors import missing_key
 
-__all__ = ["by_name", "control_rows"]
+__all__ = ["by_name", "control_rows", "several_labels"]
 
 
 def control_rows(names: NDArray, control: str | list[str]) -> NDArray[np.bool_]:
@@ -24,3 +27,30 @@ def control_rows(names: NDArray, control: str | list[str]) -> NDArray[np.bool_]:
 def by_name(adata: AnnData, rows: NDArray) -> NDArray:
     """Order rows by their names, so that no draw hangs on the order in which they came."""
     return rows[np.argsort(adata.obs_names.to_numpy(str)[rows], kind="stable")]
+
+
+def several_labels(
+    labels: pd.Series, sep: str, by: str | Sequence[str]
+) -> tuple[NDArray, pd.Series]:
+    """Rows and their single labels, where one text may hold several between `sep`.
+
+    A label that stands twice in a text counts once, blanks around it do not count; a row without
+    any label is in none of the groups.
+
+    Raises
+    ------
+    ValueError
+        An empty `sep`, several columns, or no text that holds any label.
+    """
+    if not sep:
+        raise ValueError("sep='': expected what stands between two labels, such as '|'.")
+    if not isinstance(by, str) and len(by) > 1:
+        raise ValueError(f"`sep` splits the labels of one column; `by` names several: {list(by)}.")
+    parts = [
+        list(dict.fromkeys(part for part in map(str.strip, str(text).split(sep)) if part))
+        for text in labels
+    ]
+    rows = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    if not len(rows):
+        raise ValueError(f"none of the labels by {by!r} holds a name beside {sep!r}.")
+    return rows, pd.Series([name for part in parts for name in part], dtype=object)

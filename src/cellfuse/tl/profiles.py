@@ -23,17 +23,21 @@ from cellfuse._access import (
     obs_column,
     per_modality,
     representation,
+    take_rows,
     where,
 )
 from cellfuse._access import modalities as modalities_of
 from cellfuse._errors import listing
+from cellfuse.kernels.consensus import group_modz
 from cellfuse.kernels.groups import group_means, group_medians
+from cellfuse.tl._labels import several_labels
 
 __all__ = ["aggregate"]
 
 logger = logging.getLogger("cellfuse")
 
-Statistic = Literal["mean", "median"]
+Statistic = Literal["mean", "median", "modz"]
+OVER_GROUPS = {"mean": group_means, "median": group_medians, "modz": group_modz}
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def aggregate(
     statistic: Statistic = "mean",
     min_cells: int | Mapping[str, int] = 1,
     modalities: Literal["all", "any"] = "all",
+    sep: str | None = None,
 ) -> AnnData:
     """Aggregate cells to one profile per perturbation.
 
@@ -78,12 +83,17 @@ def aggregate(
         obs column or columns of subgroups that are averaged first.
     statistic
         ``"mean"`` or ``"median"`` over the cells of a group; with `within` over the subgroups'
-        means.
+        means. ``"modz"``: the mean of replicate profiles weighted by how well each agrees with the
+        others (its mean Spearman correlation, at least .01), with pycytominer's and cmapPy's
+        numbers; for replicates or subgroups, not for single cells.
     min_cells
         Groups with fewer cells in a modality are absent from it. (per modality)
     modalities
         ``"all"``: groups found in every modality, the others are counted in a warning.
         ``"any"``: all groups; the profile is the mean over the modalities that have the group.
+    sep
+        What stands between several labels of a cell in the (one) column `by`, such as ``"|"`` in
+        ``EGFR|ERBB2``: the cell then counts for each of them. None: the text is one label.
 
     Returns
     -------
@@ -114,7 +124,9 @@ def aggregate(
     ([2.0, 5.0], ['A', 'B'], [2, 1])
     """
     if statistic not in get_args(Statistic):
-        raise ValueError(f"statistic={statistic!r} is unknown; choose one of ['mean', 'median'].")
+        raise ValueError(
+            f"statistic={statistic!r} is unknown; choose one of {list(get_args(Statistic))}."
+        )
     if modalities not in ("all", "any"):
         raise ValueError(f"modalities={modalities!r} is unknown; choose one of ['all', 'any'].")
     mods = modalities_of(data)
@@ -133,6 +145,7 @@ def aggregate(
             statistic=statistic,
             min_cells=int(per_modality(min_cells, m, name="min_cells")),
             use_rep=per_modality(use_rep, m, name="use_rep"),
+            sep=sep,
         )
         for m, adata in mods.items()
     }
@@ -144,6 +157,7 @@ def aggregate(
         "statistic": statistic,
         "min_cells": min_cells,
         "modalities": modalities,
+        "sep": sep,
     }
     profiles.uns["aggregate"] = {"params": json.dumps(params)}
     logger.info("aggregate: %d profiles by %s.", profiles.n_obs, " and ".join(columns))
@@ -204,8 +218,14 @@ def _profiles(
     statistic: Statistic,
     min_cells: int,
     use_rep: str | None,
+    sep: str | None,
 ) -> _Profiles:
-    codes, found = pd.factorize(context_labels(adata, by, modality=modality), sort=True)
+    joint, obs_of = context_labels(adata, by, modality=modality), adata.obs
+    if sep is not None:
+        member, joint = several_labels(joint, sep, by)
+        values, obs_of = take_rows(values, member), obs_of.iloc[member].copy()
+        obs_of[by[0]] = joint.to_numpy()
+    codes, found = pd.factorize(joint, sort=True)
     labels = pd.Index(found, dtype=object)
     n_cells = np.bincount(codes, minlength=len(labels))
     kept = n_cells >= min_cells
@@ -216,17 +236,20 @@ def _profiles(
         )
     new_code = np.where(kept, np.cumsum(kept) - 1, -1)
     codes, labels, n_cells = new_code[codes], labels[kept], n_cells[kept]
-    over_groups = group_means if statistic == "mean" else group_medians
+    over_groups = OVER_GROUPS[statistic]
     if within is None:
         rows = over_groups(values, codes, len(labels))
     else:
         inner = [within] if isinstance(within, str) else list(within)
-        sub, found = pd.factorize(context_labels(adata, [*by, *inner], modality=modality))
+        inside = context_labels(adata, inner, modality=modality)
+        if sep is not None:
+            inside = inside.iloc[member]
+        sub, found = pd.factorize(joint.to_numpy(object) + "\0" + inside.to_numpy(object))
         sub = np.where(codes >= 0, sub, -1)
         group_of = np.full(len(found), -1)
         group_of[sub[sub >= 0]] = codes[sub >= 0]
         rows = over_groups(group_means(values, sub, len(found)), group_of, len(labels))
-    obs, constant = constant_columns(adata.obs, codes, len(labels))
+    obs, constant = constant_columns(obs_of, codes, len(labels))
     for column in by:
         if not constant[column]:
             raise ValueError(
