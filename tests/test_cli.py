@@ -51,8 +51,7 @@ def screen():
 @pytest.fixture(scope="module")
 def screen_file(screen, tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "screen.h5mu"
-    with md.set_options(pull_on_update=False):
-        screen.write(path)
+    screen.write(path)
     return path
 
 
@@ -127,8 +126,7 @@ def test_a_run_scores_the_method_beside_plain_features_and_chance(result):
 
 
 def test_the_screen_reads_back_with_embeddings_and_metrics(result):
-    with md.set_options(pull_on_update=False):
-        read = md.read_h5mu(result.folder / "screen.h5mu")
+    read = md.read_h5mu(result.folder / "screen.h5mu")
     for name in ("image", "rna"):
         raw, corrected = read[name].obsm["X_petri"], read[name].obsm["X_petri_corrected"]
         np.testing.assert_array_equal(raw, result.mdata[name].obsm["X_petri"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import anndata as ad
-import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -194,8 +193,7 @@ def screen(n: int = 90, n_guides: int = 3) -> MuData:
             ),
             var=pd.DataFrame(index=[f"{m}f{j}" for j in range(5)]),
         )
-    with mudata.set_options(pull_on_update=False):
-        return MuData(parts)
+    return MuData(parts)
 
 
 ARGUMENTS = {"context_keys": "guide", "use_rep": None}

@@ -20,18 +20,29 @@ MAX_LINES = 600
 LAYERS = {
     "_errors": set(),
     "_files": set(),
+    "_mudata": set(),
     "_renamed": {"_errors"},
     "_access": {"_errors"},
     "kernels": {"_errors"},
     "_batches": {"_access", "_errors", "kernels"},
     "nn": {"_errors", "kernels"},
     "data": {"_access", "_errors", "kernels", "nn"},
-    "model": {"_access", "_batches", "_errors", "_renamed", "_files", "kernels", "nn", "data"},
+    "model": {
+        "_mudata",
+        "_access",
+        "_batches",
+        "_errors",
+        "_renamed",
+        "_files",
+        "kernels",
+        "nn",
+        "data",
+    },
     "pp": {"_access", "_batches", "_errors", "_renamed", "_files", "kernels", "nn", "data"},
     "tl": {"_access", "_errors", "_renamed", "kernels", "nn", "data", "pp"},
     "pl": {"_access", "_errors", "_renamed"},
-    "io": {"_access", "_errors", "_renamed"},
-    "datasets": {"_access", "_errors", "_renamed", "kernels", "io"},
+    "io": {"_mudata", "_access", "_errors", "_renamed"},
+    "datasets": {"_mudata", "_access", "_errors", "_renamed", "kernels", "io"},
 }
 LAYERS["bench"] = set(LAYERS) | {"__init__"}
 LAYERS["cli"] = LAYERS["bench"] | {"bench"}

@@ -309,13 +309,12 @@ def cells(prefix, counts):
 
 @pytest.fixture
 def screen():
-    with mudata.set_options(pull_on_update=False):
-        return mudata.MuData(
-            {
-                "image": cells("image", {"g1": 4, "g2": 20, "g3": 20, "g4": 40}),
-                "rna": cells("rna", {"g1": 30, "g2": 10, "g3": 16}),
-            }
-        )
+    return mudata.MuData(
+        {
+            "image": cells("image", {"g1": 4, "g2": 20, "g3": 20, "g4": 40}),
+            "rna": cells("rna", {"g1": 30, "g2": 10, "g3": 16}),
+        }
+    )
 
 
 def test_contexts_draws_the_cumulative_share_of_each_modality(screen):

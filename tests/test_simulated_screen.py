@@ -83,9 +83,8 @@ def test_a_rare_guide_is_rare_in_both_modalities():
 
 
 def test_written_and_read_again_it_is_the_same(screen, tmp_path):
-    with mudata.set_options(pull_on_update=False):
-        screen.write(tmp_path / "screen.h5mu")
-        again = mudata.read_h5mu(tmp_path / "screen.h5mu")
+    screen.write(tmp_path / "screen.h5mu")
+    again = mudata.read_h5mu(tmp_path / "screen.h5mu")
     assert np.array_equal(crops(again), crops(screen))
     assert (again["rna"].X != screen["rna"].X).nnz == 0
     truth, before = again.uns["truth"], screen.uns["truth"]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cellfuse import pl
 from cellfuse.bench._scores import Scored
 from cellfuse.bench._settings import Settings
+from cellfuse.pl._figure import figure_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,7 +115,7 @@ def draw_figures(
 
 
 def _close(axes: Any) -> None:
-    plt.close(np.atleast_1d(axes)[0].get_figure(root=True))
+    plt.close(figure_of(np.atleast_1d(axes)[0]))
 
 
 # -- figures that are this report's own ------------------------------------------------------------

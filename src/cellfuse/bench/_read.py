@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cellfuse._access import is_mudata, obs_column
 from cellfuse._errors import listing, missing_key
+from cellfuse._mudata import columns_stay, make_mudata
 from cellfuse.bench._settings import Settings
 
 __all__ = ["Screen", "has_label", "open_screen", "read_edges", "read_screen", "together"]
@@ -26,8 +27,7 @@ ROLES = ("image", "rna")
 
 def together(parts: dict[str, AnnData]) -> MuData:
     """Make a MuData of `parts` without copying them."""
-    with md.set_options(pull_on_update=False):  # what mudata 0.4 does; 0.3 warns without it
-        return MuData(parts)
+    return make_mudata(parts)
 
 
 def read_screen(path: str | Path, *, modality: str | None = None) -> MuData:
@@ -83,7 +83,7 @@ def read_screen(path: str | Path, *, modality: str | None = None) -> MuData:
     try:
         if modality is not None:
             return together({modality: ad.read_h5ad(file)})
-        with md.set_options(pull_on_update=False):
+        with columns_stay():
             return md.read_h5mu(file)
     except (KeyError, OSError, TypeError, ValueError) as error:  # whatever a reader meets first
         raise ValueError(f"{str(file)!r} could not be read: {error}") from error

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import mudata as md
 import numpy as np
 import pandas as pd
 from mudata import MuData
 
+from cellfuse._mudata import columns_stay
 from cellfuse.bench._baselines import plain_features
 from cellfuse.bench._figures import draw_figures
 from cellfuse.bench._folder import check_folder, result_folder
@@ -407,7 +407,7 @@ def _write(
 ) -> None:
     metrics.to_csv(folder / "metrics.csv", index=False)
     screen.uns["metrics"] = metrics
-    with md.set_options(pull_on_update=False):
+    with columns_stay():
         screen.write(folder / "screen.h5mu")
     petri.guides[petri.best].write_h5ad(folder / "guides.h5ad")
     if petri.genes:

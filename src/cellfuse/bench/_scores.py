@@ -133,7 +133,7 @@ def _tested(profiles: AnnData, settings: Settings) -> AnnData:
     key, control = settings.control_key, settings.control
     if control is not None and key is not None and key in profiles.obs:
         with suppress(MissingKeyError):  # profiles of controls need not be among them
-            kept &= ~control_mask(profiles, key, control)
+            kept = kept & ~control_mask(profiles, key, control)
     if not kept.any():
         raise ValueError(f"no profile but controls has a target in obs[{settings.target_key!r}].")
     return profiles[kept].copy()

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from mudata import MuData, set_options
+from mudata import MuData
 from scipy import sparse
 
 from cellfuse._errors import listing
+from cellfuse._mudata import make_mudata
 from cellfuse.datasets._counts import draw_counts
 from cellfuse.datasets._design import (
     BACKGROUND_SHARE,
@@ -187,9 +188,7 @@ def simulated_drugs(
     }
     if images_per_knockout:
         cells["knockout"] = _modality("knockout", knockout, lines, drugs, pictures[n_compound:])
-    # What mudata 0.4 does by itself; without it this version warns.
-    with set_options(pull_on_update=False):
-        mdata = MuData(cells)
+    mdata = make_mudata(cells)
     mdata.uns["targets"] = pd.DataFrame(
         {"source": drugs.index.to_numpy(), "target": drugs["target"].to_numpy()}
     )

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from mudata import MuData, set_options
+from mudata import MuData
 
+from cellfuse._mudata import make_mudata
 from cellfuse.datasets import _design as design_
 from cellfuse.datasets._counts import draw_counts
 from cellfuse.datasets._design import CONTROL, MODALITIES, NO_COMPLEX, Design, stream
@@ -124,9 +125,6 @@ def simulated_screen(
           efficacy), ``target_effects`` and ``guide_effects`` (modality -> background -> data frame
           ``(n, n_latent)``), ``params`` (the arguments).
 
-        Writing and reading it warns in mudata 0.3 as for any MuData; a
-        ``with mudata.set_options(pull_on_update=False):`` around it is what mudata 0.4 does.
-
     Raises
     ------
     ValueError
@@ -177,9 +175,7 @@ def simulated_screen(
     )
     cells["rna"] = _add_counts(cells["rna"], n_genes=n_genes, n_batches=n_batches, seed=seed)
 
-    # What mudata 0.4 does by itself; without it this version warns.
-    with set_options(pull_on_update=False):
-        mdata = MuData(cells)
+    mdata = make_mudata(cells)
     mdata.uns["edges"] = design.edges()
     mdata.uns["truth"] = {
         "targets": design.targets,

@@ -11,6 +11,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from cellfuse._errors import listing
+from cellfuse._mudata import columns_stay, make_mudata
 from cellfuse.datasets._fetch import Remote, locate, path_needed
 from cellfuse.io.profiles import read_profiles
 
@@ -114,8 +115,7 @@ def lincs_pilot1(*, path: str | Path | None = None) -> MuData:
             layout=f"a folder with {listing(LINCS_FILES.values())}",
         )
     parts = {m: read_profiles(_inside(path, name)) for m, name in LINCS_FILES.items()}
-    with md.set_options(pull_on_update=False):  # what mudata 0.4 does; 0.3 warns without it
-        return MuData(parts)
+    return make_mudata(parts)
 
 
 def scgenescope(
@@ -171,8 +171,7 @@ def scgenescope(
             part.var_names = [f"{modality}-{name}" for name in part.var_names]
             parts.append(part)
         mods[modality] = ad.concat(parts) if len(parts) > 1 else parts[0]
-    with md.set_options(pull_on_update=False):
-        return MuData(mods)
+    return make_mudata(mods)
 
 
 def perturb_multi(*, path: str | Path | None = None) -> AnnData | MuData:
@@ -209,7 +208,7 @@ def perturb_multi(*, path: str | Path | None = None) -> AnnData | MuData:
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"there is no file {str(source)!r}.")
-    with md.set_options(pull_on_update=False):
+    with columns_stay():
         return md.read_h5mu(source) if source.suffix == ".h5mu" else ad.read_h5ad(source)
 
 

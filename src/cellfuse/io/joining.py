@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from mudata import MuData, set_options
+from mudata import MuData
 
 from cellfuse._access import context_labels, control_mask, obs_column, per_modality, where
 from cellfuse._errors import listing
+from cellfuse._mudata import make_mudata
 
 __all__ = ["JoinReport", "join"]
 
@@ -173,8 +174,7 @@ def join(
         renamed, unused = _harmonise(copies, keys, aliases or {}, ignore_case=ignore_case)
         labels = {m: context_labels(a, keys, modality=m) for m, a in copies.items()}
     report = _report(copies, labels, control_key, control, renamed, unused)
-    with set_options(pull_on_update=False):
-        mdata = MuData(copies)
+    mdata = make_mudata(copies)
     if verbose:
         print(report)
     return mdata, report

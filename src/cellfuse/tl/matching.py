@@ -113,8 +113,7 @@ def propensity_matching(
     ...     )
     ...     for m in ("image", "rna")
     ... }
-    >>> with mudata.set_options(pull_on_update=False):
-    ...     mdata = mudata.MuData(cells)
+    >>> mdata = mudata.MuData(cells)
     >>> matching = cf.tl.propensity_matching(
     ...     mdata, context_keys="guide", use_rep=None, method="snn"
     ... )
