@@ -41,7 +41,7 @@ def wells(n_groups: int = 12, size: int = 4, *, effect: float = 1.0, seed: int =
 def plain(adata: ad.AnnData, query: int, negative: np.ndarray) -> float:
     """scikit-learn's average precision of one query."""
     x = adata.X / np.linalg.norm(adata.X, axis=1, keepdims=True)
-    same = (adata.obs["compound"] == adata.obs["compound"].iloc[query]).to_numpy()
+    same = (adata.obs["compound"] == adata.obs["compound"].iloc[query]).to_numpy(copy=True)
     same[query] = False
     rows = np.flatnonzero(same | negative)
     return average_precision_score(same[rows], x[rows] @ x[query])

@@ -129,7 +129,7 @@ def read_edges(path: str | Path) -> pd.DataFrame:
 
 def has_label(column: pd.Series) -> NDArray[np.bool_]:
     """Rows that hold a label: neither NaN nor empty text."""
-    return (column.notna() & (column.astype(str).str.strip() != "")).to_numpy(bool)
+    return (column.notna() & (column.astype(str).str.strip() != "")).to_numpy(bool, copy=True)
 
 
 @dataclass(frozen=True)

@@ -357,7 +357,7 @@ def _summary(
         index=pd.Index(list(scored), name=background_key or "background", dtype=object),
     )
     if background_key is not None:
-        table.loc["mean"] = table.mean()
+        table = pd.concat([table, table.mean().to_frame("mean").T.rename_axis(table.index.name)])
         if resampled:
             resampled["mean"] = tuple(  # type: ignore[assignment]
                 np.mean([pair[k] for pair in resampled.values()], axis=0) for k in (0, 1)
