@@ -78,7 +78,7 @@ def test_nothing_else_is_changed():
     assert (data.X != before.X).nnz == 0
     assert list(data.obsm) == ["Z"]
     assert list(data.uns) == ["cellfuse"]
-    assert list(data.varm) == list(data.layers) == []
+    assert list(data.varm) == [] and list(data.layers) == list(before.layers)
     assert list(data.var.columns) == list(data.obs.columns) == []
 
 

@@ -462,12 +462,13 @@ def test_opened_crops_have_a_reader(tmp_path):
 
 def test_a_table_of_a_spatialdata_store(tmp_path):
     store = tmp_path / "screen.zarr"
-    zarr.open_group(str(store), mode="w", zarr_format=2)
     cells = ad.AnnData(obsm={"crops": np.zeros((3, 2, 8, 8), np.uint8)}, shape=(3, 0))
     other = ad.AnnData(np.zeros((3, 2), np.float32))
     cells.write_zarr(store / "tables" / "cells")
     other.write_zarr(store / "tables" / "other")
-    zarr.open_group(str(store / "tables"), mode="a", zarr_format=2)
+    written = zarr.open_group(str(store / "tables" / "cells"), mode="r").metadata.zarr_format
+    for folder in (store, store / "tables"):
+        zarr.open_group(str(folder), mode="a", zarr_format=written)
     assert cf.io.read_crops(store).obsm["crops"].shape == (3, 2, 8, 8)
     assert cf.io.read_crops(store, element="tables/cells").n_obs == 3
     with pytest.raises(KeyError, match="tables/cells"):

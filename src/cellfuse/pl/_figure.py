@@ -55,13 +55,6 @@ def line_style(k: int) -> dict[str, Any]:
     return {"color": COLOURS[k % len(COLOURS)], "linestyle": DASHES[k // len(COLOURS) % 4]}
 
 
-def figure_of(ax: Axes) -> Figure | None:
-    """The whole figure that holds `ax`; of axes in a subfigure the one around it."""
-    figure = ax.figure
-    # `get_figure(root=True)` says the same, from matplotlib 3.10 on.
-    return None if figure is None else figure.figure
-
-
 def one_axes(ax: Axes | None, size: tuple[float, float], figsize: FigSize = None) -> Axes:
     """Return the user's axes, or those of a new figure of `figsize` (else `size`) inches."""
     if ax is not None:
