@@ -357,7 +357,8 @@ def _summary(
         index=pd.Index(list(scored), name=background_key or "background", dtype=object),
     )
     if background_key is not None:
-        table = pd.concat([table, table.mean().to_frame("mean").T.rename_axis(table.index.name)])
+        mean = pd.DataFrame([table.mean()], index=pd.Index(["mean"], name=background_key))
+        table = pd.concat([table, mean])
         if resampled:
             resampled["mean"] = tuple(  # type: ignore[assignment]
                 np.mean([pair[k] for pair in resampled.values()], axis=0) for k in (0, 1)
