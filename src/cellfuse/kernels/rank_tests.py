@@ -33,6 +33,8 @@ class RankSums:
         Rows of each group, ``(groups,)``.
     n_reference
         Rows of the reference.
+    n_pairs
+        Pairs that were compared, ``(groups,)``.
     """
 
     shift: NDArray[np.float32]
@@ -40,13 +42,13 @@ class RankSums:
     positive: NDArray[np.int32]
     n_group: NDArray[np.int64]
     n_reference: int
+    n_pairs: NDArray
 
     @property
     def auc(self) -> NDArray:
         """Chance that a row of the group has the larger value (half of the ties)."""
-        pairs = self.n_group[:, None] * float(self.n_reference)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return 0.5 + self.shift / pairs
+            return 0.5 + self.shift / self.n_pairs[:, None]
 
 
 def two_sided(shift: NDArray, variance: NDArray) -> NDArray[np.float64]:
@@ -89,6 +91,7 @@ def rank_sums(
         np.zeros(shape, np.int32),
         n_group,
         n_reference,
+        n_group * float(n_reference),
     )
 
     def one(first: int) -> None:
@@ -142,7 +145,7 @@ def _ties(
     if len(reference) > 1:
         count = np.diff(np.flatnonzero(np.diff(reference, prepend=np.nan, append=np.nan) != 0))
         own = float(_cubes(count[count > 1].astype(np.float64)).sum())
-    extra = np.zeros(n_groups)
+    extra: NDArray = np.zeros(n_groups)
     ordered = np.sort(rest)
     within = ordered[1:][ordered[1:] == ordered[:-1]]
     if len(within) or alike.any():

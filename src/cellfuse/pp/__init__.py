@@ -10,6 +10,7 @@ from cellfuse.pp.features import select_features
 from cellfuse.pp.images import embed_images
 from cellfuse.pp.inverse_normal import inverse_normal
 from cellfuse.pp.layout import correct_layout
+from cellfuse.pp.measures import measure_crops
 from cellfuse.pp.pca import embed_pca
 from cellfuse.pp.scaling import robust_center_scale
 from cellfuse.pp.scgpt import embed_scgpt
@@ -30,6 +31,7 @@ __all__ = [
     "inverse_normal",
     "mad_robustize",
     "map_contexts",
+    "measure_crops",
     "perturbation_embedding_augmentation",
     "robust_center_scale",
     "select_features",

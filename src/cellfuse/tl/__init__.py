@@ -1,8 +1,13 @@
 """Tools: profiles of perturbations, and how good they are."""
 
+from cellfuse.tl.batches import batch_predictability
 from cellfuse.tl.classify import classify_treatments
 from cellfuse.tl.compare import compare
+from cellfuse.tl.enrichment import concept_enrichment
+from cellfuse.tl.phenotypes import concept_features
+from cellfuse.tl.concepts import find_concepts, multimodal_concepts
 from cellfuse.tl.consistency import perturbation_consistency
+from cellfuse.tl.differential import differential_concepts
 from cellfuse.tl.discovery import target_discovery
 from cellfuse.tl.edges import edge_classification
 from cellfuse.tl.fusion import late_fusion
@@ -19,14 +24,20 @@ from cellfuse.tl.transfer import knn_accuracy, one_shot_transfer
 
 __all__ = [
     "aggregate",
+    "batch_predictability",
     "classify_treatments",
     "compare",
+    "concept_enrichment",
+    "concept_features",
+    "differential_concepts",
     "edge_classification",
     "fidelity",
+    "find_concepts",
     "guide_consistency",
     "knn_accuracy",
     "late_fusion",
     "mean_average_precision",
+    "multimodal_concepts",
     "one_shot_transfer",
     "perturbation_consistency",
     "perturbation_magnitude",
