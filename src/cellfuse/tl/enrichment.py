@@ -23,7 +23,7 @@ __all__ = ["concept_enrichment"]
 logger = logging.getLogger("cellfuse")
 
 #: Scores of shuffled rankings among which a score is looked up, and the fewest and most rankings.
-NULL_SCORES, MIN_NULL, MAX_NULL = 5_000, 20, 100
+NULL_SCORES, MIN_NULL, MAX_NULL = 5_000, 20, 300
 
 Sets = str | PathLike[str] | pd.DataFrame | Mapping[str, Sequence[str]]
 

@@ -275,9 +275,12 @@ def _gene_tests(
         side = pd.Categorical.from_codes(
             np.repeat([0, 1], [len(high), len(zero)]), categories=pd.Index(["high", "zero"])
         )
-        part = AnnData(values[np.concatenate([high, zero])], obs=pd.DataFrame({"side": side}))
-        part.obs_names = part.obs_names.astype(str)
-        part.var_names = genes
+        names = pd.Index(np.arange(len(side)).astype(str))
+        part = AnnData(
+            values[np.concatenate([high, zero])],
+            obs=pd.DataFrame({"side": side}, index=names),
+            var=pd.DataFrame(index=genes),
+        )
         sc.tl.rank_genes_groups(part, "side", groups=["high"], reference="zero", method=method)
         frame = sc.get.rank_genes_groups_df(part, "high").set_index("names").reindex(genes)
         scores[k] = frame["scores"].fillna(0.0).to_numpy()
@@ -287,7 +290,7 @@ def _gene_tests(
     if not tested.any():
         _corrected([], alpha, "expression profiles")
     q = np.ones_like(pvalues)
-    q[tested] = false_discovery_control(pvalues[tested], axis=None)
+    q[tested] = false_discovery_control(pvalues[tested].ravel()).reshape(-1, len(genes))
     row, column = np.nonzero(q < alpha)
     table = pd.DataFrame(
         {
