@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cellfuse import bench, data, datasets, io, pl, pp, tl
+    from cellfuse.bench import benchmark
     from cellfuse.model import CLIP, DINO, MAE, PETRI, TIDE, CrossModalAE, PhenoSeq, SemiClipped
 
 try:
@@ -17,8 +18,10 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 _SUBMODULES = ("bench", "data", "datasets", "io", "pl", "pp", "tl")
 _MODELS = ("CLIP", "CrossModalAE", "DINO", "MAE", "PETRI", "PhenoSeq", "SemiClipped", "TIDE")
+#: Functions of whole runs.
+_RUNS = ("benchmark",)
 
-__all__ = [*_SUBMODULES, *_MODELS, "__version__"]
+__all__ = [*_SUBMODULES, *_MODELS, *_RUNS, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -27,6 +30,8 @@ def __getattr__(name: str) -> Any:
         return import_module(f"cellfuse.{name}")
     if name in _MODELS:
         return getattr(import_module("cellfuse.model"), name)
+    if name in _RUNS:
+        return getattr(import_module("cellfuse.bench"), name)
     raise AttributeError(f"module 'cellfuse' has no attribute {name!r}")
 
 

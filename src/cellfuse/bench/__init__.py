@@ -8,17 +8,37 @@ from typing import TYPE_CHECKING, Any
 from cellfuse.bench._settings import Settings
 
 if TYPE_CHECKING:
+    from cellfuse.bench._benchmark import benchmark
     from cellfuse.bench._read import read_screen
+    from cellfuse.bench._result import Benchmark
     from cellfuse.bench._run import Result, run_demo, run_screen
+    from cellfuse.bench._scorers import Scores, Value
+    from cellfuse.bench._views import View
 
 _PLACES = {
+    "Benchmark": "_result",
+    "Scores": "_scorers",
+    "Value": "_scorers",
+    "View": "_views",
+    "benchmark": "_benchmark",
     "Result": "_run",
     "read_screen": "_read",
     "run_demo": "_run",
     "run_screen": "_run",
 }
 
-__all__ = ["Result", "Settings", "read_screen", "run_demo", "run_screen"]
+__all__ = [
+    "Benchmark",
+    "Result",
+    "Scores",
+    "Settings",
+    "Value",
+    "View",
+    "benchmark",
+    "read_screen",
+    "run_demo",
+    "run_screen",
+]
 
 
 def __getattr__(name: str) -> Any:

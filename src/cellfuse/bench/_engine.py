@@ -1,0 +1,369 @@
+"""The engine: sources are embedded, methods are scored, each cell of the table by itself.
+
+Two kinds of tasks, both resumable and both alike in one process or several: *embed* a source for
+a seed, *score* a method for a seed. A task that fails leaves a file that says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.process_executor import BrokenProcessPool, TerminatedWorkerError
+
+from cellfuse._errors import listing
+from cellfuse.bench._design import Design
+from cellfuse.bench._embed import embed
+from cellfuse.bench._methods import Method, Source
+from cellfuse.bench._metrics import METRICS, Metric
+from cellfuse.bench._scorers import Value
+from cellfuse.bench._screen import Screen
+from cellfuse.bench._store import SourceFailed, Store, fingerprint_of, key_of
+from cellfuse.bench._views import View, correct, halves, halves_of_each, views_of
+
+__all__ = ["Job", "Task", "check_metrics", "run_tasks", "score_arrays", "tasks_of"]
+
+#: Scores whose ceiling is that of two halves of the data.
+WITH_CEILING = ("guide_consistency", "edges", "relationship_recall", "mean_average_precision")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all tasks of a run share."""
+
+    design: Design
+    corrections: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    store: Store
+    ceiling_of: str | None = None
+    keep_model: bool = False
+
+    @property
+    def draws(self) -> bool:
+        """Whether a metric looks at drawn profiles."""
+        return any(metric.synthetic for metric in self.metrics)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One cell of work: embed a source, or score a method; `target` is what it leaves."""
+
+    seed: int
+    label: str
+    target: Path
+    source: Source | None = None
+    method: Method | None = None
+    #: Embedding folders by role, or under ``""``.
+    parts: tuple[tuple[str, Path], ...] = ()
+
+    @property
+    def what(self) -> str:
+        """For a line of progress."""
+        return f"{'embed' if self.source else 'score'} {self.label}, seed {self.seed}"
+
+
+def tasks_of(
+    job: Job, methods: Sequence[Method], screen: Screen, seed: int, *, data: dict[str, Any]
+) -> tuple[list[Task], list[Task]]:
+    """Tasks of a seed: sources to embed, each once, and methods to score."""
+    described = {"design": job.design.as_json(), "data": data}
+    sources: dict[Path, Task] = {}
+    scores = []
+    for method in methods:
+        parts = []
+        for role, source in method.sources.items():
+            key = key_of(
+                {**described, "source": source.as_json(), "seed": seed, "draws": job.draws}
+            )
+            target = job.store.embedding_folder(source.name, seed, key)
+            sources[target] = Task(seed, source.name, target, source=source)
+            parts.append((role, target))
+        key = key_of(
+            {
+                "parts": [(role, target.name) for role, target in parts],
+                "fusion": method.fusion,
+                "corrections": job.corrections,
+                "metrics": {m.name: m.as_json() for m in job.metrics},
+                "ceiling": job.ceiling_of == method.name,
+            }
+        )
+        target = job.store.cell_file(method.name, seed, key)
+        scores.append(Task(seed, method.name, target, method=method, parts=tuple(parts)))
+    return list(sources.values()), scores
+
+
+def data_of(screen: Screen) -> dict[str, str]:
+    """What tells this screen from another."""
+    design = screen.design
+    batch = design.batch_key
+    keys = [*design.contexts, design.target_key, design.control_key, design.background_key]
+    keys += list(batch.values()) if isinstance(batch, Mapping) else [batch]
+    named = [key for key in keys if isinstance(key, str)]
+    return fingerprint_of(screen.mdata, dict.fromkeys(screen.mdata.mod, named))
+
+
+# -- running --------------------------------------------------------------------------------------
+
+
+def run_tasks(
+    job: Job,
+    tasks: Sequence[tuple[Task, Screen]],
+    *,
+    n_jobs: int,
+    say: Callable[[str], None],
+) -> None:
+    """Run what is not there yet; a process that dies takes its own cell along and no other."""
+    todo = [(task, screen) for task, screen in tasks if not is_done(task)]
+    for task, _ in todo:
+        _file_of(task).unlink(missing_ok=True)  # what failed is tried again
+    if n_jobs == 1 or len(todo) < 2:
+        for task, screen in todo:
+            say(_line(task, run_task(job, task, screen)))
+        return
+    try:
+        for task, seconds in _in_processes(job, todo, n_jobs):
+            say(_line(task, seconds))
+    except BrokenProcessPool:
+        for task, screen in todo:
+            if not (_file_of(task)).is_file():
+                _alone(job, task, screen, say)
+
+
+def _alone(job: Job, task: Task, screen: Screen, say: Callable[[str], None]) -> None:
+    try:
+        for _, seconds in _in_processes(job, [(task, screen)], 2):
+            say(_line(task, seconds))
+    except BrokenProcessPool as error:
+        died = "the process died, as one does that runs out of memory"
+        fail(job, task, died if isinstance(error, TerminatedWorkerError) else _reason(error))
+        say(_line(task, None))
+
+
+def _in_processes(
+    job: Job, todo: Sequence[tuple[Task, Screen]], n_jobs: int
+) -> Iterator[tuple[Task, float | None]]:
+    threads = max(1, (os.cpu_count() or 1) // n_jobs)
+    with parallel_config(backend="loky", inner_max_num_threads=threads):
+        yield from Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
+            delayed(_returning)(job, task, screen) for task, screen in todo
+        )
+
+
+def _returning(job: Job, task: Task, screen: Screen) -> tuple[Task, float | None]:
+    return task, run_task(job, task, screen)
+
+
+def _line(task: Task, seconds: float | None) -> str:
+    return f"  {task.what}: {'FAILED' if seconds is None else f'{seconds:.1f} s'}"
+
+
+def _file_of(task: Task) -> Path:
+    return task.target / "about.json" if task.source is not None else task.target
+
+
+def is_done(task: Task) -> bool:
+    """Whether a task left a result; what failed is none."""
+    file = _file_of(task)
+    return file.is_file() and not json.loads(file.read_text()).get("why")
+
+
+def run_task(job: Job, task: Task, screen: Screen) -> float | None:
+    """Run one task; None where it failed, whose file says why."""
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        try:
+            if task.source is not None:
+                _embed(job, task, screen, caught)
+            else:
+                _score(job, task, screen, caught)
+        except Exception as error:  # noqa: BLE001  # whatever a method raises is its own row
+            fail(job, task, _reason(error), notes=_notes(caught), trace=traceback.format_exc())
+            return None
+    return time.perf_counter() - start
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, SourceFailed):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _notes(caught: list[warnings.WarningMessage]) -> list[str]:
+    """The library's own warnings, each once."""
+    package = Path(__file__).parents[1]
+    ours = [w for w in caught if package in Path(w.filename).parents or w.category is UserWarning]
+    return list(dict.fromkeys(str(w.message) for w in ours))
+
+
+def fail(job: Job, task: Task, why: str, *, notes: Sequence[str] = (), trace: str = "") -> None:
+    """Leave the reason in the place of a result."""
+    about = {"why": why, "trace": trace, "notes": list(notes), "seed": task.seed}
+    if task.source is not None:
+        job.store.write_embedding(task.target, {}, synthetic=None, about=about)
+    else:
+        assert task.method is not None
+        job.store.write_cell(task.target, {**about, "method": task.method.name, "rows": []}, {})
+
+
+def _embed(job: Job, task: Task, screen: Screen, caught: list[Any]) -> None:
+    assert task.source is not None
+    start = time.perf_counter()
+    found = embed(task.source, screen, seed=task.seed, sample=job.draws)
+    about = {
+        "source": task.source.as_json(),
+        "seed": task.seed,
+        "seconds": time.perf_counter() - start,
+        "training": found.training,
+        "notes": _notes(caught),
+        "widths": {role: array.shape[1] for role, array in found.arrays.items()},
+    }
+    job.store.write_embedding(
+        task.target,
+        found.arrays,
+        synthetic=found.synthetic,
+        about=about,
+        model=found.model if job.keep_model else None,
+    )
+
+
+def _score(job: Job, task: Task, screen: Screen, caught: list[Any]) -> None:
+    assert task.method is not None
+    arrays: dict[str, Any] = {}
+    synthetic = None
+    for role, folder in task.parts:
+        found, drawn = job.store.read_embedding(folder)
+        arrays |= {r: a for r, a in found.items() if role in ("", r)}
+        synthetic = drawn if drawn is not None else synthetic
+    start = time.perf_counter()
+    rows, units = score_arrays(
+        job,
+        screen,
+        {screen.roles[role]: array for role, array in arrays.items()},
+        fusion=task.method.fusion,
+        seed=task.seed,
+        synthetic=synthetic,
+        ceiling=job.ceiling_of == task.method.name,
+    )
+    content = {
+        "method": task.method.name,
+        "fusion": task.method.fusion,
+        "seed": task.seed,
+        "why": "",
+        "seconds": time.perf_counter() - start,
+        "notes": _notes(caught),
+        "rows": rows,
+    }
+    job.store.write_cell(task.target, content, units)
+
+
+# -- scoring --------------------------------------------------------------------------------------
+
+
+def score_arrays(
+    job: Job,
+    screen: Screen,
+    arrays: dict[str, Any],
+    *,
+    fusion: str,
+    seed: int,
+    synthetic: Any = None,
+    ceiling: bool = False,
+    strict: bool = False,
+) -> tuple[list[dict[str, Any]], dict[str, pd.DataFrame]]:
+    """Rows of all corrections, views and metrics of one embedding, and the tables behind them.
+
+    `strict` raises what a metric raises; otherwise its row says why.
+    """
+    rows: list[dict[str, Any]] = []
+    units: dict[str, pd.DataFrame] = {}
+    for correction in job.corrections:
+        if correction == "joint" and len(arrays) < 2:
+            continue
+        cells = screen.cells(arrays)
+        correct(cells, screen, correction)
+        views = views_of(cells, screen, fusion=fusion, seed=seed, synthetic=synthetic)
+        for metric in job.metrics:
+            for view in views if metric.scope == "view" else views[-1:]:
+                base = {"correction": correction, "view": view.name, "metric": metric.name}
+                if metric.scope == "pair":
+                    base["view"] = "both"
+                found, table = _metric_rows(metric, view, strict=strict)
+                rows += [{**base, **row} for row in found]
+                if table is not None:
+                    units["_".join(base.values())] = table
+                if ceiling and view is views[-1]:
+                    rows += [{**base, **row} for row in _ceiling_rows(metric, view, fusion)]
+    return rows, units
+
+
+def _metric_rows(
+    metric: Metric, view: View, *, strict: bool
+) -> tuple[list[dict[str, Any]], pd.DataFrame | None]:
+    try:
+        scores = metric(view)
+    except Exception as error:  # a metric that cannot be had is a row, not an end
+        if strict:
+            raise
+        return [{"score": "", "value": None, "why": _reason(error)}], None
+    table = scores.units
+    if table is not None:
+        keys = [c for c in ("table", "source", "target") if c in table]
+        table = table[[*keys, scores.of]]
+    return [
+        {"score": name, **value._asdict(), "of": scores.of} for name, value in scores.values.items()
+    ], table
+
+
+def _ceiling_rows(metric: Metric, view: View, fusion: str) -> list[dict[str, Any]]:
+    """The same metric on two halves of the data, whose truth is known."""
+    if metric.name not in METRICS or metric.function is not METRICS[metric.name].function:
+        return []
+    try:
+        if metric.name in WITH_CEILING:
+            found = [metric(halves(view, fusion=fusion)).values]
+        elif metric.name == "alignment":
+            found = [metric(half).values for half in halves_of_each(view)]
+        else:
+            return []
+    except Exception as error:  # noqa: BLE001
+        return [{"score": "", "value": None, "why": _reason(error), "ceiling": True}]
+    rows = []
+    for name in found[0]:
+        values = [part[name] for part in found if name in part]
+        mean = Value(*(float(pd.Series(column).mean()) for column in zip(*values, strict=True)))
+        rows.append({"score": name, **mean._asdict(), "ceiling": True})
+    return rows
+
+
+def check_metrics(job: Job, screen: Screen, seed: int) -> None:
+    """Score random numbers: a wrong column or option is found before anything is trained.
+
+    Raises
+    ------
+    KeyError, ValueError
+        What the metric says of its options or of the screen.
+    """
+    from cellfuse.bench._plain import random_numbers
+
+    arrays = {
+        name: random_numbers(len(table), seed=seed, number=number)
+        for number, (name, table) in enumerate(screen.tables.items())
+    }
+    plain = [m for m in job.metrics if not m.synthetic and (m.scope == "view" or len(arrays) == 2)]
+    if not plain and not any(m.synthetic for m in job.metrics):
+        raise ValueError(
+            f"{listing([m.name for m in job.metrics])} need two modalities; this screen has "
+            f"{listing(screen.roles)}."
+        )
+    trial = Job(job.design, job.corrections[:1], tuple(plain), job.store)
+    score_arrays(trial, screen, arrays, fusion="average", seed=seed, strict=True)

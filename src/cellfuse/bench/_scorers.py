@@ -1,0 +1,375 @@
+"""What each metric does with a view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from cellfuse import tl
+from cellfuse._access import context_labels, representation
+from cellfuse._errors import missing_key
+from cellfuse.bench._screen import together
+from cellfuse.bench._views import REP, View
+from cellfuse.kernels.cosine import unit_rows
+
+__all__ = [
+    "Scores",
+    "Value",
+    "alignment",
+    "classification",
+    "edges",
+    "fidelity",
+    "guide_consistency",
+    "mean_average_precision",
+    "relationship_recall",
+    "target_discovery",
+    "transfer",
+]
+
+NAN = float("nan")
+#: Bootstrap replicates of the intervals within a seed.
+N_BOOT = 500
+
+
+class Value(NamedTuple):
+    """A number, the ends of its interval, what chance gives, and of how many things it is."""
+
+    value: float
+    low: float = NAN
+    high: float = NAN
+    chance: float = NAN
+    n: float = NAN
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a metric gives: values by name, and a row per target or pair for paired comparisons."""
+
+    values: dict[str, Value]
+    units: pd.DataFrame | None = None
+    #: Column of `units` that is compared.
+    of: str = ""
+
+
+# -- do profiles of a target agree, do known pairs stand out --------------------------------------
+
+
+def guide_consistency(view: View, *, n_null: int = 10_000, n_boot: int = N_BOOT) -> Scores:
+    """Share of targets whose profiles agree (PETRI, 3.5)."""
+    table = tl.guide_consistency(
+        view.tested(view.guides),
+        target_key=view.target_key,
+        control=None,
+        background_key=view.design.background_key,
+        use_sim=view.use_sim,
+        n_null=n_null,
+        n_boot=n_boot,
+        seed=view.seed,
+    )
+    known, n = table.attrs, float(table["pvalue"].notna().sum())
+    return Scores(
+        {
+            "consistent": _with_ends(known, "share_significant", chance=0.0, n=n),
+            "similarity": _with_ends(
+                known, "mean_similarity", chance=float(table["null_mean"].mean()), n=n
+            ),
+        },
+        table,
+        "significant",
+    )
+
+
+def edges(
+    view: View,
+    *,
+    edges: pd.DataFrame | str,
+    score_threshold: float = 0.95,
+    fpr: float = 0.05,
+    n_boot: int = N_BOOT,
+) -> Scores:
+    """Known pairs of targets against pairs without an edge (PETRI, 3.5)."""
+    genes = _targets(view)
+    options: dict[str, Any] = {
+        "gene_key": None if view.design.background_key is None else view.target_key,
+        "background_key": view.design.background_key,
+        "score_threshold": score_threshold,
+        "fpr": fpr,
+        "use_sim": view.use_sim,
+        "seed": view.seed,
+    }
+    known = _table(edges, view) if view.pairs is None else view.pairs
+    row = tl.edge_classification(genes, known, n_boot=n_boot, **options).iloc[-1]
+    pairs = None
+    if view.pairs is None:
+        pairs = tl.edge_classification(genes, known, per_pair=True, n_boot=0, **options)
+    n = float(row["n_edges"])
+    return Scores(
+        {
+            "tpr": _with_ends(row, "tpr", chance=fpr, n=n),
+            "auc": _with_ends(row, "auc", chance=0.5, n=n),
+        },
+        pairs,
+        "hit",
+    )
+
+
+def relationship_recall(
+    view: View,
+    *,
+    pairs: pd.DataFrame | Mapping[str, pd.DataFrame] | str,
+    tails: tuple[float, float] = (0.05, 0.95),
+    n_boot: int = N_BOOT,
+) -> Scores:
+    """Share of known pairs among the most or least similar ones (EFAAR)."""
+    genes = _targets(view)
+    options: dict[str, Any] = {"tails": tuple(tails), "use_sim": view.use_sim, "seed": view.seed}
+    known = _table(pairs, view) if view.pairs is None else view.pairs
+    table = tl.relationship_recall(genes, known, n_boot=n_boot, **options)
+    units = None
+    if view.pairs is None:
+        units = tl.relationship_recall(genes, known, per_pair=True, n_boot=0, **options)
+    several = len(table) > 1
+    values = {}
+    for name, row in table.iterrows():
+        label = f"recall {name}" if several else "recall"
+        values[label] = _with_ends(row, "recall", chance=row["chance"], n=row["n_pairs"])
+    if several:
+        values = {
+            "recall": Value(float(table["recall"].mean()), chance=float(table["chance"].iloc[0]))
+        } | values
+    return Scores(values, units, "hit")
+
+
+def mean_average_precision(
+    view: View, *, n_null: int = 10_000, n_boot: int = N_BOOT, **options: Any
+) -> Scores:
+    """Whether profiles of a target find one another among all others (copairs)."""
+    tested = view.tested(view.guides)
+    options = {"by": view.target_key, **options}
+    table = tl.mean_average_precision(
+        tested, use_sim=view.use_sim, n_null=n_null, n_boot=n_boot, seed=view.seed, **options
+    )
+    n = float(len(table))
+    known = {**table.attrs, "map": float(table["map"].mean())}
+    values = {"map": _with_ends(known, "map", chance=_mean_of(table, "null_mean"), n=n)}
+    if "significant" in table:
+        values["significant"] = Value(float(table["significant"].mean()), chance=0.0, n=n)
+    return Scores(values, table, "map")
+
+
+def transfer(
+    view: View,
+    *,
+    k: Sequence[int] = (1, 5),
+    n_draws: int = 50,
+    n_boot: int = N_BOOT,
+    **options: Any,
+) -> Scores:
+    """One-shot transfer to held-out targets (TIDE, task 1)."""
+    tested = view.unseen(view.tested(view.guides))
+    table = tl.one_shot_transfer(
+        tested,
+        use_rep=None,
+        by=view.target_key,
+        k=list(k),
+        n_draws=n_draws,
+        n_boot=n_boot,
+        seed=view.seed,
+        **options,
+    )
+    return Scores(
+        {
+            f"top{place}": _with_ends(row, "accuracy", chance=row["chance"], n=row["n_classes"])
+            for place, row in table.iterrows()
+        }
+    )
+
+
+def target_discovery(
+    view: View,
+    *,
+    targets: pd.DataFrame | str,
+    kind_key: str,
+    compound: str = "compound",
+    gene: str = "gene",
+    dose_key: str | None = None,
+    n_draws: int = 100,
+    k: int = 5,
+    n_boot: int = N_BOOT,
+) -> Scores:
+    """Rank a compound's known targets by the similarity of their knock-outs (TIDE, task 2).
+
+    `kind_key` is the obs column that says which contexts are compounds and which genes.
+    """
+    profiles = view.tested(view.guides)
+    kind = profiles.obs[kind_key].astype(str)
+    sides = []
+    for label in (compound, gene):
+        if label not in set(kind):
+            raise missing_key(label, sorted(set(kind)), what=f"obs[{kind_key!r}]")
+        sides.append(profiles[(kind == label).to_numpy()].copy())
+    table = tl.target_discovery(
+        sides[0],
+        sides[1],
+        _table(targets, view),
+        compound_key=view.target_key,
+        gene_key=view.target_key,
+        dose_key=dose_key,
+        n_draws=n_draws,
+        k=k,
+        n_boot=n_boot,
+        seed=view.seed,
+    )
+    row = table.iloc[-1]
+    n = float(row["n_compounds"])
+    return Scores(
+        {
+            name: _with_ends(row, name, chance=row[f"{name}_chance"], n=n)
+            for name in ("ap", "auc", "hit")
+        }
+    )
+
+
+# -- do the two modalities meet -------------------------------------------------------------------
+
+
+def alignment(view: View, *, top: Sequence[int] = (1, 5)) -> Scores:
+    """Whether a context's two profiles find each other, on contexts that no model saw.
+
+    ``foscttm``: share of other contexts that are closer (0 is perfect, chance .5). ``gap``: cosine
+    of a context's own two profiles less that of others.
+    """
+    if len(view.own) != 2:
+        raise ValueError(f"alignment needs two modalities; this method has {list(view.own)}.")
+    own = {}
+    for role, profiles in view.own.items():
+        kept = view.unseen(profiles[~view.controls(profiles)].copy())
+        kept.obs["context"] = kept.obs_names
+        own[role] = kept
+    first, second = own.values()
+    if first.n_vars != second.n_vars:
+        raise ValueError(
+            f"the modalities have {first.n_vars} and {second.n_vars} dimensions: no shared space."
+        )
+    if first.n_obs < 3:
+        raise ValueError(f"{first.n_obs} contexts of both modalities: too few to find one another.")
+    found = tl.retrieval(
+        first, second, "context", use_rep=None, k=[k for k in top if k < first.n_obs], n_boot=0
+    ).loc["mean"]
+    cosine = unit_rows(first.X) @ unit_rows(second[first.obs_names].X).T
+    n = len(cosine)
+    mean_own = float(np.trace(cosine) / n)
+    gap = mean_own - float((cosine.sum() - np.trace(cosine)) / (n * (n - 1)))
+    values = {
+        str(name): Value(float(row["value"]), chance=float(row["chance"]), n=n)
+        for name, row in found.iterrows()
+    }
+    per_query = tl.retrieval(first, second, "context", use_rep=None, per_query=True, n_boot=0)
+    units = per_query.groupby("label")[["foscttm"]].mean()
+    return Scores({**values, "gap": Value(gap, chance=0.0, n=n)}, units, "foscttm")
+
+
+def fidelity(view: View, *, n_boot: int = N_BOOT) -> Scores:
+    """Whether a drawn profile finds its own context among the real ones (PhenoSeq, A.3)."""
+    if view.synthetic is None:
+        raise ValueError("this method draws no profiles of expression.")
+    real, drawn = _measured(view, "rna"), view.synthetic.copy()
+    for adata in (real, drawn):
+        adata.obs["context"] = context_labels(adata, view.design.contexts).to_numpy()
+    if view.held_out:
+        drawn = drawn[drawn.obs["context"].isin(view.held_out).to_numpy()].copy()
+    drawn = drawn[drawn.obs["context"].isin(set(real.obs["context"])).to_numpy()].copy()
+    table = tl.fidelity(real, drawn, "context", use_rep=(REP, "X"), n_boot=n_boot, seed=view.seed)
+    known = table.attrs["summary"]
+    n = float(known["n_ranked"])
+    return Scores(
+        {
+            "mrr": _with_ends(known, "mrr", chance=known["chance_mrr"], n=n),
+            "top1": _with_ends(known, "accuracy_at_1", chance=known["chance_accuracy_at_1"], n=n),
+            "specificity": Value(float(table["specificity"].mean()), chance=0.0, n=n),
+        },
+        table,
+        "specificity",
+    )
+
+
+def classification(
+    view: View,
+    *,
+    split_key: str,
+    inputs: Sequence[Sequence[str]] = (("image",), ("rna",), ("image", "rna")),
+    **options: Any,
+) -> Scores:
+    """Classifiers of the treatment on each input, tested on held-out replicates (PhenoSeq, 3.2)."""
+    if view.synthetic is None:
+        parts = {role: view.cells.mod[name] for role, name in view.roles.items()}
+    else:
+        drawn = view.synthetic
+        parts = {role: _measured(view, role) for role in view.screen.roles}
+        parts["synthetic"] = AnnData(
+            obs=drawn.obs.set_axis([f"synthetic-{i}" for i in range(drawn.n_obs)]),
+            obsm={REP: np.asarray(drawn.X)},
+        )
+    usable = [list(chosen) for chosen in inputs if set(chosen) <= set(parts)]
+    table = tl.classify_treatments(
+        together(parts), view.target_key, usable, split_key=split_key, use_rep=REP,
+        **{"seeds": (view.seed,), **options},
+    )  # fmt: skip
+    values = {}
+    for label, row in table.reset_index().iterrows():
+        names = [str(row[c]) for c in ("input", "test") if c in row]
+        values[" ".join(names) or str(label)] = Value(
+            float(row["balanced_accuracy"]), chance=float(row["chance"]), n=float(row["n_samples"])
+        )
+    return Scores(values)
+
+
+# -- helpers --------------------------------------------------------------------------------------
+
+
+def _table(given: Any, view: View) -> Any:
+    """A table as it was given, or ``"uns:key"`` of the screen, which may be another by seed."""
+    if not isinstance(given, str):
+        return given
+    key = given.removeprefix("uns:")
+    if key not in view.screen.mdata.uns or not given.startswith("uns:"):
+        raise missing_key(
+            key,
+            list(view.screen.mdata.uns),
+            what="uns of the screen",
+            fix="Give a table, or 'uns:' and the key of one.",
+        )
+    return view.screen.mdata.uns[key]
+
+
+def _targets(view: View) -> AnnData:
+    if view.genes is None:
+        raise ValueError("this metric needs targets: name their obs column (`target_key`).")
+    return view.tested(view.genes)
+
+
+def _measured(view: View, role: str) -> AnnData:
+    """The cells of a modality with the embedding that models read, as it came."""
+    design = view.design
+    name = view.screen.roles[role]
+    key = design.image_rep if role == "image" else design.rna_rep
+    values = representation(view.screen.mdata.mod[name], key, modality=name)
+    dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+    return AnnData(obs=view.screen.tables[name].copy(), obsm={REP: dense})
+
+
+def _with_ends(known: Any, name: str, *, chance: float, n: float) -> Value:
+    """A figure with the ends that stand beside it under ``<name>_low`` and ``<name>_high``."""
+    low, high = (
+        known[f"{name}_{end}"] if f"{name}_{end}" in known else NAN for end in ("low", "high")
+    )
+    return Value(float(known[name]), float(low), float(high), float(chance), float(n))
+
+
+def _mean_of(table: pd.DataFrame, column: str) -> float:
+    return float(table[column].mean()) if column in table else NAN

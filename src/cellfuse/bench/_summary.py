@@ -1,0 +1,253 @@
+"""From scores of every seed to a table, paired comparisons and one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from cellfuse import tl
+from cellfuse.bench._metrics import METRICS
+from cellfuse.bench._store import Store
+
+__all__ = ["CEILING", "better_of", "comparisons", "conclusion", "mains_of", "table_of"]
+
+#: Row of the table that holds what two halves of the data give.
+CEILING = "ceiling (two halves)"
+#: Columns that make a row of the table.
+ROW = ["method", "correction", "view"]
+#: Seeds from which differences between seeds have an interval.
+MIN_SEEDS = 3
+
+
+def mains_of(scores: pd.DataFrame, metric: str) -> list[str]:
+    """Values of a metric that the table shows: those it names, or all that it gave."""
+    given = scores.loc[(scores["metric"] == metric) & (scores["score"] != ""), "score"].unique()
+    named = METRICS[base_of(metric)].main if base_of(metric) in METRICS else ()
+    return [name for name in named if name in given] or list(given)
+
+
+def base_of(metric: str) -> str:
+    """The metric behind a name such as ``"edges (physical)"``."""
+    return metric.split(" ")[0] if metric not in METRICS else metric
+
+
+def better_of(metric: str, score: str) -> int:
+    """1 where a high value is good, -1 where a low one is."""
+    return -1 if score in ("foscttm", "euclidean") else 1
+
+
+def column_of(metric: str, score: str, several: bool) -> str:
+    """Heading of a value in the table."""
+    return f"{metric}_{score}" if several else metric
+
+
+def table_of(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per method, correction and view: medians over seeds, and lowest and highest seed.
+
+    Of a single seed the ends are those of the metric's own interval, where it has one.
+    """
+    known = scores[scores["score"] != ""].copy()
+    known = _one_row(known)
+    known.loc[known["ceiling"], "method"] = CEILING
+    rows: dict[tuple[str, ...], dict[str, float]] = {}
+    for metric in known["metric"].unique():
+        mains = mains_of(known, metric)
+        for score in mains:
+            name = column_of(metric, score, len(mains) > 1)
+            part = known[(known["metric"] == metric) & (known["score"] == score)]
+            for key, group in part.groupby(ROW, sort=False):
+                rows.setdefault(key, {}).update(_over_seeds(group, name))
+    order = {name: k for k, name in enumerate([*scores["method"].unique(), CEILING])}
+    table = pd.DataFrame([dict(zip(ROW, key, strict=True)) | row for key, row in rows.items()])
+    if table.empty:
+        return pd.DataFrame(columns=ROW)
+    place = table["method"].map(order)
+    return table.iloc[np.argsort(place, kind="stable")].reset_index(drop=True)
+
+
+def _one_row(scores: pd.DataFrame) -> pd.DataFrame:
+    """Put values between the modalities into the row of both together, where there is one."""
+    singles = ["image", "rna", "both"]
+    fused = scores[~scores["view"].isin(singles)].drop_duplicates(["method", "view"])
+    names = fused.set_index("method")["view"]
+    both = scores["view"] == "both"
+    scores.loc[both, "view"] = scores.loc[both, "method"].map(names).fillna("both")
+    return scores
+
+
+def _over_seeds(group: pd.DataFrame, name: str) -> dict[str, float]:
+    values = group["value"].astype(float)
+    if len(values) > 1:
+        low, high = values.min(), values.max()
+    else:
+        low, high = (float(group[end].iloc[0]) for end in ("low", "high"))
+    return {name: float(values.median()), f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+# -- paired comparisons ---------------------------------------------------------------------------
+
+
+def comparisons(
+    scores: pd.DataFrame, against: str, *, store: Store, cells: dict[tuple[str, int], Any]
+) -> pd.DataFrame:
+    """Every method against a named one, value by value: paired over seeds, and over targets.
+
+    Over seeds: the mean difference with Student's interval. Over targets (or pairs of targets): the
+    tables of both, all seeds together, by :func:`cellfuse.tl.compare`. Views of both together are
+    compared with each other whatever their fusion.
+    """
+    known = scores[(scores["score"] != "") & ~scores["ceiling"]].copy()
+    known["side"] = known["view"].where(known["view"].isin(["image", "rna", "both"]), "fused")
+    theirs = known[known["method"] == against]
+    rows: list[dict[str, Any]] = []
+    for method in known["method"].unique():
+        if method == against:
+            continue
+        mine = known[known["method"] == method]
+        for metric in mine["metric"].unique():
+            for score in mains_of(known, metric):
+                on = ["correction", "side", "metric", "score"]
+                merged = mine.merge(theirs, on=[*on, "seed"], suffixes=("", "_of"))
+                merged = merged[(merged["metric"] == metric) & (merged["score"] == score)]
+                for (correction, side, *_), pair in merged.groupby(on, sort=False):
+                    base = {
+                        "method": method, "against": against, "metric": metric, "score": score,
+                        "correction": correction, "view": side,
+                    }  # fmt: skip
+                    difference = (pair["value"] - pair["value_of"]).astype(float).dropna()
+                    rows.append({**base, **_of_seeds(difference)})
+                    rows += _of_units(base, pair, store, cells)
+    columns = [
+        "method", "against", "metric", "score", "correction", "view", "over", "difference",
+        "difference_low", "difference_high", "pvalue", "n",
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _of_seeds(difference: pd.Series) -> dict[str, Any]:
+    n = len(difference)
+    row = {"over": "seeds", "difference": float(difference.mean()) if n else np.nan, "n": n}
+    if n < MIN_SEEDS or difference.std() < 1e-9:
+        return {**row, "difference_low": np.nan, "difference_high": np.nan, "pvalue": np.nan}
+    half = stats.t.ppf(0.975, n - 1) * difference.std(ddof=1) / np.sqrt(n)
+    return {
+        **row,
+        "difference_low": row["difference"] - half,
+        "difference_high": row["difference"] + half,
+        "pvalue": float(stats.ttest_1samp(difference, 0.0).pvalue),
+    }
+
+
+def _of_units(
+    base: dict[str, Any], pair: pd.DataFrame, store: Store, cells: dict[tuple[str, int], Any]
+) -> list[dict[str, Any]]:
+    """The comparison over targets, where both kept a table and the value is its mean."""
+    of = pair["of"].iloc[0]
+    if not of or base["score"] not in ("consistent", "tpr", "recall", "map", "foscttm"):
+        return []
+    tables = []
+    for side, view in ((base["method"], "view"), (base["against"], "view_of")):
+        found = []
+        for _, row in pair.iterrows():
+            name = f"{base['correction']}_{row[view]}_{base['metric']}"
+            table = store.read_units(cells[side, int(row["seed"])], name)
+            if table is not None:
+                found.append(table)
+        if len(found) != len(pair):
+            return []
+        tables.append(_mean_table(found))
+    try:
+        table = tl.compare(*tables, value=of)
+    except ValueError:
+        return []  # fewer than five shared targets
+    row = table.iloc[0]
+    ends = ("difference_low", "difference_high") if "difference_low" in row else ("low", "high")
+    return [
+        {
+            **base, "over": "targets", "difference": float(row["difference"]),
+            "difference_low": float(row[ends[0]]), "difference_high": float(row[ends[1]]),
+            "pvalue": float(row["pvalue"]), "n": int(row["n_genes"]),
+        }
+    ]  # fmt: skip
+
+
+def _mean_table(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The tables of several seeds as one, their values averaged by target or pair."""
+    if len(tables) == 1:
+        return tables[0]
+    keys = [c for c in ("table", "source", "target") if c in tables[0]]
+    whole = pd.concat(tables)
+    if keys:
+        return whole.groupby(keys, sort=False).mean(numeric_only=False).reset_index()
+    return whole.groupby(level=0, sort=False).mean(numeric_only=False)
+
+
+# -- what to conclude -----------------------------------------------------------------------------
+
+
+def conclusion(scores: pd.DataFrame, *, names: dict[str, str] | None = None) -> str:
+    """One sentence on whether the second modality adds anything, whichever way it goes."""
+    known = scores[(scores["score"] != "") & ~scores["ceiling"]]
+    for metric, score, what in (
+        ("edges", "auc", "AUC of known pairs"),
+        ("edges", "tpr", "share of known pairs"),
+        ("guide_consistency", "consistent", "share of consistent targets"),
+        ("mean_average_precision", "map", "mAP"),
+    ):
+        part = known[(known["metric"] == metric) & (known["score"] == score)]
+        text = _gain(part, what)
+        if text:
+            return text
+    if known.empty:
+        return "Nothing was scored."
+    views = set(known["view"])
+    if not {"image", "rna"} <= views:
+        return "One modality was scored: whether another adds anything is not asked."
+    return "No metric scored each modality beside both together: whether they add is not known."
+
+
+def _gain(part: pd.DataFrame, what: str) -> str:
+    """The fused profile against the better single one, of the method that is best when fused."""
+    part = part.dropna(subset=["value"])
+    fused = part[~part["view"].isin(["image", "rna", "both"])]
+    alone = part[part["view"].isin(["image", "rna"])]
+    both = sorted(set(fused["method"]) & set(alone["method"]))
+    fused = fused[fused["method"].isin(both)]
+    if fused.empty:
+        return ""
+    medians = fused.groupby(ROW, sort=False)["value"].median()
+    method, correction, view = (str(part) for part in medians.index[int(medians.argmax())])
+    mine = part[(part["method"] == method) & (part["correction"] == correction)]
+    of = {v: mine[mine["view"] == v].set_index("seed")["value"] for v in (view, "image", "rna")}
+    single, second = sorted(("image", "rna"), key=lambda v: -of[v].median())
+    words = {"image": "images", "rna": "expression"}
+    own, other = words[single], words[second]
+    row = _of_seeds((of[view] - of[single]).dropna())
+    low, high = row["difference_low"], row["difference_high"]
+    numbers = (
+        f"{what} {of[view].median():.2f} for both ({method}, {view}), {of[single].median():.2f} "
+        f"for {own} alone, {of[second].median():.2f} for {other} alone; "
+        f"difference {row['difference']:+.3f}"
+    )
+    if np.isnan(low):
+        verdict = f"whether {other} add to {own} is not settled by {row['n']} seed(s)"
+        if row["n"] >= MIN_SEEDS:
+            verdict = f"{other} change nothing over {row['n']} seeds"
+    else:
+        numbers += f" [{low:+.3f}, {high:+.3f}] over {row['n']} seeds"
+        if low > 0:
+            verdict = f"{other} add to {own}"
+        elif high < 0:
+            verdict = f"{other} take away from {own}"
+        else:
+            verdict = f"whether {other} add to {own} is not shown"
+    verdict = (
+        verdict.replace("expression add", "expression adds")
+        .replace("expression take", "expression takes")
+        .replace("expression change", "expression changes")
+    )
+    return f"{verdict[0].upper()}{verdict[1:]}: {numbers}."
