@@ -9,6 +9,7 @@ import pandas as pd
 
 from cellfuse._errors import listing
 from cellfuse.datasets._fetch import Remote, locate
+from cellfuse.io._tables import read_table
 
 __all__ = ["drug_targets"]
 
@@ -53,9 +54,7 @@ def drug_targets(*, path: str | Path | None = None, targets_only: bool = True) -
     >>> cf.datasets.drug_targets()[["drug", "target"]].head(2)  # doctest: +SKIP
     """
     source = locate(REPURPOSING_HUB, path)
-    plain = source.name.removesuffix(".gz").endswith(".txt")
-    options = {"sep": "\t", "comment": "!", "encoding": "latin-1"} if plain else {}
-    table = pd.read_csv(source, **options)  # type: ignore[call-overload]
+    table = read_table(source, comment="!", quoted=not _is_hubs_own(source))
     table = table.rename(columns={"pert_iname": "drug"})
     lacking = [column for column in ("drug", "target") if column not in table.columns]
     if lacking:
@@ -64,6 +63,8 @@ def drug_targets(*, path: str | Path | None = None, targets_only: bool = True) -
             f"{listing(['pert_iname' if c == 'drug' else c for c in lacking])}; its columns are "
             f"{listing(table.columns)}."
         )
+    # Nothing is missing; "NA" and "nan" are names, of drugs and of genes.
+    table = table.replace("", pd.NA)
     table["target"] = table["target"].str.split("|")
     out = table.explode("target", ignore_index=True)
     out["target"] = out["target"].str.strip().replace("", pd.NA)
@@ -77,3 +78,8 @@ def drug_targets(*, path: str | Path | None = None, targets_only: bool = True) -
         out = out[~without]
     first = ["drug", "target"]
     return out[first + [c for c in out.columns if c not in first]].reset_index(drop=True)
+
+
+def _is_hubs_own(path: Path) -> bool:
+    """The hub's own table has quotes that are letters (5'-...), in a text with tabs."""
+    return path.name.removesuffix(".gz").endswith(".txt")
