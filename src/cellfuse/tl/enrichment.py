@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 from numpy.typing import NDArray
+from scipy.special import ndtri
 from scipy.stats import false_discovery_control
 
 from cellfuse._errors import listing, missing_key
@@ -22,8 +23,8 @@ __all__ = ["concept_enrichment"]
 
 logger = logging.getLogger("cellfuse")
 
-#: Scores of shuffled rankings among which a score is looked up, and the fewest and most rankings.
-NULL_SCORES, MIN_NULL, MAX_NULL = 5_000, 20, 300
+#: Scores by chance among which a score is looked up, at least, and groups of sets by their size.
+MIN_NULL, MAX_GROUPS = 10_000, 20
 
 Sets = str | PathLike[str] | pd.DataFrame | Mapping[str, Sequence[str]]
 
@@ -35,7 +36,7 @@ def concept_enrichment(
     method: Literal["gsea", "ulm"] = "gsea",
     min_size: int = 5,
     max_size: int = 500,
-    n_permutations: int = 100,
+    n_permutations: int = 1000,
     alpha: float = 0.05,
     key: str = "concept_features",
     key_added: str = "concept_enrichment",
@@ -46,9 +47,10 @@ def concept_enrichment(
     Needs the extra ``pip install 'cellfuse[enrichment]'``.
 
     A p-value from one set's own permutations is never below 1 / their number, which with hundreds
-    of concepts and thousands of sets no correction survives. So normalised scores are looked up
-    among those of whole shuffled rankings, all sets together, as GSEA's own false discovery rate
-    has it; 5,000 of them where there are 50 sets or more.
+    of concepts and thousands of sets no correction survives. So each concept's statistics are
+    replaced by the normal quantiles of their ranks; then all concepts share one distribution by
+    chance, and a normalised score is looked up among those that sets of about its size have on
+    shuffled rankings, 10,000 and more of them.
 
     Parameters
     ----------
@@ -64,8 +66,7 @@ def concept_enrichment(
         Measured genes of a set; smaller ones say little, larger ones everything. 5 (decoupler)
         and 500 (GSEA).
     n_permutations
-        Of the genes, for ``"gsea"``: they scale a set's score by its mean by chance, which 100 do
-        well enough.
+        Shuffled rankings, for ``"gsea"``.
     alpha
         False discovery rate, Benjamini-Hochberg over all concepts and sets.
     key
@@ -211,7 +212,7 @@ def _decoupled(
     values = scores.iloc[:, rng.permutation(scores.shape[1])]
     genes, matrix = values.columns.to_numpy(str), values.to_numpy(np.float64)
     network = network[network["target"].isin(genes)]
-    # The methods' own functions, whose p-values are not yet corrected concept by concept.
+    # The methods' own functions: their p-values are not yet corrected concept by concept.
     if method == "ulm":
         names, _, adjacency = dc.pp.adjmat(
             features=genes, net=network.assign(weight=1.0), verbose=False
@@ -219,22 +220,38 @@ def _decoupled(
         value, pvalue = dc.mt.ulm.func(matrix, adjacency)
         return pd.DataFrame(value, columns=names), np.asarray(pvalue)
     names, members, starts, sizes = dc.pp.idxmat(features=genes, net=network, verbose=False)
-    n_null = min(max(MIN_NULL, -(-NULL_SCORES // len(names))), MAX_NULL)
-    null = np.stack([rng.permutation(matrix[k % len(matrix)]) for k in range(n_null)])
-    # Seed 0 means "no permutation" to decoupler 2.2, which makes every normalised score 1 or -1.
-    value, _ = dc.mt.gsea.func(
-        np.concatenate([matrix, null]), members, starts, sizes, times=n_permutations, seed=seed + 1
+    ranking = ndtri(np.arange(1, len(genes) + 1) / (len(genes) + 1))  # what every row holds
+    shuffled = np.stack([rng.permutation(ranking) for _ in range(n_permutations)])
+    ranked = ranking[np.argsort(np.argsort(matrix, axis=1, kind="stable"), axis=1)]
+    value, null = (
+        dc.mt.gsea.func(rows, members, starts, sizes, times=0)[0] for rows in (ranked, shuffled)
     )
-    observed, null = value[: len(matrix)], value[len(matrix) :]
-    return pd.DataFrame(observed, columns=names), _pooled(observed, null.ravel())
+    observed, null = (_normalised(part, null) for part in (value, null))
+    return pd.DataFrame(observed, columns=names), _by_size(observed, null, sizes)
 
 
-def _pooled(observed: NDArray, null: NDArray) -> NDArray:
-    """Two-sided p of scores among those of shuffled rankings that have the same sign."""
-    p = np.ones(observed.shape)
+def _normalised(score: NDArray, null: NDArray) -> NDArray:
+    """Scores of each set (column), divided by the mean size of those by chance of their sign."""
+    out = np.zeros(score.shape)
     for sign in (1.0, -1.0):
-        ordered = np.sort(sign * null[sign * null > 0])
-        here = sign * observed > 0
-        above = len(ordered) - np.searchsorted(ordered, sign * observed[here], side="left")
-        p[here] = (above + 1.0) / (len(ordered) + 1.0)
+        there = sign * null > 0
+        mean = np.where(there, sign * null, 0.0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+        here = sign * score > 0
+        out += np.where(here, score / np.where(mean > 0, mean, 1.0), 0.0)
+    return out
+
+
+def _by_size(observed: NDArray, null: NDArray, sizes: NDArray) -> NDArray:
+    """Two-sided p of each score among those of shuffled rankings, of sets of about its size."""
+    p = np.ones(observed.shape)
+    n_sets = observed.shape[1]
+    together = max(-(-MIN_NULL // len(null)), n_sets // MAX_GROUPS, 1)
+    for columns in np.array_split(np.argsort(sizes, kind="stable"), max(1, n_sets // together)):
+        part = observed[:, columns]
+        for sign in (1.0, -1.0):
+            chance = sign * null[:, columns]
+            ordered = np.sort(chance[chance > 0])
+            above = len(ordered) - np.searchsorted(ordered, sign * part, side="left")
+            here = sign * part > 0
+            p[:, columns] = np.where(here, (above + 1.0) / (len(ordered) + 1.0), p[:, columns])
     return p
