@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import anndata as ad
@@ -26,6 +24,11 @@ from cellfuse.data import CellInput
 pytestmark = pytest.mark.filterwarnings("ignore:directions without variance:UserWarning")
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+#: The shortest command on the screen's file.
+COMMAND = [
+    "demo", "--context", "guide", "--image-rep", "crops", "--control-key", "gene",
+    "--control", "non-targeting", "--target-key", "gene", "--set-size", "2", "--data",
+]  # fmt: skip
 FILES = {
     "report.html", "metrics.csv", "screen.h5mu", "guides.h5ad", "genes.h5ad", "settings.json",
     "model", "figures",
@@ -395,112 +398,6 @@ def test_controls_labelled_by_a_number_are_not_tested():
     assert tested.obs_names.tolist() == ["a", "c"]
 
 
-# -- the command line -----------------------------------------------------------------------------
-
-CHOICES = [
-    "--context", "guide", "--image-rep", "crops", "--control-key", "gene",
-    "--control", "non-targeting", "--target-key", "gene", "--set-size", "2",
-]  # fmt: skip
-COMMAND = ["demo", *CHOICES, "--data"]
-
-
-def changed(**options):
-    """`CHOICES` with some options changed, or left out where None."""
-    pairs = dict(zip(CHOICES[::2], CHOICES[1::2], strict=True))
-    pairs |= {f"--{name.replace('_', '-')}": value for name, value in options.items()}
-    return [part for pair in pairs.items() if pair[1] is not None for part in pair]
-
-
-def one_error(capsys) -> str:
-    """The one line that a user error prints."""
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and "Traceback" not in lines[0]
-    return lines[0]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"context": "guides"}, "'guides' is not in obs.*Did you mean 'guide'"),
-        ({"image_rep": "crop"}, "'crop' is not in obsm.*Did you mean 'crops'"),
-        ({"control": "non-targetting"}, "Did you mean 'non-targeting'"),
-        ({"control_key": None}, "--control non-targeting needs --control-key"),
-        ({"control": None}, "--data needs --control"),
-        ({"control": "none"}, "leave --control-key out"),
-        ({"context": None}, "--data needs --context"),
-        ({"target_key": "genes"}, "Did you mean 'gene'"),
-        ({"target_key": "well"}, "'well' is not in obs of modality 'rna'"),
-        ({"target_key": None, "edges": "x.csv"}, "--edges needs --target-key"),
-        ({"edges": "no.csv"}, "there is no file 'no.csv'"),
-        ({"modalities": "image"}, "expected the form --modalities"),
-        ({"modalities": "image=pictures"}, "'pictures' is not in the MuData's modalities"),
-        ({"modalities": "rna=rna,protein=rna"}, "'protein' is not in the roles"),
-        ({"batch_key": "rnaa=batch"}, "names 'rnaa'; the roles of this run are 'image', 'rna'"),
-        ({"background_key": "backgrounds"}, "Did you mean 'background'"),
-        ({"context": "gene", "background_key": "guide"}, r"--context guide,gene"),
-        ({"background_key": "gene"}, "both the background and the target"),
-        ({"batch_key": "image=plate"}, "'plate' is not in obs of modality 'image'"),
-        ({"crop": "64"}, "crop=64 is larger than the images"),
-        ({"rna_layer": "counts"}, "'counts' is not in layers"),
-        ({"set_size": "0"}, "set_size must be at least 1"),
-        ({"max_epochs": "0"}, "max_epochs must be at least 1"),
-    ],
-)
-def test_a_wrong_option_is_one_clear_line(
-    options, message, screen_file, tmp_path, capsys, monkeypatch
-):
-    train = cf.PETRI.train
-
-    def no_training(self, max_epochs, **kwargs):
-        assert max_epochs < 1, "an error must come before the training"
-        train(self, max_epochs, **kwargs)
-
-    monkeypatch.setattr(cf.PETRI, "train", no_training)
-    argv = ["demo", "--data", str(screen_file), *changed(**options)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        status = cli.main([*argv, "--out", "out"])
-    assert status == 2
-    assert re.search(message, one_error(capsys))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_folder_one_is_in_is_no_result_folder(screen_file, tmp_path, capsys, monkeypatch):
-    (tmp_path / "inside").mkdir()
-    monkeypatch.chdir(tmp_path / "inside")
-    for out in (".", str(tmp_path), ".."):
-        assert cli.main([*COMMAND, str(screen_file), "--out", out, "--overwrite"]) == 2
-        assert "is the folder you are in" in one_error(capsys)
-
-
-def test_edges_of_other_names_are_refused_before_the_training(screen_file, tmp_path, capsys):
-    edges = tmp_path / "edges.csv"
-    edges.write_text("source,target\nTP53,MDM2\n")
-    argv = [*COMMAND, str(screen_file), "--edges", str(edges), "--out", str(tmp_path / "out")]
-    assert cli.main(argv) == 2
-    assert "no usable edge" in one_error(capsys)
-
-
-@pytest.mark.parametrize(
-    ("name", "more", "message"),
-    [
-        ("no.h5mu", [], "there is no file .*'screen.h5mu'"),
-        ("screen.csv", [], "neither .h5mu nor .h5ad"),
-        ("screen.h5mu", ["--modality", "rna"], "--modalities rna=NAME"),
-        ("damaged.h5mu", [], "could not be read"),
-        ("rna.h5ad", [], "say which, 'image' or 'rna'"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_one_clear_line(
-    name, more, message, screen_file, tmp_path, capsys
-):
-    (screen_file.parent / "damaged.h5mu").write_text("no data")
-    (screen_file.parent / "rna.h5ad").write_text("no data")
-    path = str(screen_file.parent / name)
-    assert cli.main([*COMMAND, path, *more, "--out", str(tmp_path / "out")]) == 2
-    assert re.search(message, one_error(capsys))
-
-
 @pytest.mark.parametrize("missing", [np.nan, ""])
 def test_cells_without_a_context_are_refused_or_dropped_loudly(screen, settings, missing):
     mdata = _read.together({name: adata.copy() for name, adata in screen.mod.items()})
@@ -514,69 +411,6 @@ def test_cells_without_a_context_are_refused_or_dropped_loudly(screen, settings,
     with pytest.warns(UserWarning, match="they are left out"):
         opened = _read.open_screen(mdata, dropping)
     assert opened.mdata["rna"].n_obs == n - 3 and mdata["rna"].n_obs == n
-
-
-def test_data_options_without_data_are_refused(capsys):
-    assert cli.main(["demo", "--context", "guide"]) == 2
-    assert "--context: only together with --data" in one_error(capsys)
-
-
-def test_debug_shows_the_traceback(tmp_path):
-    argv = [*COMMAND, str(tmp_path / "no.h5mu"), "--out", str(tmp_path / "out"), "--debug"]
-    with pytest.raises(FileNotFoundError):
-        cli.main(argv)
-
-
-def test_an_unknown_option_is_one_line_with_status_2(capsys):
-    with pytest.raises(SystemExit) as left:
-        cli.main(["demo", "--epochs", "3"])
-    assert left.value.code == 2
-    assert "--epochs" in one_error(capsys)
-
-
-def test_every_option_reaches_its_setting():
-    given = vars(
-        cli.build_parser().parse_args(
-            [
-                "demo", "--data", "x.h5mu", "--context", "background, guide", "--control", "none",
-                "--batch-key", "image=well,rna=", "--modalities", "image=a,rna=b", "--seed", "3",
-                "--crop", "96", "--rna-likelihood", "mse", "--score-threshold", "0.5", "--quick",
-                "--documents-per-context", "7", "--drop-missing", "--preset", "base",
-                "--background-key", "background",
-            ]
-        )
-    )  # fmt: skip
-    assert Settings(**cli._choices(given)) == Settings(
-        context_keys=["background", "guide"],
-        control=None,
-        batch_key={"image": "well", "rna": None},
-        modalities={"image": "a", "rna": "b"},
-        seed=3,
-        crop=96,
-        rna_likelihood="mse",
-        score_threshold=0.5,
-        max_epochs=2,
-        documents_per_context=7,
-        drop_missing=True,
-        preset="base",
-        background_key="background",
-    )
-
-
-def test_help_explains_every_option(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["demo", "--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    for name in cli.FIELDS:
-        assert f"--{name.replace('_', '-')}" in text
-    assert f"(default: {Settings.max_epochs}; the paper: 100)" in text
-
-
-def test_the_parser_loads_nothing_heavy():
-    code = "import sys, cellfuse.cli as c; c.build_parser(); print(*sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {name.split(".")[0] for name in run.stdout.split()}
-    assert loaded & {"torch", "scvi", "lightning", "scanpy", "anndata", "matplotlib"} == set()
 
 
 # -- whole runs -----------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ LAYERS = {
     "_files": set(),
     "_mudata": set(),
     "_renamed": {"_errors"},
+    "_settings": {"_errors"},
+    "_console": {"_settings"},
     "_access": {"_errors"},
     "kernels": {"_errors"},
     "_batches": {"_access", "_errors", "kernels"},
@@ -33,6 +35,7 @@ LAYERS = {
         "_mudata",
         "_access",
         "_batches",
+        "_console",
         "_errors",
         "_renamed",
         "_files",
@@ -154,7 +157,7 @@ SETTERS = {
     "set_figure_params",
 }
 #: Context managers that put back what is changed inside them.
-RESTORING = {"fork_rng", "set_options"}
+RESTORING = {"catch_warnings", "fork_rng", "set_options"}
 
 
 def global_changes(tree: ast.AST) -> set[str]:
@@ -192,6 +195,7 @@ def test_no_file_changes_warnings_or_options(path):
         ("with torch.random.fork_rng():\n    torch.manual_seed(0)", set()),
         ("with mudata.set_options(pull_on_update=False):\n    f()", set()),
         ("torch.Generator().manual_seed(0)", set()),
+        ("with warnings.catch_warnings():\n    warnings.simplefilter('ignore')", set()),
     ],
 )
 def test_a_global_change_is_found_unless_it_is_undone(code, found):

@@ -6,6 +6,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from cellfuse._settings import settings
+
 if TYPE_CHECKING:
     from cellfuse import bench, data, datasets, io, pl, pp, tl
     from cellfuse.bench import benchmark
@@ -21,7 +23,7 @@ _MODELS = ("CLIP", "CrossModalAE", "DINO", "MAE", "PETRI", "PhenoSeq", "SemiClip
 #: Functions of whole runs.
 _RUNS = ("benchmark",)
 
-__all__ = [*_SUBMODULES, *_MODELS, *_RUNS, "__version__"]
+__all__ = [*_SUBMODULES, *_MODELS, *_RUNS, "__version__", "settings"]
 
 
 def __getattr__(name: str) -> Any:
