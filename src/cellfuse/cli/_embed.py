@@ -49,6 +49,7 @@ def embed(
         loading(quiet)
         from cellfuse._console import Steps
         from cellfuse._files import put_in_place
+        from cellfuse._mudata import columns_stay
         from cellfuse.bench import read_screen
 
         steps = Steps(None if quiet else lambda text: print(text, flush=True))
@@ -61,7 +62,8 @@ def embed(
         with steps("writing"):
             beside = target.with_name(f".{target.name}.part")
             try:
-                mdata.write(beside)
+                with columns_stay():
+                    mdata.write(beside)
                 put_in_place(beside, target)
             finally:
                 beside.unlink(missing_ok=True)
