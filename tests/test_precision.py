@@ -11,11 +11,14 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ks_2samp
 from sklearn.metrics import average_precision_score
 
+from cellfuse.kernels.joint_null import joint_precision
 from cellfuse.kernels.precision import (
     _choose,
     _choose_few,
+    all_precisions,
     average_precision,
     chance_precision,
     null_precision,
@@ -117,6 +120,7 @@ def test_a_groups_null_is_the_mean_over_its_profiles():
         by="compound",
         negatives_by="plate",
         control="DMSO",
+        null="comonotone",
         n_null=2000,
         seed=4,
     ).loc["a"]
@@ -133,32 +137,87 @@ def test_p_values_of_noise_are_uniform_and_never_too_small():
         assert (table["pvalue"] <= level).mean() < level + 3 * np.sqrt(level / 200) + 0.01
 
 
-def test_noise_on_plates_of_unequal_size_is_not_called_active():
-    """Four wells, each on a plate with another number of controls, forty screens."""
+def noise_on_unequal_plates(seed):
+    """Ten groups of four wells, each on a plate with another number of controls."""
     compound = [f"c{g}" for g in range(10) for _ in range(4)]
     plate = [f"p{k}" for _ in range(10) for k in range(4)]
     for k, n in enumerate((6, 9, 12, 15)):
         compound += ["DMSO"] * n
         plate += [f"p{k}"] * n
     obs = pd.DataFrame({"compound": compound, "plate": plate}, index=map(str, range(len(plate))))
+    return ad.AnnData(np.random.default_rng(seed).normal(size=(len(obs), 8)), obs=obs)
+
+
+@pytest.mark.parametrize(
+    ("null", "least", "most"),
+    [("joint", 0.03, 0.07), ("copairs", 0.07, 0.14), ("comonotone", 0, 0.02)],
+)
+def test_of_noise_on_unequal_plates_the_joint_null_calls_what_it_should(null, least, most):
     found = [
         mean_average_precision(
-            ad.AnnData(np.random.default_rng(s).normal(size=(len(obs), 8)), obs=obs),
+            noise_on_unequal_plates(s),
             by="compound",
             negatives_by="plate",
             control="DMSO",
+            null=null,
             n_null=500,
+            n_boot=0,
         )["pvalue"]
         for s in range(40)
     ]
-    assert (np.concatenate(found) < 0.05).mean() < 0.05
+    assert least <= (np.concatenate(found) < 0.05).mean() <= most
 
 
-def test_what_chance_gives_half_of_the_time_is_not_significant():
+def test_the_joint_null_counts_shared_similarities_once():
+    """Two profiles and one negative each: three numbers, of which the pair's is the largest."""
     x = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     adata = ad.AnnData(x, obs=pd.DataFrame({"c": ["a", "a", "b"]}, index=list("xyz")))
-    table = mean_average_precision(adata, by="c", n_null=4000)
-    assert table.loc["a", "map"] == 1 and table.loc["a", "pvalue"] == pytest.approx(0.5, abs=0.03)
+    chances = {"joint": 1 / 3, "copairs": 1 / 2, "comonotone": 1 / 2}
+    for null, chance in chances.items():
+        table = mean_average_precision(adata, by="c", null=null, n_boot=0)
+        assert table.loc["a", "map"] == 1
+        assert table.loc["a", "pvalue"] == pytest.approx(chance, abs=0.015)
+
+
+@pytest.mark.parametrize("blocks", [1, 1 << 24])
+def test_the_joint_null_is_that_of_random_similarities(blocks, monkeypatch):
+    monkeypatch.setattr("cellfuse.kernels.joint_null.BLOCK_BYTES", blocks * 1000)
+    rng = np.random.default_rng(0)
+    n_negative = np.array([3, 5, 2, 4])
+    paired = ~np.eye(4, dtype=bool)
+    paired[0, 1] = paired[1, 0] = False  # two wells of one plate
+    plain = []
+    for _ in range(4000):
+        own = np.triu(rng.random((4, 4)), 1)
+        own += own.T
+        scores = [np.r_[own[i, paired[i]], rng.random(n)] for i, n in enumerate(n_negative)]
+        truths = [np.r_[np.ones(paired[i].sum()), np.zeros(n)] for i, n in enumerate(n_negative)]
+        plain.append(np.mean([average_precision_score(*z) for z in zip(truths, scores)]))
+    drawn = joint_precision(n_negative, paired, tested=np.ones(4, dtype=bool), n_null=4000, seed=1)
+    assert ks_2samp(plain, drawn).pvalue > 0.01
+
+
+def test_few_rankings_are_counted_and_not_drawn():
+    """Two positives and six controls: 28 rankings, so that p stands in steps of 1 / 28."""
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"c": ["a"] * 3 + ["b"] * 3 + ["DMSO"] * 6}, index=map(str, range(12)))
+    adata = ad.AnnData(rng.normal(size=(12, 4)), obs=obs)
+    given = {"by": "c", "control": "DMSO", "n_boot": 0}
+    profiles = mean_average_precision(adata, **given, per_profile=True, n_null=28)
+    every = all_precisions(2, 8, most=28)
+    assert len(every) == 28 and all_precisions(2, 8, most=27) is None
+    for precision, p in profiles[["precision", "pvalue"]].to_numpy():
+        assert p == pytest.approx(np.mean(every >= precision - 1e-9)) and 28 * p >= 1
+    drawn = mean_average_precision(adata, **given, per_profile=True, n_null=27)
+    assert not np.allclose(profiles["pvalue"], drawn["pvalue"])
+    groups = mean_average_precision(adata, **given, null="comonotone")
+    steps = 28 * groups["pvalue"].to_numpy()
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-9)
+
+
+def test_an_unknown_null_is_refused():
+    with pytest.raises(ValueError, match="'joint', 'comonotone', 'copairs'"):
+        mean_average_precision(wells(), by="compound", null="uniform")
 
 
 # -- the score ------------------------------------------------------------------------------------
@@ -199,6 +258,82 @@ def test_positives_of_other_plates_only():
     rows = np.flatnonzero((labels != labels[0]) | (plate != plate[0]))
     expected = average_precision_score(labels[rows] == labels[0], x[rows] @ x[0])
     assert found["precision"].iloc[0] == pytest.approx(expected)
+
+
+def test_positives_differ_in_every_column_of_several():
+    adata = wells()
+    adata.obs["well"] = ["A1", "A2", "A1", "A2"] * 12
+    adata.obs["plate"] = ["p1", "p1", "p2", "p2"] * 12
+    given = {"by": "compound", "per_profile": True}
+    found = mean_average_precision(adata, positives_across=["plate", "well"], **given)
+    assert (found["n_positives"] == 1).all()
+    x = adata.X / np.linalg.norm(adata.X, axis=1, keepdims=True)
+    others = np.r_[3, 4:48]  # of the first well's four, the one that differs in both
+    expected = average_precision_score(np.arange(45) == 0, x[others] @ x[0])
+    assert found["precision"].iloc[0] == pytest.approx(expected)
+    one = mean_average_precision(adata, positives_across=["plate"], **given)
+    assert (one["n_positives"] == 2).all()
+
+
+@pytest.mark.parametrize("by", ["compound", ["plate", "compound"]])
+def test_what_positives_share_cannot_differ(by):
+    with pytest.raises(ValueError, match="positives share 'compound'"):
+        mean_average_precision(wells(), by=by, positives_across=["compound", "plate"])
+
+
+def several_targets(seed=0):
+    rng = np.random.default_rng(seed)
+    targets = ["A", "A|B", "B", "B|C", "C", "A|C", "D", "D|A", " E ", "E|E"]
+    obs = pd.DataFrame({"target": targets}, index=[f"p{i}" for i in range(10)])
+    return ad.AnnData(rng.normal(size=(10, 6)), obs=obs)
+
+
+def test_a_profile_with_several_labels_is_asked_for_each_of_them():
+    adata = several_targets()
+    found = mean_average_precision(adata, by="target", sep="|", per_profile=True)
+    sets = [set(t.replace(" ", "").split("|")) for t in adata.obs["target"]]
+    assert len(found) == sum(map(len, sets))
+    x = adata.X / np.linalg.norm(adata.X, axis=1, keepdims=True)
+    for (name, row), label in zip(found.iterrows(), [l for s in sets for l in sorted(s)]):
+        i = adata.obs_names.get_loc(name)
+        positive = np.array([row["group"] in s for s in sets])
+        apart = np.array([not s & sets[i] for s in sets])
+        ranked = np.flatnonzero((positive | apart) & (np.arange(10) != i))
+        expected = average_precision_score(positive[ranked], x[ranked] @ x[i])
+        assert row["precision"] == pytest.approx(expected)
+        assert (row["n_positives"], row["n_negatives"]) == (
+            positive[ranked].sum(),
+            (~positive[ranked]).sum(),
+        )
+    groups = mean_average_precision(adata, by="target", sep="|", n_boot=0)
+    assert groups.loc["A", "map"] == pytest.approx(found[found["group"] == "A"]["precision"].mean())
+    assert groups.loc["E", "n"] == 2
+
+
+def test_controls_are_negatives_of_profiles_with_several_labels():
+    adata = several_targets()
+    adata.obs["target"] = [*adata.obs["target"][:7], "DMSO|x", "DMSO|x", "DMSO|x"]
+    found = mean_average_precision(adata, by="target", sep="|", control="DMSO|x", per_profile=True)
+    assert (found["n_negatives"] == 3).all() and "DMSO" not in set(found["group"])
+    assert found[found["group"] == "A"].index.tolist() == ["p0", "p1", "p5"]
+    x = adata.X / np.linalg.norm(adata.X, axis=1, keepdims=True)
+    ranked = [1, 5, 7, 8, 9]
+    expected = average_precision_score([1, 1, 0, 0, 0], x[ranked] @ x[0])
+    assert found["precision"].iloc[0] == pytest.approx(expected)
+
+
+def test_labels_are_split_only_where_that_is_asked_for():
+    adata = several_targets()
+    assert (
+        "A|B"
+        in mean_average_precision(adata, by="target", per_profile=True, control=["D"])[
+            "group"
+        ].to_list()
+    )
+    with pytest.raises(ValueError, match="one column"):
+        mean_average_precision(adata, by=["target", "target"], sep="|")
+    with pytest.raises(ValueError, match="sep=''"):
+        mean_average_precision(adata, by="target", sep="")
 
 
 def test_many_positives_go_the_other_way_to_the_same_numbers(monkeypatch):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from math import comb
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from cellfuse.kernels.chunks import in_threads
 from cellfuse.kernels.groups import group_rows
 
 __all__ = [
     "Ranking",
+    "all_precisions",
     "average_precision",
     "chance_precision",
     "null_precision",
@@ -96,6 +100,7 @@ def rank_positives(
     stratum: NDArray,
     *,
     apart: NDArray | None = None,
+    names: sparse.csr_array | None = None,
 ) -> Ranking:
     """Rank, for each query, the rows of its label among the rows of its pool.
 
@@ -115,7 +120,10 @@ def rank_positives(
     stratum
         Stratum of each row, shape (n,).
     apart
-        If given, positives must differ from the query in this number, shape (n,).
+        If given, positives must differ from the query in each of these numbers, shape (n, c).
+    names
+        If given, all names that each row goes by, shape (n, names): negatives share none of them
+        with the query. None: its label is the only one.
 
     Returns
     -------
@@ -132,7 +140,10 @@ def rank_positives(
         for s, mine in zip(here, group_rows(local, len(here)), strict=True):
             pool = pools[s]
             negatives = similarities.between(rows[mine], pool)
-            same = labels[rows[mine]][:, None] == labels[pool]
+            if names is None:
+                same = labels[rows[mine]][:, None] == labels[pool]
+            else:
+                same = (names[rows[mine]] @ names[pool].T).toarray() > 0
             negatives[same] = -np.inf
             out[mine, 0] = _precisions(positives[mine], negatives, n_positive[mine])
             out[mine, 2] = len(pool) - same.sum(axis=1)
@@ -182,8 +193,8 @@ def _positives(
     else:
         out = similarities.within(members).reshape(len(rows), g)
     invalid = rows[:, None] == columns
-    if apart is not None:
-        invalid |= apart[rows][:, None] == apart[columns]
+    for number in () if apart is None else apart.T:
+        invalid |= number[rows][:, None] == number[columns]
     out[invalid] = -np.inf
     # The row itself is not among them: the last place is always free.
     return -np.sort(-out, axis=1)[:, : max(g - 1, 1)]
@@ -223,6 +234,14 @@ def chance_precision(n_positive: NDArray, n_total: NDArray) -> NDArray:
     harmonic = np.cumsum(1.0 / np.arange(1, max(int(length.max(initial=1)), 1) + 1))
     h = harmonic[np.maximum(length, 1) - 1]
     return ((m - 1) / np.maximum(length - 1, 1) * (length - h) + h) / np.maximum(length, 1)
+
+
+def all_precisions(n_positive: int, n_total: int, *, most: int) -> NDArray | None:
+    """Average precision of every ranking, ascending; None where there are more than `most`."""
+    if comb(n_total, n_positive) > most:
+        return None
+    place = np.array(list(combinations(range(1, n_total + 1), n_positive)))
+    return np.sort((np.arange(1, n_positive + 1) / place).mean(axis=1))
 
 
 def null_precision(n_positive: int, n_total: int, *, n_null: int, seed: int) -> NDArray:
