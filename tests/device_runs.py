@@ -61,7 +61,7 @@ def cross_modal(**given: Any) -> cf.CrossModalAE:
     setup = {"context_keys": "sample", "image_rep": "X_vit", "rna_rep": "X_scgpt"}
     cf.CrossModalAE.setup_mudata(mdata, **setup)
     model = cf.CrossModalAE(mdata, n_latent=4, seed=0, **TINY, **DECODERS)
-    model.train(2, batch_size=8, cells_per_context=4, **QUIET, **given)
+    model.train(2, batch_size=8, documents_per_context=4, **QUIET, **given)
     return model
 
 

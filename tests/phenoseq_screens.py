@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 
 import cellfuse as cf
-from cellfuse.model._phenoseq_network import PhenoSeqNetwork
 from cellfuse.nn.denoiser import DenoiserSizes
+from cellfuse.nn.phenoseq import PhenoSeqNetwork
 
 TINY = {"width": 16, "n_heads": 2, "depth": 2, "encoder_heads": 2, "time_width": 8}
 SETUP = {"image_rep": "X_vit", "rna_rep": "X_scgpt"}

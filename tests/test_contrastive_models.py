@@ -161,7 +161,7 @@ def joined():
     mdata = make_screen()
     set_up("CrossModalAE", mdata, rna_likelihood="mse")
     model = cf.CrossModalAE(mdata, n_latent=8, seed=0, weight_adversary=0.3, **TINY, **DECODERS)
-    model.train(40, batch_size=32, cells_per_context=12, lr=1e-2, **QUIET)
+    model.train(40, batch_size=32, documents_per_context=12, lr=1e-2, **QUIET)
     return mdata, model
 
 
@@ -208,7 +208,7 @@ def test_cross_modal_survives_a_save(joined, tmp_path):
 
 
 def test_cross_modal_errors(flat):
-    with pytest.raises(ValueError, match="joins two modalities"):
+    with pytest.raises(ValueError, match="compares two modalities"):
         set_up("CrossModalAE", flat, modalities={"image": "image"})
     set_up("CrossModalAE", flat, rna_likelihood="mse")
     with pytest.raises(ValueError, match="n_latent must be at least 1"):

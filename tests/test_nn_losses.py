@@ -145,7 +145,7 @@ def test_inputs_are_standardised_and_restored(kind):
     x = cells(spec)
     prepared = cell.prepare(x, KEY, seed=0, augment=False)
     assert prepared.shape[:2] == (6, cell.n_tokens)
-    torch.testing.assert_close(cell.restore(prepared, prepared), x.flatten(0, 1))
+    torch.testing.assert_close(cell.rebuilt(prepared, prepared), x.flatten(0, 1))
     axis = {"pixels": 1, "tokens": 2, "numbers": 1}[kind]
     shape = [1] * (x.ndim - 1)
     shape[axis] = n
@@ -158,7 +158,7 @@ def test_inputs_are_standardised_and_restored(kind):
 def test_counts_are_restored_as_shares_of_the_cells_total():
     cell = network("counts").cell("counts")
     counts = cells(SPECS["counts"]).flatten(0, 1)
-    restored = cell.restore(counts, torch.randn_like(counts))
+    restored = cell.rebuilt(counts, torch.randn_like(counts))
     torch.testing.assert_close(restored.sum(dim=1), counts.sum(dim=1))
 
 

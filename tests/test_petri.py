@@ -87,7 +87,7 @@ def test_no_more_cells_than_the_batch_are_encoded_at_once(trained, monkeypatch):
 def test_layers_of_the_set_transformer_cover_every_cell(trained, layer):
     encoder = latents(trained)
     for role in ("image", "rna"):
-        z = trained.get_latent_representation(modality=role, layer=layer)
+        z = trained.get_latent_representation(modality=role, at=layer)
         assert z.shape == (24, 16)
         assert np.isfinite(z).all()
         assert np.abs(z - encoder[role]).max() > 1e-3
@@ -115,25 +115,25 @@ def test_a_layer_is_the_mean_over_the_documents_of_a_cell(trained):
             for row, value in zip(rows["rna"], out, strict=True):
                 values[row].append(value)
     expected = np.stack([np.mean(v, axis=0) for v in values.values()])
-    found = trained.get_latent_representation(modality="rna", layer=2)
+    found = trained.get_latent_representation(modality="rna", at=2)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("layer", [0, 3, "decoder", True])
 def test_a_layer_that_is_not_there_is_named(trained, layer):
     with pytest.raises(ValueError, match="'encoder' or a number from 1 to 2"):
-        trained.get_latent_representation(modality="rna", layer=layer)
+        trained.get_latent_representation(modality="rna", at=layer)
 
 
 def test_layers_may_be_given_as_numpy_numbers(trained):
-    z = trained.get_latent_representation(modality="rna", layer=np.int64(1))
-    np.testing.assert_array_equal(z, trained.get_latent_representation(modality="rna", layer=1))
+    z = trained.get_latent_representation(modality="rna", at=np.int64(1))
+    np.testing.assert_array_equal(z, trained.get_latent_representation(modality="rna", at=1))
 
 
 def test_the_modality_must_be_named_where_there_are_two(trained):
     with pytest.raises(ValueError, match="name the modality: one of 'image', 'rna'"):
         trained.get_latent_representation()
-    with pytest.raises(KeyError, match="'img' is not in the modalities of PETRI"):
+    with pytest.raises(KeyError, match="'img' is not in the modalities that this PETRI embeds"):
         trained.get_latent_representation(modality="img")
 
 
@@ -156,11 +156,11 @@ def test_another_mudata_one_anndata_and_cells_without_labels_are_embedded(traine
 
 def test_the_layers_of_other_data_need_its_contexts(trained, screen):
     other = screen(seed=5, n_cells=10)
-    z = trained.get_latent_representation(other, modality="rna", layer=1)
+    z = trained.get_latent_representation(other, modality="rna", at=1)
     assert z.shape == (10, 16)
     assert np.isfinite(z).all()
     with pytest.raises(ValueError, match="MuData"):
-        trained.get_latent_representation(other["rna"], modality="rna", layer=1)
+        trained.get_latent_representation(other["rna"], modality="rna", at=1)
 
 
 def test_genes_in_another_order_give_the_same_embedding(trained, screen):
@@ -209,8 +209,8 @@ def test_without_set_layers_the_other_modality_changes_nothing(screen, train):
         model.reconstruct(modality="image", using=["image"]),
     )
     np.testing.assert_array_equal(both.prediction, alone.prediction)
-    with pytest.raises(ValueError, match="layer=1"):
-        model.get_latent_representation(modality="image", layer=1)
+    with pytest.raises(ValueError, match="at=1"):
+        model.get_latent_representation(modality="image", at=1)
 
 
 def test_permuted_contexts_are_a_training_of_their_own(screen, train):
@@ -228,7 +228,7 @@ def test_modalities_of_other_names_take_their_roles(screen, train):
 
 def test_contexts_over_two_columns(screen, train):
     model = train(screen(), setup={**SETUP, "context_keys": ["plate", "guide"]}, set_size=2)
-    assert model.get_latent_representation(modality="rna", layer=1).shape == (24, 16)
+    assert model.get_latent_representation(modality="rna", at=1).shape == (24, 16)
     assert model.context_keys == ["plate", "guide"]
 
 
@@ -237,7 +237,7 @@ def test_topics_are_contexts(screen, train):
     table = pd.DataFrame({"source": ["g0", "g1", "g1", "g2"], "target": ["A", "A", "B", "B"]})
     cf.pp.map_contexts(mdata, table, by="guide", key_added="complex")
     model = train(mdata, setup={**SETUP, "context_keys": "complex"})
-    z = model.get_latent_representation(modality="rna", layer=1)
+    z = model.get_latent_representation(modality="rna", at=1)
     outside = (mdata["rna"].obs["guide"] == "g3").to_numpy()
     assert np.isnan(z[outside]).all()  # no topic, no document
     assert np.isfinite(z[~outside]).all()
@@ -249,7 +249,7 @@ def test_paired_cells_are_contexts_of_one_cell_each(screen, train):
     rna.obs_names = mdata["image"].obs_names
     paired = md.MuData({"image": mdata["image"], "rna": rna[::-1].copy()})
     model = train(paired, setup={**SETUP, "context_keys": "obs_names"}, set_size=1)
-    assert np.isfinite(model.get_latent_representation(modality="rna", layer=1)).all()
+    assert np.isfinite(model.get_latent_representation(modality="rna", at=1)).all()
 
 
 @pytest.mark.parametrize("rep", ["flat", "tokens"])
@@ -297,7 +297,7 @@ def test_a_context_of_one_modality_trains_it(screen, train, short):
     kept = mdata["rna"][mdata["rna"].obs["guide"] != "g0"].copy()
     one_sided = md.MuData({"image": mdata["image"], "rna": kept})
     model = train(one_sided)
-    z = model.get_latent_representation(modality="image", layer=2)
+    z = model.get_latent_representation(modality="image", at=2)
     assert np.isfinite(z).all()
     model.train(1, missing="drop", **short)
 
@@ -496,7 +496,7 @@ def test_the_users_data_is_as_it_was(screen, tiny, short, tmp_path):
     model.train(1, **short)
     assert_unchanged(mdata, before)
     latents(model)
-    model.get_latent_representation(modality="rna", layer=1)
+    model.get_latent_representation(modality="rna", at=1)
     model.reconstruct(modality="image")
     model.save(tmp_path / "model")
     assert_unchanged(mdata, before)
@@ -562,5 +562,5 @@ def test_the_random_state_of_gpus_does_not_move(screen, train, monkeypatch):
 def test_a_model_says_what_it_is(trained, capsys):
     repr(trained)  # scvi-tools prints it
     shown = " ".join(capsys.readouterr().out.split())
-    assert "PETRI (small): image pixels (2, 16, 16), rna counts (6,), set size 4" in shown
-    assert "contexts by guide" in shown
+    assert "PETRI: image pixels (2, 16, 16), rna counts (6,); contexts by guide" in shown
+    assert "set_size=4" in shown

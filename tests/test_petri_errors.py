@@ -72,7 +72,7 @@ def with_guide(mdata: md.MuData, modality: str, values: object) -> None:
         (None, {"image_rep": None}, ValueError, "X of modality 'image' is empty.*'crops'"),
         (None, {"rna_layer": "raw"}, KeyError, "'raw' is not in layers of modality 'rna'"),
         (None, {"rna_rep": "pca"}, KeyError, "'pca' is not in obsm of modality 'rna'"),
-        (None, {"rna_likelihood": "zinb"}, ValueError, "'zinb': expected 'nb' or 'mse'"),
+        (None, {"rna_likelihood": "zinb"}, ValueError, "'zinb': expected one of 'nb', 'mse'"),
         (None, {"modalities": {"image": "img"}}, KeyError, "'img' is not in the MuData's modal"),
         (None, {"modalities": {"protein": "rna"}}, KeyError, "'protein' is not in the roles"),
         (None, {"modalities": {}}, KeyError, "roles of `modalities`"),
@@ -248,7 +248,7 @@ def test_half_an_epoch_is_refused(screen, tiny, short):
 @pytest.mark.parametrize(("size", "error"), [(0, ValueError), (2.5, TypeError)])
 def test_senseless_batches_are_refused(trained, layer, size, error):
     with pytest.raises(error, match="batch_size must be"):
-        trained.get_latent_representation(modality="rna", layer=layer, batch_size=size)
+        trained.get_latent_representation(modality="rna", at=layer, batch_size=size)
 
 
 def test_a_view_is_refused_where_it_is_set_up(screen):
@@ -468,7 +468,7 @@ def test_an_interrupted_save_leaves_the_model_that_was_there(
     def fail(*_: object) -> None:
         raise error("no space left")
 
-    monkeypatch.setattr("cellfuse.model._storage.save_file", fail)
+    monkeypatch.setattr("cellfuse.model.base.storage.save_file", fail)
     with pytest.raises(error):
         trained.save(tmp_path / "m", overwrite=True)
     with pytest.raises(error):

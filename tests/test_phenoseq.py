@@ -17,8 +17,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from phenoseq_screens import SHORT, build, difference, network, shortly_trained, toy
 
 import cellfuse as cf
-from cellfuse.model._phenoseq_network import PREDICTIONS, TRAINING
-from cellfuse.model._training import fit
+from cellfuse.model.base.training import fit
+from cellfuse.model.phenoseq.sizes import PREDICTIONS
 from cellfuse.nn.denoiser import FoldedDenoiser
 from cellfuse.nn.diffusion import DDIM
 

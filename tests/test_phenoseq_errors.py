@@ -8,7 +8,7 @@ import torch
 from phenoseq_screens import SETUP, SHORT, build, shortly_trained, toy
 
 import cellfuse as cf
-from cellfuse.model._phenoseq_network import sizes_of
+from cellfuse.model.phenoseq.sizes import sizes_of
 from cellfuse.nn.denoiser import DenoiserSizes
 
 

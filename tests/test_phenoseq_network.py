@@ -9,10 +9,11 @@ import pytest
 import torch
 from phenoseq_screens import TINY, network
 
-from cellfuse.model._phenoseq_network import PRESETS, PhenoSeqNetwork
+from cellfuse.model.phenoseq.sizes import PRESETS
 from cellfuse.nn.denoiser import FoldedDenoiser, OneTokenAttention
 from cellfuse.nn.diffusion import DDIM
 from cellfuse.nn.keyed import normal, uniform
+from cellfuse.nn.phenoseq import PhenoSeqNetwork
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import cellfuse as cf
-from cellfuse.model._correction import mixed_up
-from cellfuse.model._semi_clipped_checks import warn_collapse
+from cellfuse.model.semi_clipped.checks import warn_collapse
+from cellfuse.model.semi_clipped.correction import mixed_up
 from cellfuse.nn import (
     Distillation,
     clip_loss,
@@ -168,9 +168,7 @@ def test_the_inputs_of_a_step_are_pairs_of_one_context_corrected_as_drawn(drugs,
     model.train(1, lr=1e-12, **SHORT)
     students = torch.cat([s for s, _, _ in seen]).numpy()
     teachers = torch.cat([t for _, t, _ in seen]).numpy()
-    z = (drugs["rna"].obsm["X_rna"] - model.module.student_mean.numpy()) / (
-        model.module.student_sd.numpy()
-    )
+    z = (drugs["rna"].obsm["X_rna"] - model.module.mean.numpy()) / (model.module.sd.numpy())
     options = {}
     for name in ("none", "center", "center_scale", "tvn"):
         correction = model._correction(None, "rna", (name,))
@@ -268,7 +266,7 @@ def rows_of(found, values) -> np.ndarray:
 
 
 def standardised(model, mdata):
-    return model.module.standardise(torch.as_tensor(mdata["rna"].obsm["X_rna"])).numpy()
+    return model.module.scale(torch.as_tensor(mdata["rna"].obsm["X_rna"])).numpy()
 
 
 def test_validation_is_logged_and_held_out_samples_are_not_trained_on(drugs, monkeypatch):

@@ -17,9 +17,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from tide_screens import PAIRED, SHORT, SMALL, SMILES, VIT, built, drawn, make_screen, setup
 
 import cellfuse as cf
-from cellfuse.model import _tide_training
-from cellfuse.model._tide_response import _explained, response_report
-from cellfuse.model._tide_training import bank_rows, capped, held_images, neighbour_accuracy
+from cellfuse.data.splits import few_of_each
+from cellfuse.model.tide import training as _tide_training
+from cellfuse.model.tide.response import _explained, response_report
+from cellfuse.model.tide.training import bank_rows, capped, neighbour_accuracy
 from cellfuse.nn.response import RESPONSE_PRESETS
 from cellfuse.pl._codebook import codebook as draw_codebook
 
@@ -168,16 +169,16 @@ def test_inference_reads_images_alone(trained):
         for layer in ("encoder", "student"):
             np.testing.assert_array_equal(
                 trained.get_latent_representation(data, layer=layer),
-                trained.get_latent_representation(layer=layer),
+                trained.get_latent_representation(at=layer),
             )
     with pytest.raises(ValueError, match="'average' or 'student'"):
-        trained.get_latent_representation(layer="teacher")
+        trained.get_latent_representation(at="teacher")
     with pytest.raises(ValueError, match="only DINO keeps a running mean"):
-        trained.get_latent_representation(layer="average")
+        trained.get_latent_representation(at="average")
 
 
 def test_the_student_meets_the_prototypes_in_their_space(trained):
-    z = trained.get_latent_representation(layer="student")
+    z = trained.get_latent_representation(at="student")
     logits = torch.from_numpy(z @ trained.codebook.obsm["prototype"].T) / 0.1
     np.testing.assert_allclose(logits.softmax(1), trained.predict(), atol=1e-5)
 
@@ -275,7 +276,7 @@ def test_every_term_trains_on_pixels(screen, ssl, objective):
         net = model.module.eval()
         with torch.no_grad():
             mean = net.image.teacher[0].embed(net.scale(images)).numpy()
-        found = model.get_latent_representation(screen["image"], layer="average")
+        found = model.get_latent_representation(screen["image"], at="average")
         np.testing.assert_allclose(found, mean, rtol=1e-4, atol=1e-5)
         assert not np.allclose(found, z)
     if objective == "rna":
@@ -316,8 +317,8 @@ def test_caps_and_held_out_images_are_those_of_the_plain_loop():
     for drug in range(6):
         rows = order[compound[order] == drug]
         held[rows[: min(8, len(rows) // 5)]] = True
-    np.testing.assert_array_equal(held_images(compound, 8, seed=4), held)
-    assert not held_images(np.full(3, -1), 8, seed=4).any()
+    np.testing.assert_array_equal(few_of_each(compound, 8, seed=4), held)
+    assert not few_of_each(np.full(3, -1), 8, seed=4).any()
 
 
 def test_profiles_beyond_the_cap_are_never_read(screen):
@@ -405,7 +406,7 @@ def test_neighbours_vote_as_scikit_learns_do(block, monkeypatch):
 
 def test_images_are_held_out_by_compound():
     compound = np.repeat([-1, 0, 1, 2], [9, 40, 10, 3])
-    held = held_images(compound, 4, seed=0)
+    held = few_of_each(compound, 4, seed=0)
     assert [int(held[compound == c].sum()) for c in (-1, 0, 1, 2)] == [0, 4, 2, 0]
     bank = bank_rows(compound, held, seed=0)
     assert not held[bank].any()
@@ -416,7 +417,7 @@ def test_the_best_epoch_is_kept_and_held_out_images_are_not_trained_on():
     def outcome(poke):
         mdata = make_screen(replicates=6)
         model = built(mdata, seed=0)
-        held = held_images(model._image_fields()["compound"], 2, 0)
+        held = few_of_each(model._image_fields()["compound"], 2, 0)
         if poke:
             mdata["image"].obsm["flat"][held] = 9.0
         model.train(6, validation_images=2, **SHORT)

@@ -13,8 +13,8 @@ from tide_screens import PAIRED, SHORT, SMILES, VIT, built, make_screen
 from torch import nn
 
 import cellfuse as cf
-from cellfuse.model import tide
-from cellfuse.model._tide_training import KeepBest
+from cellfuse.model.tide import model as tide
+from cellfuse.model.tide.training import KeepBest
 
 VALUES = {"setup_with": {"rna_rep": "X_values"}}
 

@@ -16,14 +16,14 @@ from scipy.stats import spearmanr
 import cellfuse as cf
 from cellfuse.data import Contexts, make_reader
 from cellfuse.kernels.fingerprints import smiles_fingerprints
-from cellfuse.model._tide_response import (
+from cellfuse.model.base.training import seeded
+from cellfuse.model.tide.response import (
     REPORT,
     Transcriptomes,
     _explained,
     fit_response,
     response_report,
 )
-from cellfuse.model._training import seeded
 from cellfuse.nn.codebook import Codebook
 from cellfuse.nn.film import DoseFiLM
 from cellfuse.nn.response import RESPONSE_PRESETS, ResponseNetwork

@@ -27,7 +27,7 @@ from sklearn.metrics import roc_auc_score
 
 import cellfuse as cf
 from cellfuse.datasets._drugs import simulated_drugs
-from cellfuse.model._tide_response import (
+from cellfuse.model.tide.response import (
     REPORT,
 )
 
@@ -244,10 +244,10 @@ def compared(
         seconds = time.perf_counter() - start
         rows = [row(method, model, seconds)]
         if method in ("TIDE", "CL(D)"):
-            rows.append(row(f"{method}, student's head", model, seconds, layer="student"))
+            rows.append(row(f"{method}, student's head", model, seconds, at="student"))
         if isinstance(model, cf.TIDE) and model.ssl == "dino":
             # DINO's own embedding is its running mean: what it is to be compared with.
-            rows.append(row(f"{method}, averaged", model, seconds, layer="average"))
+            rows.append(row(f"{method}, averaged", model, seconds, at="average"))
         yield method, rows
 
 
@@ -261,7 +261,7 @@ def pairs(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[
             if run in there:
                 continue
             model = quiet(tide, train, scale, seed, n_paired=n_paired, finetune_response=tuned)
-            both = all_images(whole, model, layer="average")
+            both = all_images(whole, model, at="average")
             rows = []
             for line in ("both", *both.obs["cell_line"].unique()):
                 chosen = both

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cellfuse.model._phenoseq_network import PhenoSeqNetwork
+from cellfuse.nn.phenoseq import PhenoSeqNetwork
 
 
 class PlainBlock(nn.Module):

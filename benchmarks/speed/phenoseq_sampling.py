@@ -25,10 +25,11 @@ import torch
 from _plain_phenoseq import PlainDenoiser, plain_sample, take_weights
 from torch import Tensor
 
-from cellfuse.model._phenoseq_network import PRESETS, PhenoSeqNetwork
+from cellfuse.model.phenoseq.sizes import PRESETS
 from cellfuse.nn.denoiser import FoldedDenoiser
 from cellfuse.nn.diffusion import DDIM
 from cellfuse.nn.keyed import normal
+from cellfuse.nn.phenoseq import PhenoSeqNetwork
 
 RESULTS = Path(__file__).parent / "results"
 IMAGE, RNA, STEPS, TARGET = 5120, 512, 50, 1.7

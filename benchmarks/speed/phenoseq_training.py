@@ -28,8 +28,9 @@ import torch
 from _plain_phenoseq import PlainDenoiser, plain_loss, take_weights
 
 import cellfuse as cf
-from cellfuse.model._phenoseq_network import PRESETS, PhenoSeqNetwork
+from cellfuse.model.phenoseq.sizes import PRESETS
 from cellfuse.nn.keyed import normal, uniform
+from cellfuse.nn.phenoseq import PhenoSeqNetwork
 
 RESULTS = Path(__file__).parent / "results"
 IMAGE, RNA, CELLS = 5120, 512, 16

@@ -13,7 +13,7 @@ from cellfuse.data.readers import (
     gather,
     make_reader,
 )
-from cellfuse.data.splits import training_rows
+from cellfuse.data.splits import held_contexts, training_rows
 from cellfuse.data.streams import DocumentPlan, Draw, Indices, Stream, enumerate_documents
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "check_values",
     "enumerate_documents",
     "gather",
+    "held_contexts",
     "make_reader",
     "statistics",
     "training_rows",

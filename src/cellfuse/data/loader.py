@@ -252,6 +252,8 @@ class DocumentDataModule(L.LightningDataModule):
         Where to read.
     num_workers
         Processes that read ahead; threads, at least one, where an array is on a disk.
+    first_epoch
+        Number of the first epoch: what an earlier training has seen is not drawn again.
     """
 
     def __init__(
@@ -261,6 +263,7 @@ class DocumentDataModule(L.LightningDataModule):
         *,
         validation: DocumentPlan | None = None,
         num_workers: int = 0,
+        first_epoch: int = 0,
     ) -> None:
         super().__init__()
         # What is larger than its reader's buffer is drawn as its blocks pass through that.
@@ -271,7 +274,7 @@ class DocumentDataModule(L.LightningDataModule):
             else {name: plan.along(source.readers) for name, plan in train.items()}
         )
         self.validation = None if validation is None else validation.along(source.readers)
-        self.num_workers = num_workers
+        self.num_workers, self.first_epoch = num_workers, first_epoch
         self._train_loaders: list[DocumentLoader] = []
         self._resume: list[dict[str, int]] = []
 
@@ -288,7 +291,7 @@ class DocumentDataModule(L.LightningDataModule):
         )
 
     def _current_epoch(self) -> int:
-        return self.trainer.current_epoch if self.trainer else 0
+        return self.first_epoch + (self.trainer.current_epoch if self.trainer else 0)
 
     def train_dataloader(self) -> Any:
         """One loader, or a `CombinedLoader` of several."""
@@ -309,11 +312,15 @@ class DocumentDataModule(L.LightningDataModule):
         Lightning asks the loaders themselves too, but hands that to no loader which exists before
         the checkpoint is read, as one does where the optimiser asks for the number of steps.
         """
-        return {"train": [loader.state_dict() for loader in self._train_loaders]}
+        return {
+            "train": [loader.state_dict() for loader in self._train_loaders],
+            "first_epoch": self.first_epoch,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint's place."""
         self._resume = state_dict["train"]
+        self.first_epoch = state_dict.get("first_epoch", 0)  # older checkpoints have none
 
     def val_dataloader(self) -> Any:
         """The same documents at every epoch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -12,13 +13,14 @@ from mudata import MuData
 from torch import Tensor
 
 from cellfuse.data import Batch
-from cellfuse.model._images import ROLE, ImageModel, Standardised, vit_sizes
-from cellfuse.model._setup import check_seed
-from cellfuse.model._training import seeded
+from cellfuse.model.base import DocumentModel, Recipe, as_in
+from cellfuse.model.base.image_model import ROLE, ImageModel
+from cellfuse.model.base.plans import Plans
 from cellfuse.nn.augment import center_crop
 from cellfuse.nn.crops import CropSettings, multi_crop
 from cellfuse.nn.dino import Dino, cosine_schedule, warm_up
-from cellfuse.nn.vit import VIT_PRESETS, make_vit, sample_channels
+from cellfuse.nn.standardise import Standardised
+from cellfuse.nn.vit import make_vit, sample_channels
 
 __all__ = ["DINO", "TeacherSchedule", "first_and_last"]
 
@@ -155,8 +157,19 @@ class DINO(ImageModel):
     96
     """
 
-    #: DINO's 5e-4 per 256 images.
-    defaults: ClassVar[dict[str, tuple[int, float]]] = {"small": (64, 5e-4), "base": (256, 5e-4)}
+    #: DINO's 5e-4 per 256 images; gradients are cut at 3 (DINO).
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        preset: Recipe(
+            batch_size=batch_size,
+            lr=5e-4,
+            betas=(0.9, 0.999),
+            weight_decay=0.04,
+            warmup=0.1,
+            gradient_clip=3.0,
+        )
+        for preset, batch_size in (("small", 64), ("base", 256))
+    }
+    without = (*ImageModel.without, "augment")
 
     def __init__(
         self,
@@ -172,63 +185,47 @@ class DINO(ImageModel):
         seed: int = 0,
         **sizes: Any,
     ) -> None:
-        self._begin(adata)
-        check_seed(seed)
-        known = vit_sizes("DINO", preset, sizes, side=VIT_PRESETS["base"].image_size)
-        self.side = self._crop(crop, normalize, known.patch_size)
-        self.preset, self.seed = preset, seed
-        self.channel_agnostic = channel_agnostic
+        super().__init__(
+            adata,
+            preset=preset,
+            channel_agnostic=channel_agnostic,
+            crop=crop,
+            normalize=normalize,
+            sizes=sizes,
+            seed=seed,
+        )
         self.channel_dropout = channel_agnostic and channel_dropout
-        self.views = CropSettings.for_images(self.side, known.patch_size, **(views or {}))
-        size = vit_sizes("DINO", preset, sizes, side=self.side)
+        self.views = CropSettings.for_images(self.side, self.size.patch_size, **(views or {}))
         default_prototypes, hidden, bottleneck = HEADS[preset]
-        with seeded(seed):
-            net = Dino(
-                make_vit(self.channels, size, channel_agnostic=channel_agnostic),
-                n_prototypes=default_prototypes if n_prototypes is None else n_prototypes,
-                hidden=hidden,
-                bottleneck=bottleneck,
-            )
+        net = Dino(
+            make_vit(self.channels, self.size, channel_agnostic=channel_agnostic),
+            n_prototypes=default_prototypes if n_prototypes is None else n_prototypes,
+            hidden=hidden,
+            bottleneck=bottleneck,
+        )
         self.module = Standardised(net, len(self.channels))
         self._schedule: TeacherSchedule | None = None
-        self._model_summary_string = (
-            f"DINO ({preset}): images {self.inputs[ROLE].shape}, "
-            f"{'channel-agnostic ' if channel_agnostic else ''}ViT {size.width} x {size.depth}, "
-            f"{self.views.n_global} + {self.views.n_local} views"
-        )
-        self.init_params_ = self._get_init_params(locals())
 
-    def train(
+    @as_in(DocumentModel.train, without)
+    def train(  # type: ignore[override]  # weight decay changes, from step to step
         self,
-        max_epochs: int = 100,
+        max_epochs: int | None = None,
         *,
-        batch_size: int | None = None,
-        validation_size: float = 0.0,
-        lr: float | None = None,
         weight_decay: tuple[float, float] = (0.04, 0.4),
-        warmup: float = 0.1,
         momentum: float = 0.996,
         temperature: tuple[float, float] = (0.04, 0.07),
         temperature_epochs: int = 30,
         freeze_epochs: int = 1,
-        num_workers: int = 0,
-        callbacks: list[L.Callback] | None = None,
-        **trainer_kwargs: Any,
+        **training: Any,
     ) -> None:
-        """Train the model.
+        """Train the model; called again, train it further. An epoch shows every image once.
 
         Parameters
         ----------
         max_epochs
-            Times that every training image is seen.
-        batch_size
-            Images per batch, over all devices: 64 for ``"small"``, 256 for ``"base"``.
-        validation_size
-            Without `split_key` in the setup: share of the images held out.
-        lr, warmup
-            AdamW (betas .9, .999), linear warm-up over a share of the steps, then cosine.
+            Epochs of this call, 100.
         weight_decay
-            At the first and the last step, .04 and .4 (DINO).
+            At the first and the last step, .04 and .4 (DINO), by a cosine.
         momentum
             Of the teacher at the first step, .996 (DINO); it ends at 1. A few hundred steps want a
             faster teacher, such as .95.
@@ -236,11 +233,6 @@ class DINO(ImageModel):
             Of the teacher at the first step and after these epochs, .04 and .07 (DINO).
         freeze_epochs
             Epochs in which the last layer of the head is held, 1 (DINO).
-        num_workers
-            Processes that read ahead.
-        callbacks, **trainer_kwargs
-            Passed to Lightning's trainer, such as `accelerator`, `devices`, `precision`,
-            `ckpt_path`, `max_steps`. Gradients are clipped at 3 (DINO).
         """
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum={momentum}: expected a share from 0 to 1.")
@@ -254,28 +246,18 @@ class DINO(ImageModel):
             weight_decay=weight_decay,
             freeze_epochs=freeze_epochs,
         )
-        size, rate = self.defaults[self.preset]
-        self._fit(
-            max_epochs,
-            seed=self.seed,
-            batch_size=size if batch_size is None else batch_size,
-            validation_size=validation_size,
-            lr=rate if lr is None else lr,
-            betas=(0.9, 0.999),
-            weight_decay=weight_decay[0],
-            warmup=warmup,
-            callbacks=[self._schedule, *(callbacks or [])],
-            num_workers=num_workers,
-            **{"gradient_clip": 3.0, **trainer_kwargs},
-        )
+        super().train(max_epochs, weight_decay=self._schedule.decays[0], **training)
 
-    def _losses(self, batch: Batch, training: bool) -> dict[str, Tensor]:
+    def _callbacks(self, recipe: Recipe, plans: Plans) -> list[L.Callback]:
+        return [] if self._schedule is None else [self._schedule]
+
+    def _losses(self, batch: Batch, augment: bool) -> dict[str, Tensor]:
         schedule = self._schedule
         assert schedule is not None
         images = center_crop(self._prepare(batch.x[ROLE].flatten(0, 1)), self.side)
         wide, narrow = multi_crop(images, batch.key, seed=self.seed, settings=self.views)
         kept = None
-        if training and self.channel_dropout:
+        if augment and self.channel_dropout:
             kept = sample_channels(
                 batch.key, len(self.channels), step=schedule.step, seed=self.seed
             )

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import lightning as L
 from anndata import AnnData
 from mudata import MuData
 from torch import Tensor
 
 from cellfuse.data import Batch
-from cellfuse.model._images import ROLE, ImageModel, Standardised, vit_sizes
-from cellfuse.model._setup import check_seed
-from cellfuse.model._training import seeded
+from cellfuse.model.base import Recipe
+from cellfuse.model.base.image_model import ROLE, ImageModel
 from cellfuse.nn.augment import center_crop, random_affine
 from cellfuse.nn.mae import ImageMAE
-from cellfuse.nn.vit import VIT_PRESETS, make_vit
+from cellfuse.nn.standardise import Standardised
+from cellfuse.nn.vit import make_vit
 
 __all__ = ["MAE"]
 
@@ -71,7 +71,10 @@ class MAE(ImageModel):
     """
 
     #: MAE's 1.5e-4 per 256 images is for batches of thousands; 64 images want about as much.
-    defaults: ClassVar[dict[str, tuple[int, float]]] = {"small": (64, 1e-3), "base": (256, 1.5e-4)}
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "small": Recipe(batch_size=64, lr=1e-3),
+        "base": Recipe(batch_size=256, lr=1.5e-4),
+    }
 
     def __init__(
         self,
@@ -89,83 +92,30 @@ class MAE(ImageModel):
         seed: int = 0,
         **sizes: Any,
     ) -> None:
-        self._begin(adata)
-        check_seed(seed)
-        known = vit_sizes("MAE", preset, sizes, side=VIT_PRESETS["base"].image_size)
-        self.side = self._crop(crop, normalize, known.patch_size)
-        self.preset, self.seed, self.channel_agnostic = preset, seed, channel_agnostic
-        size = vit_sizes("MAE", preset, sizes, side=self.side)
+        super().__init__(
+            adata,
+            preset=preset,
+            channel_agnostic=channel_agnostic,
+            crop=crop,
+            normalize=normalize,
+            sizes=sizes,
+            seed=seed,
+        )
         width, depth, heads = DECODERS[preset]
-        with seeded(seed):
-            net = ImageMAE(
-                make_vit(self.channels, size, channel_agnostic=channel_agnostic),
-                decoder_width=width if decoder_width is None else decoder_width,
-                decoder_depth=depth if decoder_depth is None else decoder_depth,
-                decoder_heads=heads if decoder_heads is None else decoder_heads,
-                mask_ratio=mask_ratio,
-                normalize_targets=normalize_targets,
-                seed=seed,
-            )
+        net = ImageMAE(
+            make_vit(self.channels, self.size, channel_agnostic=channel_agnostic),
+            decoder_width=width if decoder_width is None else decoder_width,
+            decoder_depth=depth if decoder_depth is None else decoder_depth,
+            decoder_heads=heads if decoder_heads is None else decoder_heads,
+            mask_ratio=mask_ratio,
+            normalize_targets=normalize_targets,
+            seed=seed,
+        )
         self.module = Standardised(net, len(self.channels))
-        self._model_summary_string = (
-            f"MAE ({preset}): images {self.inputs[ROLE].shape}, "
-            f"{'channel-agnostic ' if channel_agnostic else ''}ViT {size.width} x {size.depth}"
-        )
-        self.init_params_ = self._get_init_params(locals())
 
-    def train(
-        self,
-        max_epochs: int = 100,
-        *,
-        batch_size: int | None = None,
-        validation_size: float = 0.0,
-        lr: float | None = None,
-        weight_decay: float = 0.05,
-        warmup: float = 0.05,
-        augment: bool = True,
-        num_workers: int = 0,
-        callbacks: list[L.Callback] | None = None,
-        **trainer_kwargs: Any,
-    ) -> None:
-        """Train the model.
-
-        Parameters
-        ----------
-        max_epochs
-            Times that every training image is seen.
-        batch_size
-            Images per batch, over all devices: 64 for ``"small"``, 256 for ``"base"``.
-        validation_size
-            Without `split_key` in the setup: share of the images held out.
-        lr, weight_decay, warmup
-            AdamW (betas .9, .95), linear warm-up over a share of the steps, then cosine.
-        augment
-            Random flips, rotation and 5% translation.
-        num_workers
-            Processes that read ahead.
-        callbacks, **trainer_kwargs
-            Passed to Lightning's trainer, such as `accelerator`, `devices`, `precision`,
-            `ckpt_path`, `max_steps`. Precision is bf16 on a GPU and float32 elsewhere.
-        """
-        self._augment = augment
-        size, rate = self.defaults[self.preset]
-        self._fit(
-            max_epochs,
-            seed=self.seed,
-            batch_size=size if batch_size is None else batch_size,
-            validation_size=validation_size,
-            lr=rate if lr is None else lr,
-            betas=(0.9, 0.95),
-            weight_decay=weight_decay,
-            warmup=warmup,
-            callbacks=callbacks or [],
-            num_workers=num_workers,
-            **trainer_kwargs,
-        )
-
-    def _losses(self, batch: Batch, training: bool) -> dict[str, Tensor]:
+    def _losses(self, batch: Batch, augment: bool) -> dict[str, Tensor]:
         images = self._prepare(batch.x[ROLE].flatten(0, 1))
-        if training and self._augment:
+        if augment:
             images = random_affine(images[:, None], batch.key, seed=self.seed, crop=self.side)[:, 0]
         else:
             images = center_crop(images, self.side)

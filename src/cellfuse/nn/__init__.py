@@ -48,6 +48,7 @@ from cellfuse.nn.masking import random_mask
 from cellfuse.nn.response import RESPONSE_PRESETS, ResponseNetwork, ResponseSizes
 from cellfuse.nn.scgpt import ScGPT, ScGPTCheckpoint, read_scgpt
 from cellfuse.nn.sets import SetTransformer
+from cellfuse.nn.standardise import Standardise, Standardised
 from cellfuse.nn.tokens import TokenDecoder, TokenEncoder, patchify, sincos_positions, unpatchify
 from cellfuse.nn.topk import BatchTopK
 from cellfuse.nn.vit import (
@@ -91,6 +92,8 @@ __all__ = [
     "SetCLIP",
     "SetTransformer",
     "Sizes",
+    "Standardise",
+    "Standardised",
     "Temperature",
     "TokenAutoencoder",
     "TokenDecoder",

@@ -16,6 +16,7 @@ from cellfuse.nn.losses import (
     masked_nb_loss,
     masked_squared_error,
 )
+from cellfuse.nn.standardise import Standardise
 from cellfuse.nn.tokens import TokenDecoder, TokenEncoder, patchify, unpatchify
 
 __all__ = ["CellAutoencoder", "GeneAutoencoder", "InputSpec", "Sizes", "TokenAutoencoder", "build"]
@@ -67,23 +68,11 @@ class Sizes:
     mask_ratio: float = 0.75
 
 
-class CellAutoencoder(nn.Module):
+class CellAutoencoder(Standardise):
     """One modality: prepare, encode, decode, compare."""
 
     n_tokens: int
-    mean: Tensor
-    sd: Tensor
     decoder: nn.Module | None
-
-    def __init__(self, n_statistics: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(n_statistics))
-        self.register_buffer("sd", torch.ones(n_statistics))
-
-    def set_statistics(self, mean: Tensor, sd: Tensor) -> None:
-        """Take the training set's mean and standard deviation; a constant feature keeps scale 1."""
-        self.mean.copy_(mean)
-        self.sd.copy_(torch.where(sd > 0, sd, torch.ones_like(sd)))
 
     def encoder_only(self) -> Self:
         """Drop what only reconstruction needs."""
@@ -106,7 +95,7 @@ class CellAutoencoder(nn.Module):
         """Reconstruction loss of each cell's masked tokens, ``(N,)``."""
         raise NotImplementedError
 
-    def restore(self, prepared: Tensor, prediction: Tensor) -> Tensor:
+    def rebuilt(self, prepared: Tensor, prediction: Tensor) -> Tensor:
         """Prediction on the scale of the data."""
         raise NotImplementedError
 
@@ -146,7 +135,7 @@ class TokenAutoencoder(CellAutoencoder):
         """Augment, crop, standardise and cut into tokens, ``(N, T, token_dim)``."""
         x = x.float()
         if self.spec.kind == "tokens":
-            return ((x - self.mean) / self.sd).flatten(0, 1)
+            return self.scale(x.flatten(0, 1))
         if augment:
             x = random_affine(x, key, seed=seed, crop=self.side[0])
         elif self.spec.crop is not None:
@@ -156,7 +145,7 @@ class TokenAutoencoder(CellAutoencoder):
             sd, mean = torch.std_mean(images, dim=(2, 3), keepdim=True)
             images = (images - mean) / (sd + 1e-6)
         else:
-            images = (images - self.mean[:, None, None]) / self.sd[:, None, None]
+            images = self.scale(images)
         return patchify(images, self.patch_size)
 
     def encode(self, prepared: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -172,14 +161,14 @@ class TokenAutoencoder(CellAutoencoder):
         """Mean squared error of each cell's masked tokens."""
         return masked_mean_squared_error(prepared, prediction, mask)
 
-    def restore(self, prepared: Tensor, prediction: Tensor) -> Tensor:
+    def rebuilt(self, prepared: Tensor, prediction: Tensor) -> Tensor:
         """Pixels ``(N, C, H, W)`` or tokens ``(N, T, D)`` on the scale of the data."""
         if self.spec.kind == "tokens":
-            return prediction * self.sd + self.mean
+            return self.restore(prediction)
         images = unpatchify(prediction, self.patch_size, (self.spec.shape[0], *self.side))
         if self.spec.normalize == "instance":
             return images  # a cell's own scale is not known once it is gone
-        return images * self.sd[:, None, None] + self.mean[:, None, None]
+        return self.restore(images)
 
 
 class GeneAutoencoder(CellAutoencoder):
@@ -225,7 +214,7 @@ class GeneAutoencoder(CellAutoencoder):
     def prepare(self, x: Tensor, key: Tensor, *, seed: int, augment: bool) -> Tensor:
         """Raw counts, or standardised values, ``(N, n_genes)``."""
         x = x.float().flatten(0, 1)
-        return x if self.spec.kind == "counts" else (x - self.mean) / self.sd
+        return x if self.spec.kind == "counts" else self.scale(x)
 
     def encode(self, prepared: Tensor, keep: Tensor | None = None) -> Tensor:
         """Latents of the kept genes; a gene's token holds log(1 + count)."""
@@ -243,11 +232,11 @@ class GeneAutoencoder(CellAutoencoder):
             return masked_nb_loss(prepared, prediction, self.log_dispersion, mask)
         return masked_squared_error(prepared, prediction, mask)
 
-    def restore(self, prepared: Tensor, prediction: Tensor) -> Tensor:
+    def rebuilt(self, prepared: Tensor, prediction: Tensor) -> Tensor:
         """Expected counts (at the cell's total), or values, ``(N, n_genes)``."""
         if self.spec.kind == "counts":
             return prediction.float().softmax(dim=1) * prepared.sum(dim=1, keepdim=True)
-        return prediction * self.sd + self.mean
+        return self.restore(prediction)
 
 
 def build(spec: InputSpec, sizes: Sizes) -> CellAutoencoder:

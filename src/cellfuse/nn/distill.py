@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from cellfuse.nn.contrastive import (
     vicreg_loss,
 )
 from cellfuse.nn.keyed import normal, uniform
+from cellfuse.nn.standardise import Standardise
 
 __all__ = ["Adapter", "Distillation", "Objective", "collapse", "perturb_embedding"]
 
@@ -90,7 +91,7 @@ def perturb_embedding(
     return x
 
 
-class Distillation(nn.Module):
+class Distillation(Standardise):
     """A student's adapter, perhaps a teacher's, and the objective between them.
 
     Parameters
@@ -113,9 +114,6 @@ class Distillation(nn.Module):
         Documents of one context are each other's positives; False makes them negatives.
     """
 
-    student_mean: Tensor
-    student_sd: Tensor
-
     def __init__(
         self,
         n_student: int,
@@ -128,7 +126,7 @@ class Distillation(nn.Module):
         multi_positive: bool = True,
         encoder: nn.Module | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(n_student if encoder is None else 0)
         self.objective, self.multi_positive = objective, multi_positive
         self.encoder = encoder
         self.adapter = Adapter(n_student, n_teacher, hidden=hidden)
@@ -138,18 +136,16 @@ class Distillation(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-10.0))
         self.temperature.requires_grad_(objective in ("clip", "sigmoid"))
         self.bias.requires_grad_(objective == "sigmoid")
-        n_raw = n_student if encoder is None else 0
-        self.register_buffer("student_mean", torch.zeros(n_raw))
-        self.register_buffer("student_sd", torch.ones(n_raw))
 
-    def set_statistics(self, mean: Tensor, sd: Tensor) -> None:
-        """Take the training cells' mean and sd of an embedding; a constant keeps scale 1."""
-        self.student_mean.copy_(mean)
-        self.student_sd.copy_(torch.where(sd > 0, sd, torch.ones_like(sd)))
+    def cell(self, role: str) -> Standardise:
+        """What takes the statistics of the student's input."""
+        return self if self.encoder is None else self.encoder.cell  # type: ignore[return-value]
 
-    def standardise(self, x: Tensor) -> Tensor:
-        """Student embeddings (G, d), each feature in units of its training sd."""
-        return (x.float() - self.student_mean) / self.student_sd
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        for name in ("mean", "sd"):  # as they were called up to 0.1
+            if f"{prefix}student_{name}" in state_dict:
+                state_dict[f"{prefix}{name}"] = state_dict.pop(f"{prefix}student_{name}")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, student: Tensor, teacher: Tensor, context: Tensor) -> dict[str, Tensor]:
         """Losses of documents.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cellfuse.nn.blocks import Block
 from cellfuse.nn.film import DoseFiLM
 from cellfuse.nn.genes import GeneDecoder, GeneEncoder
+from cellfuse.nn.standardise import Standardise
 
 __all__ = ["RESPONSE_PRESETS", "ResponseNetwork", "ResponseSizes"]
 
@@ -49,7 +50,7 @@ RESPONSE_PRESETS = {
 }
 
 
-class ResponseNetwork(nn.Module):
+class ResponseNetwork(Standardise):
     """Basal expression + effect at a dose -> change of expression.
 
     An effect is a vector without dose. It comes from a drug's fingerprint, or from a treated
@@ -76,15 +77,10 @@ class ResponseNetwork(nn.Module):
     True
     """
 
-    mean: Tensor
-    sd: Tensor
-
     def __init__(self, n_genes: int, n_bits: int, sizes: ResponseSizes) -> None:
-        super().__init__()
+        super().__init__(n_genes)
         width = sizes.width
         self.width = width
-        self.register_buffer("mean", torch.zeros(n_genes))
-        self.register_buffer("sd", torch.ones(n_genes))
         self.encoder = GeneEncoder(
             n_genes,
             width=width,
@@ -115,14 +111,9 @@ class ResponseNetwork(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
-    def set_statistics(self, mean: Tensor, sd: Tensor) -> None:
-        """Take each gene's mean and standard deviation; a constant gene keeps scale 1."""
-        self.mean.copy_(mean)
-        self.sd.copy_(torch.where(sd > 0, sd, torch.ones_like(sd)))
-
     def encode(self, expression: Tensor) -> Tensor:
         """Latents of profiles ``(N, n_genes)``, ``(N, n_latents, width)``."""
-        values = (expression.float() - self.mean) / self.sd
+        values = self.scale(expression)
         return self.encoder(values) + self.direct(values)[:, None]
 
     def state(self, basal: Tensor) -> Tensor:
@@ -158,7 +149,7 @@ class ResponseNetwork(nn.Module):
 
     def predict(self, basal: Tensor, effect: Tensor, dose: Tensor | None) -> Tensor:
         """Expression after treatment, ``(N, n_genes)``."""
-        return basal.float() + self._change(self.encode(basal), effect, dose) * self.sd
+        return basal.float() + self._change(self.encode(basal), effect, dose) * self.unit
 
     def forward(
         self,
@@ -189,7 +180,7 @@ class ResponseNetwork(nn.Module):
         ``loss``, the sum of ``drug_loss`` and ``profile_loss``: mean squared errors of the change
         in units of each gene's standard deviation.
         """
-        target = (treated.float() - basal.float()) / self.sd
+        target = (treated.float() - basal.float()) / self.unit
         if shown is None:
             shown, shown_dose = treated, dose
         latents = self.encode(basal)

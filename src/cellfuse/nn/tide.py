@@ -17,6 +17,7 @@ from cellfuse.nn.film import DoseFiLM
 from cellfuse.nn.mae import ImageMAE
 from cellfuse.nn.response import ResponseNetwork, ResponseSizes
 from cellfuse.nn.scgpt import ScGPT, ScGPTCheckpoint
+from cellfuse.nn.standardise import Standardise
 from cellfuse.nn.vit import ImageEncoder
 
 __all__ = ["FlatEncoder", "Objective", "ScGPTResponse", "TideNetwork"]
@@ -82,7 +83,7 @@ class ScGPTResponse(ResponseNetwork):
 
     def encode(self, expression: Tensor) -> Tensor:
         """Latents of profiles ``(N, n_genes)``, ``(N, 2, width)``: ``<cls>`` and the mean gene."""
-        values = (expression.float() - self.mean) / self.sd
+        values = self.scale(expression)
         # scGPT bins a profile by its own order of genes: it takes the values as they were measured.
         return self.encoder(expression.float()) + self.direct(values)[:, None]
 
@@ -126,7 +127,7 @@ class _ScGPTProfiles(nn.Module):
         return bins.masked_fill(zero, 0).float()
 
 
-class TideNetwork(nn.Module):
+class TideNetwork(Standardise):
     """Shared image encoder; teacher over image, RNA, doses and cell type; image-only student.
 
     The teacher sees no structure of a drug: it names the drug from what the cells did, and the
@@ -154,8 +155,6 @@ class TideNetwork(nn.Module):
         Whether the teacher is told the doses.
     """
 
-    mean: Tensor
-    sd: Tensor
     response_report: Tensor
 
     def __init__(
@@ -171,12 +170,10 @@ class TideNetwork(nn.Module):
         beta: float = 1.0,
         use_dose: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(n_channels)
         self.image, self.response, self.codebook = image, response, codebook
         self.objective: Objective = objective
         self.alpha, self.beta, self.use_dose = alpha, beta, use_dose
-        self.register_buffer("mean", torch.zeros(n_channels))
-        self.register_buffer("sd", torch.ones(n_channels))
         # What the response model explains, kept with its weights (NaN: it was not fine-tuned).
         self.register_buffer("response_report", torch.full((2, 6), torch.nan))
         width, out = self.encoder.width, codebook.delta.shape[1]
@@ -196,18 +193,9 @@ class TideNetwork(nn.Module):
             return self.image.encoder
         return self.image
 
-    def set_statistics(self, mean: Tensor, sd: Tensor) -> None:
-        """Take each channel's mean and standard deviation; a constant one keeps scale 1."""
-        self.mean.copy_(mean)
-        self.sd.copy_(torch.where(sd > 0, sd, torch.ones_like(sd)))
-
-    def scale(self, images: Tensor, channels: Sequence[int] | None = None) -> Tensor:
-        """Standardise ``(N, C, H, W)`` or ``(N, D)``; `channels`: positions in the training."""
-        mean, sd = self.mean, self.sd
-        if images.ndim == 4:
-            at = list(range(len(mean))) if channels is None else list(channels)
-            mean, sd = mean[at, None, None], sd[at, None, None]
-        return (images.float() - mean) / sd
+    def cell(self, role: str) -> Standardise:
+        """What takes the statistics of a modality."""
+        return self if role == "image" else self.response
 
     # -- what is read off -------------------------------------------------------------------------
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import numpy as np
-import pandas as pd
 import torch
 from mudata import MuData
 from numpy.typing import NDArray
+from torch import Tensor
 
-from cellfuse.data import DocumentDataModule, DocumentPlan, Source
+from cellfuse.data import Contexts, Source
+from cellfuse.data.readers import read_dense
+from cellfuse.data.splits import Rows, few_of_each
 from cellfuse.kernels.fingerprints import Kind
-from cellfuse.model._correction import read_dense
-from cellfuse.model._setup import check_seed
-from cellfuse.model._tide_config import (
-    LEARNING,
+from cellfuse.model.base import DocumentModel, Recipe, as_in
+from cellfuse.model.base.callbacks import KeepBest, Score
+from cellfuse.model.base.checks import check_between, check_whole
+from cellfuse.model.base.fitting import Held, OfModel
+from cellfuse.model.base.plans import Plans
+from cellfuse.model.dino import TeacherSchedule, first_and_last
+from cellfuse.model.tide.config import (
+    RECIPES,
     SSL,
     check_arguments,
     image_side,
@@ -26,21 +32,10 @@ from cellfuse.model._tide_config import (
     make_response,
     sizes_of,
 )
-from cellfuse.model._tide_inference import TideInference
-from cellfuse.model._tide_response import Transcriptomes
-from cellfuse.model._tide_response_stage import ResponseStage
-from cellfuse.model._tide_setup import field_arrays, read_screen
-from cellfuse.model._tide_training import (
-    JointLosses,
-    JointTraining,
-    KeepBest,
-    bank_rows,
-    held_images,
-    joint_plans,
-    neighbour_accuracy,
-)
-from cellfuse.model._training import fit, seeded
-from cellfuse.model.dino import TeacherSchedule, first_and_last
+from cellfuse.model.tide.inference import TideInference
+from cellfuse.model.tide.response_stage import ResponseStage
+from cellfuse.model.tide.setup import field_arrays, read_screen
+from cellfuse.model.tide.training import JointLosses, bank_rows, joint_plans, neighbour_accuracy
 from cellfuse.nn.codebook import Codebook
 from cellfuse.nn.crops import CropSettings
 from cellfuse.nn.dino import Dino
@@ -50,6 +45,10 @@ __all__ = ["TIDE"]
 
 #: Images that are read at a time to look at an epoch.
 CHUNK = 4096
+#: Weight decay at the first and the last step (DINO).
+DECAY = (0.04, 0.4)
+#: What of a training's arguments holds for the response model's too.
+PLACE = ("accelerator", "devices", "precision", "enable_progress_bar", "num_nodes", "strategy")
 
 
 class TIDE(ResponseStage, TideInference):
@@ -130,6 +129,18 @@ class TIDE(ResponseStage, TideInference):
     True
     """
 
+    recipes: ClassVar[Mapping[str, Recipe]] = RECIPES["dino"]
+    without = (
+        "documents_per_context",
+        "replace",
+        "missing",
+        "validation_size",
+        "validation_contexts",
+        "validation_by",
+        "keep_best",
+        "augment",
+    )
+
     def __init__(
         self,
         adata: MuData | None = None,
@@ -151,11 +162,10 @@ class TIDE(ResponseStage, TideInference):
         seed: int = 0,
         **sizes: Any,
     ) -> None:
-        self._begin(adata)
-        check_seed(seed)
+        super().__init__(adata, preset=preset, seed=seed)
         check_arguments(ssl, objective, alpha, beta, n_paired, n_basal)
         own, vit = sizes_of(preset, sizes)
-        self.preset, self.objective, self.seed = preset, objective, seed
+        self.objective = objective
         self.n_paired, self.n_basal = n_paired, n_basal
         self.finetune_response = finetune_response
         self.channel_agnostic = channel_agnostic
@@ -166,22 +176,14 @@ class TIDE(ResponseStage, TideInference):
         image = self.inputs["image"]
         self.side = image_side(image, preset, vit, crop)
         self.ssl = None if self.side is None else ssl
+        self.recipe = RECIPES[self.ssl][preset]
         if n_paired == 0 and self.ssl is None:
             raise ValueError("n_paired=0 leaves the self-supervised term alone, and there is none.")
         self.channels = list(image.names or (f"channel {i}" for i in range(image.shape[0])))
         self.compounds: dict[str, str] = dict(self._setup["compounds"])
         self.drugs: list[str] = list(self._setup["drugs"])
         self._checkpoint = None if checkpoint is None else str(checkpoint)
-        # As it is saved: a path is no JSON.
-        checkpoint = self._checkpoint
-        with seeded(seed):
-            self.module = self._network(own, vit, tau=tau, alpha=alpha, beta=beta)
-        self._model_summary_string = (
-            f"TIDE ({preset}, {objective}): images {image.shape}, RNA "
-            f"{self.inputs['rna'].shape[0]} genes, {len(self.drugs)} drugs with both, "
-            f"self-supervised term {self.ssl}"
-        )
-        self.init_params_ = self._get_init_params(locals())
+        self.module = self._network(own, vit, tau=tau, alpha=alpha, beta=beta)
 
     def _network(self, own: Any, vit: Mapping[str, Any], **weights: float) -> TideNetwork:
         """Build the network; the image encoder first, so that it starts as DINO's and MAE's do."""
@@ -304,33 +306,27 @@ class TIDE(ResponseStage, TideInference):
             n_bits=n_bits,
             modalities=modalities,
         )
-        cls._keep_setup(mdata, setup)
+        cls._note(mdata, setup)
 
     # -- training ---------------------------------------------------------------------------------
 
-    def train(
+    @as_in(DocumentModel.train, without)
+    def train(  # type: ignore[override]  # weight decay changes, from step to step
         self,
-        max_epochs: int = 400,
+        max_epochs: int | None = None,
         *,
         response_epochs: int = 100,
-        batch_size: int | None = None,
         validation_images: int = 10,
-        lr: float | None = None,
         weight_decay: tuple[float, float] | None = None,
-        warmup: float | None = None,
         momentum: float = 0.996,
         temperature: tuple[float, float] = (0.04, 0.07),
         temperature_epochs: int = 30,
         freeze_epochs: int = 1,
-        num_workers: int = 0,
-        accelerator: str = "auto",
-        devices: Any = "auto",
-        precision: str | None = None,
-        callbacks: list[L.Callback] | None = None,
-        ckpt_path: str | None = None,
-        **trainer_kwargs: Any,
+        **training: Any,
     ) -> None:
         """Train the response model, then teacher, student and self-supervised term together.
+
+        Optimiser and schedule are by default the self-supervised method's.
 
         Parameters
         ----------
@@ -341,148 +337,88 @@ class TIDE(ResponseStage, TideInference):
         response_epochs
             Epochs of :meth:`train_response`, which is run first unless it was already, or is not
             wanted (`finetune_response`).
-        batch_size
-            Images per batch and stream, over all devices: 64 for ``"small"``, 256 for ``"base"``.
         validation_images
             Images of each compound (at most a fifth of them) that are held out. The weights kept
             are those of the epoch with the highest accuracy of their 20 nearest neighbours among
             the training images (paper: 10 images); 0 holds none out and keeps the last. Of a few
             hundred held-out images the accuracy is too noisy to choose by (look at
             ``history["validation_knn_accuracy"]``).
-        lr, weight_decay, warmup
-            AdamW; the self-supervised method's by default (see :meth:`cellfuse.DINO.train`,
-            :meth:`cellfuse.MAE.train`). `weight_decay` at the first and last step changes in DINO
-            only.
+        weight_decay
+            At the first and last step; it changes in DINO only.
         momentum, temperature, temperature_epochs, freeze_epochs
             Of DINO's teacher.
-        num_workers
-            Processes that read ahead.
-        accelerator, devices, precision, callbacks, ckpt_path, **trainer_kwargs
-            Passed to Lightning's trainer. `ckpt_path` resumes the joint training.
         """
-        self._check_trainable(max_epochs, trainer_kwargs)
-        if validation_images < 0:
-            raise ValueError(f"validation_images must be at least 0, found {validation_images}.")
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum={momentum}: expected a share from 0 to 1.")
-        place: dict[str, Any] = {
-            "accelerator": accelerator,
-            "devices": devices,
-            "precision": precision,
-        }
-        learning = LEARNING[self.ssl]
-        given = learning.weight_decay if weight_decay is None else weight_decay
-        decay = first_and_last("weight_decay", given)
-        data = self._transcriptomes()
-        if self.n_paired != 0 and ckpt_path is None:
-            self._first_stage(data, response_epochs, {**place, **_quiet(trainer_kwargs)})
-        schedule = None
+        check_whole("validation_images", validation_images, least=0)
+        check_between("momentum", momentum, 0, 1)
+        decay = None if weight_decay is None else first_and_last("weight_decay", weight_decay)
+        self._n_held, self._resumes = validation_images, training.get("ckpt_path") is not None
+        self._response_run = (response_epochs, {k: training[k] for k in PLACE if k in training})
+        self._schedule = None
         if isinstance(self.module.image, Dino):
-            schedule = TeacherSchedule(
+            self._schedule = TeacherSchedule(
                 self.module.image,
                 momentum=momentum,
                 temperature=temperature,
                 warmup_epochs=temperature_epochs,
-                weight_decay=decay,
+                weight_decay=DECAY if decay is None else decay,
                 freeze_epochs=freeze_epochs,
             )
-        fields = self._image_fields()
-        held = held_images(fields["compound"], validation_images, self.seed)
-        size = learning.batch_size[self.preset] if batch_size is None else batch_size
-        plans, source = self._joint_data(data, fields, held, size)
-        keep = self._keep_best(fields["compound"], held, max_epochs)
-        self.module.train()
-        history = fit(
-            JointTraining(
-                self.module,
-                self._joint_losses(data, schedule),  # type: ignore[arg-type]  # a batch per stream
-                lr=learning.lr[self.preset] if lr is None else lr,
-                betas=learning.betas,
-                weight_decay=decay[0],
-                warmup=learning.warmup if warmup is None else warmup,
-            ),
-            DocumentDataModule(plans, source, num_workers=num_workers),
-            max_epochs=max_epochs,
-            callbacks=[c for c in (schedule, keep, *(callbacks or [])) if c is not None],
-            ckpt_path=ckpt_path,
-            **{"gradient_clip": learning.gradient_clip, **place, **trainer_kwargs},
-        )
-        self._end(history, keep)
+        super().train(max_epochs, weight_decay=None if decay is None else decay[0], **training)
 
-    def _end(self, history: dict[str, pd.DataFrame], keep: KeepBest | None) -> None:
-        if keep is not None:
-            keep.put()
-            name = "validation_knn_accuracy"
-            history[name] = pd.DataFrame({name: keep.scores}).rename_axis("epoch")
-        response = {k: v for k, v in (self.history_ or {}).items() if k.startswith("response_")}
-        self.history_ = {**response, **history}
-        self.module.eval()
-        self.is_trained_ = True
+    def _rows(self, contexts: Contexts, held: Held) -> Rows:
+        self._data, self._fields = self._transcriptomes(), self._image_fields()
+        images = few_of_each(self._fields["compound"], self._n_held, self.seed)
+        rna = self._used_rna(self._data)
+        return Rows({"image": ~images, "rna": rna}, {"image": images, "rna": ~rna})
 
-    def _joint_data(
-        self,
-        data: Transcriptomes,
-        fields: dict[str, NDArray],
-        held: NDArray[np.bool_],
-        batch_size: int,
-    ) -> tuple[dict[str, DocumentPlan], Source]:
-        """Streams of the joint training and where they are read; also takes the pixels' scale."""
-        source = Source(
-            {role: self._reader(None, role) for role in self.inputs},
-            {"image": fields, "rna": dict(data.fields)},
-        )
-        if not self.is_trained_:
-            images = Source({"image": source.readers["image"]})
-            found = self._statistics(images, {"image": ~held}, seed=self.seed)
-            self.module.set_statistics(*found["image"])
-        paired = self.n_paired != 0
+    def _plans(self, contexts: Contexts, rows: Rows, recipe: Recipe, **_: Any) -> Plans:
         plans = joint_plans(
-            self._contexts(None, ["image", "rna"] if paired else ["image"]),
-            data,
-            images=~held,
-            labelled=fields["drug"] >= 0,
-            rna=self._used_rna(data),
-            paired=paired,
+            contexts,
+            self._data,
+            images=rows.train["image"],
+            labelled=self._fields["drug"] >= 0,
+            rna=rows.train["rna"],
+            paired=self.n_paired != 0,
             ssl=self.ssl is not None,
-            batch_size=batch_size,
+            batch_size=recipe.batch_size,
             seed=self.seed,
         )
-        return plans, source
+        self._every = max(1, recipe.max_epochs // 20)
+        return Plans(plans, None, {"image": rows.train["image"]})
 
-    def _joint_losses(self, data: Transcriptomes, schedule: TeacherSchedule | None) -> JointLosses:
+    def _source(self) -> Source:
+        readers = {role: self._reader(None, role) for role in self.inputs}
+        return Source(readers, {"image": self._fields, "rna": dict(self._data.fields)})
+
+    def _begin_stage(self, stage: int, source: Source) -> None:
+        if self.n_paired != 0 and not self._resumes:
+            self._first_stage(self._data, *self._response_run)
         views = None
         if isinstance(self.module.image, Dino):
             assert self.side is not None
             views = CropSettings.for_images(self.side, self.module.image.encoder.patch_size)
-        return JointLosses(
+        self._joint = JointLosses(
             self.module,
-            data,
+            self._data,
             self.channels,
             self.side,
             views,
-            schedule,
+            self._schedule,
             self.channel_dropout,
             self.seed,
         )
 
-    def _keep_best(
-        self, compound: NDArray[np.int64], held: NDArray[np.bool_], max_epochs: int
-    ) -> KeepBest | None:
-        if not held.any():
-            return None
-        bank, asked = bank_rows(compound, held, self.seed), np.flatnonzero(held)
-        reader = self._reader(None, "image")
+    def _losses(self, batches: Any, augment: bool) -> dict[str, Tensor]:
+        return self._joint(batches, augment)
 
-        def embed(rows: NDArray[np.int64]) -> torch.Tensor:
-            parts = (rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK))
-            return torch.cat([self._features(read_dense(reader, part)) for part in parts])
-
-        def score() -> float:
-            x = [embed(rows) for rows in (asked, bank)]
-            labels = [torch.as_tensor(compound[rows]).to(x[0].device) for rows in (asked, bank)]
-            return neighbour_accuracy(x[0], labels[0], x[1], labels[1])
-
-        return KeepBest(self.module, score, every=max(1, max_epochs // 20))
+    def _callbacks(self, recipe: Recipe, plans: Plans) -> list[L.Callback]:
+        found: list[L.Callback] = [] if self._schedule is None else [self._schedule]
+        held = ~plans.train_rows["image"]
+        if held.any():
+            score = Neighbours(self, self._fields["compound"], held)
+            found.append(Score(self.module, score, every=self._every))
+            found.append(KeepBest(self.module, "validation_knn_accuracy"))
+        return found
 
     def _image_fields(self) -> dict[str, NDArray]:
         adata = self._modality(None, "image")
@@ -492,6 +428,20 @@ class TIDE(ResponseStage, TideInference):
         return fields
 
 
-def _quiet(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the trainer's arguments holds for both stages."""
-    return {k: trainer[k] for k in ("enable_progress_bar", "num_nodes", "strategy") if k in trainer}
+class Neighbours(OfModel):
+    """Accuracy of the held-out images' nearest neighbours among the training images."""
+
+    def __init__(self, model: TIDE, compound: NDArray[np.int64], held: NDArray[np.bool_]) -> None:
+        super().__init__(model)
+        self.asked, self.bank = np.flatnonzero(held), bank_rows(compound, held, model.seed)
+        self.compound, self.reader = compound, model._reader(None, "image")
+
+    def __call__(self) -> dict[str, float]:
+        """Read the images in pieces, and embed them."""
+        found: list[torch.Tensor] = []
+        for rows in (self.asked, self.bank):
+            pieces = (rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK))
+            features = self.model._features
+            x = torch.cat([features(read_dense(self.reader, piece)) for piece in pieces])
+            found += [x, torch.as_tensor(self.compound[rows]).to(x.device)]
+        return {"knn_accuracy": neighbour_accuracy(*found)}

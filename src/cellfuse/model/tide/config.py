@@ -14,10 +14,11 @@ from torch import Tensor
 
 from cellfuse._errors import listing, missing_key
 from cellfuse.data import CellInput
-from cellfuse.model._images import vit_sizes
-from cellfuse.model._petri_config import input_spec
-from cellfuse.model.dino import HEADS
-from cellfuse.model.mae import DECODERS
+from cellfuse.model.base import Recipe
+from cellfuse.model.base.image_model import vit_sizes
+from cellfuse.model.base.sizes import input_spec
+from cellfuse.model.dino import DINO, HEADS
+from cellfuse.model.mae import DECODERS, MAE
 from cellfuse.nn.dino import Dino
 from cellfuse.nn.mae import ImageMAE
 from cellfuse.nn.response import RESPONSE_PRESETS, ResponseNetwork
@@ -26,7 +27,7 @@ from cellfuse.nn.tide import FlatEncoder, ImageSide, Objective, ScGPTResponse
 from cellfuse.nn.vit import VIT_PRESETS, make_vit
 
 __all__ = [
-    "LEARNING",
+    "RECIPES",
     "SSL",
     "TideSizes",
     "check_arguments",
@@ -67,40 +68,11 @@ class TideSizes:
 PRESETS = {"base": TideSizes(), "small": TideSizes(hidden=256, flat_width=128)}
 
 
-@dataclass(frozen=True)
-class Learning:
-    """How the joint training learns: as the self-supervised method does alone.
-
-    With zero pairs TIDE then is that method, step by step.
-    """
-
-    batch_size: dict[str, int]
-    lr: dict[str, float]
-    betas: tuple[float, float]
-    weight_decay: tuple[float, float]
-    warmup: float
-    gradient_clip: float
-
-
-_MAE = Learning(
-    {"small": 64, "base": 256},
-    {"small": 1e-3, "base": 1.5e-4},
-    (0.9, 0.95),
-    (0.05, 0.05),
-    0.05,
-    1.0,
-)
-LEARNING: dict[str | None, Learning] = {
-    "dino": Learning(
-        {"small": 64, "base": 256},
-        {"small": 5e-4, "base": 5e-4},
-        (0.9, 0.999),
-        (0.04, 0.4),
-        0.1,
-        3.0,
-    ),
-    "mae": _MAE,
-    None: _MAE,
+#: The joint training learns as the self-supervised method does alone: with zero pairs TIDE then is
+#: that method, step by step.
+RECIPES: dict[str | None, Mapping[str, Recipe]] = {
+    ssl: {name: replace(recipe, max_epochs=400) for name, recipe in method.recipes.items()}
+    for ssl, method in (("dino", DINO), ("mae", MAE), (None, MAE))
 }
 
 

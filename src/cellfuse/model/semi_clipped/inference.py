@@ -14,10 +14,10 @@ from torch import Tensor
 from cellfuse._access import Data
 from cellfuse.data.readers import read_dense
 from cellfuse.kernels.augmentation import Operation, check_operations
-from cellfuse.model._correction import Correction
-from cellfuse.model._probe import gene_probe
-from cellfuse.model._scvi import DocumentModel
-from cellfuse.model._setup import check_whole
+from cellfuse.model.base import DocumentModel
+from cellfuse.model.base.checks import check_whole
+from cellfuse.model.semi_clipped.correction import Correction
+from cellfuse.model.semi_clipped.probe import gene_probe
 from cellfuse.nn import Distillation
 
 __all__ = ["ClippedInference"]
@@ -62,7 +62,7 @@ class ClippedInference(DocumentModel):
         """What is done to an embedding before it is corrected; the teacher's is left alone."""
         if role == "image" or self.module.encoder is not None:
             return lambda x: x.float()
-        return lambda x: self.module.standardise(x.to(self.device))
+        return lambda x: self.module.scale(x.to(self.device))
 
     # -- what a trained model gives ---------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class ClippedInference(DocumentModel):
         self._check_trained()
         check_whole("batch_size", batch_size)
         self.module.eval()
-        role = self._one_role(modality)
+        role = self._role(modality)
         if role == "rna":
             name = self._chosen(correction)
         elif correction is not None:

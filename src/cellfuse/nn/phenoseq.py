@@ -3,79 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cellfuse._errors import listing, missing_key
 from cellfuse.nn.denoiser import ContextEncoder, Denoiser, DenoiserSizes, FoldedDenoiser
-from cellfuse.nn.diffusion import DDIM, Diffusion, Prediction
+from cellfuse.nn.diffusion import DDIM, Diffusion
 from cellfuse.nn.keyed import normal, uniform
+from cellfuse.nn.standardise import Standardise
 
-__all__ = ["PREDICTIONS", "PRESETS", "TRAINING", "PhenoSeqNetwork", "sizes_of"]
-
-#: ``"base"`` is the paper's (Table 4); ``"small"`` trains on two CPU cores in about a
-#: minute (some fifty contexts).
-PRESETS: dict[str, DenoiserSizes] = {
-    "base": DenoiserSizes(),
-    "small": DenoiserSizes(
-        width=128, n_heads=4, depth=3, encoder_heads=4, encoder_depth=1, time_width=64
-    ),
-}
-#: What is predicted. Noise of more dimensions than a network is wide does not pass through it, and
-#: DDIM's first steps multiply what is missed by 30 and more: v, which is never divided by the
-#: little signal there is, asks less of a small network.
-PREDICTIONS: dict[str, Prediction] = {"base": "noise", "small": "v"}
-#: Epochs at most, documents per batch, learning rate: the paper's (Table 5), and ten times its
-#: learning rate for the small network.
-TRAINING: dict[str, tuple[int, int, float]] = {"base": (5000, 256, 1e-4), "small": (50, 64, 1e-3)}
-
-
-def sizes_of(preset: str, given: Mapping[str, Any]) -> DenoiserSizes:
-    """Sizes of a preset with single ones replaced."""
-    if preset not in PRESETS:
-        raise missing_key(preset, list(PRESETS), what="the presets")
-    known = [field.name for field in fields(DenoiserSizes)]
-    for name in given:
-        if name not in known:
-            raise TypeError(
-                f"PhenoSeq has no argument {name!r}; sizes that can be given are "
-                f"{listing(known, 20)}."
-            )
-    sizes = replace(PRESETS[preset], **given)
-    for name, value in asdict(sizes).items():
-        if value < 0 or (value == 0 and name not in ("dropout", "encoder_depth")):
-            raise ValueError(f"{name} must be positive, found {value}.")
-    if sizes.dropout >= 1:
-        raise ValueError(f"dropout must be below 1, found {sizes.dropout}.")
-    return sizes
-
-
-class Standardised(nn.Module):
-    """Mean and sd of the training cells, saved with the weights."""
-
-    mean: Tensor
-    sd: Tensor
-
-    def __init__(self, n_features: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(n_features))
-        self.register_buffer("sd", torch.ones(n_features))
-
-    def set_statistics(self, mean: Tensor, sd: Tensor) -> None:
-        """Take over the statistics of the training cells."""
-        self.mean.copy_(mean)
-        self.sd.copy_(sd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Standardise; a constant feature is centred."""
-        return (x.to(self.mean.dtype) - self.mean) / torch.where(self.sd > 0, self.sd, 1.0)
-
-    def restore(self, x: Tensor) -> Tensor:
-        """Back to the original scale; a constant feature is its constant."""
-        return x * self.sd + self.mean
+__all__ = ["PhenoSeqNetwork"]
 
 
 class PhenoSeqNetwork(nn.Module):
@@ -106,15 +44,19 @@ class PhenoSeqNetwork(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.image, self.rna = Standardised(image_width), Standardised(rna_width)
+        self.image, self.rna = Standardise(image_width), Standardise(rna_width)
         self.encoder = ContextEncoder(image_width, sizes)
         self.denoiser = Denoiser(rna_width, sizes)
         self.diffusion = Diffusion(**diffusion)
         self.context_dropout, self.seed = context_dropout, seed
 
+    def cell(self, role: str) -> Standardise:
+        """What takes the statistics of a modality."""
+        return self.image if role == "image" else self.rna
+
     def context(self, cells: Tensor, mask: Tensor | None = None) -> Tensor:
         """Image cells (G, N, features), as they were measured, to context tokens."""
-        return self.encoder(self.image(cells), mask)
+        return self.encoder(self.image.scale(cells), mask)
 
     def loss(self, images: Tensor, rna: Tensor, key: Tensor) -> Tensor:
         """Mean squared error of what is predicted for noised RNA (PhenoSeq, Eq. 4).
@@ -128,7 +70,7 @@ class PhenoSeqNetwork(nn.Module):
         key
             Numbers of the documents, ``(G,)``: times and noise are functions of them.
         """
-        x0 = self.rna(rna)
+        x0 = self.rna.scale(rna)
         size = x0.shape[1:]
         share = uniform(key, size[:1], seed=self.seed, purpose="time")
         t = (share * self.diffusion.n_steps).long()

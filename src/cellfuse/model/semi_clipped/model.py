@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
-import lightning as L
 import torch
 from mudata import MuData
 from torch import Tensor, nn
 
 from cellfuse._access import per_modality
 from cellfuse._batches import Labels, batches_of
-from cellfuse.data import (
-    Batch,
-    DocumentDataModule,
-    DocumentPlan,
-    Draw,
-    Source,
-    Stream,
-    training_rows,
-)
+from cellfuse.data import Batch, Contexts, DocumentPlan, Draw, Source, Stream
+from cellfuse.data.splits import Rows
 from cellfuse.kernels.augmentation import Operation, check_operations
-from cellfuse.model._correction import Correction, mixed_up
-from cellfuse.model._petri_config import input_spec, sizes_of
-from cellfuse.model._semi_clipped_checks import check_batches, warn_collapse
-from cellfuse.model._semi_clipped_inference import ClippedInference
-from cellfuse.model._setup import check_seed, one_of, read_inputs, roles_of
-from cellfuse.model._training import Training, fit, seeded
+from cellfuse.model.base import DocumentModel, Recipe, as_in
+from cellfuse.model.base.checks import one_of
+from cellfuse.model.base.plans import Plans
+from cellfuse.model.base.sizes import input_spec, sizes_of
+from cellfuse.model.semi_clipped.checks import check_batches, warn_collapse
+from cellfuse.model.semi_clipped.correction import Correction, mixed_up
+from cellfuse.model.semi_clipped.inference import ClippedInference
 from cellfuse.nn import Distillation, perturb_embedding, uniform
 from cellfuse.nn.autoencoders import CellAutoencoder, build
 from cellfuse.nn.distill import Objective
@@ -36,24 +29,8 @@ from cellfuse.nn.distill import Objective
 __all__ = ["SemiClipped"]
 
 Trained = Literal["adapter", "heads", "scratch"]
-#: Hidden layers, rows per batch, optimiser. ``"base"`` is the paper's; on a few thousand wells its
-#: learning rate leaves the adapter where it began, so ``"small"`` is AdamW.
-PRESETS: dict[str, dict[str, Any]] = {
-    "base": {
-        "hidden": (1024, 1024),
-        "batch_size": 1024,
-        "lr": 1e-3,
-        "momentum": 0.95,
-        "weight_decay": 1e-4,
-    },
-    "small": {
-        "hidden": (256, 256),
-        "batch_size": 256,
-        "lr": 1e-3,
-        "momentum": None,
-        "weight_decay": 0.05,
-    },
-}
+#: Hidden layers of the adapters.
+HIDDEN = {"base": (1024, 1024), "small": (256, 256)}
 
 
 class _Encoder(nn.Module):
@@ -148,6 +125,15 @@ class SemiClipped(ClippedInference):
     True
     """
 
+    #: ``"base"`` is the paper's; on a few thousand wells its learning rate leaves the adapter where
+    #: it began, so ``"small"`` is AdamW.
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "small": Recipe(50, 256, 1e-3, weight_decay=0.05, warmup=0.0),
+        "base": Recipe(50, 1024, 1e-3, weight_decay=1e-4, warmup=0.0, momentum=0.95),
+    }
+    kinds = ("values",)
+    without = ("documents_per_context", "replace", "missing", "augment")
+
     def __init__(
         self,
         adata: MuData | None = None,
@@ -165,9 +151,7 @@ class SemiClipped(ClippedInference):
         hidden: Sequence[int] | None = None,
         seed: int = 0,
     ) -> None:
-        self._begin(adata)
-        check_seed(seed)
-        one_of("preset", preset, tuple(PRESETS))
+        super().__init__(adata, preset=preset, seed=seed)
         one_of("loss", loss, get_args(Objective))
         one_of("trains", trains, get_args(Trained))
         if not (0 <= noise < math.inf and 0 <= dropout < 1 and 0 <= mixup < math.inf):
@@ -184,77 +168,61 @@ class SemiClipped(ClippedInference):
             raise ValueError(
                 f"hidden={hidden!r}: expected the widths of the hidden layers, such as (256, 256)."
             )
-        self.preset, self.seed, self.trains = preset, seed, trains
+        self.trains = trains
         self.operations = check_operations(pea, name="pea")
         self.image_correction = check_operations([image_correction], name="image_correction")[0]
         self.noise, self.dropout, self.mixup = noise, dropout, mixup
-        n_image, n_rna = self._check_inputs()
+        n_image, n_rna = (self.inputs[role].shape[0] for role in ("image", "rna"))
         encoder = None
-        with seeded(seed):
-            if trains == "scratch":
-                sizes = sizes_of("small", {})
-                spec = input_spec(
-                    self.inputs["rna"], crop=None, normalize="dataset", patch_size=sizes.patch_size
-                )
-                encoder, n_rna = _Encoder(build(spec, sizes)), sizes.width
-            self.module = Distillation(
-                n_rna,
-                n_image,
-                hidden=tuple(PRESETS[preset]["hidden"] if hidden is None else hidden),
-                objective=loss,
-                teacher_head=trains != "adapter",
-                temperature=temperature,
-                multi_positive=multi_positive,
-                encoder=encoder,
+        if trains == "scratch":
+            self._check_scratch()
+            sizes = sizes_of("small", {})
+            spec = input_spec(
+                self.inputs["rna"], crop=None, normalize="dataset", patch_size=sizes.patch_size
             )
-        self._model_summary_string = (
-            f"SemiClipped ({preset}): rna {n_rna} to image {n_image}, loss {loss}, trains "
-            f"{trains}, PEA {', '.join(self.operations)}"
+            encoder, n_rna = _Encoder(build(spec, sizes)), sizes.width
+        self.module = Distillation(
+            n_rna,
+            n_image,
+            hidden=tuple(HIDDEN[preset] if hidden is None else hidden),
+            objective=loss,
+            teacher_head=trains != "adapter",
+            temperature=temperature,
+            multi_positive=multi_positive,
+            encoder=encoder,
         )
-        self.init_params_ = self._get_init_params(locals())
 
-    def _check_inputs(self) -> tuple[int, int]:
-        """Widths of the two embeddings."""
-        for role, cell_input in self.inputs.items():
-            if len(cell_input.shape) != 1:
-                raise ValueError(
-                    f"{cell_input.label} has cells of shape {cell_input.shape}; SemiClipped reads "
-                    "one vector per cell, an embedding. `cf.pp.embed_images` makes one of crops."
-                )
-            if role == "rna" and self.trains == "scratch":
-                if cell_input.place == "obsm":
-                    raise ValueError(
-                        "trains='scratch' encodes the expression itself: set up with "
-                        "`rna_rep=None` (X or `rna_layer`)."
-                    )
-                if self.operations != ("none",) or self.noise or self.dropout or self.mixup:
-                    raise ValueError(
-                        "trains='scratch' has no embedding to correct or to augment: give "
-                        "`pea=('none',)`, and no noise, dropout or mixup."
-                    )
-        return self.inputs["image"].shape[0], self.inputs["rna"].shape[0]
+    def _check_scratch(self) -> None:
+        if self.inputs["rna"].place == "obsm":
+            raise ValueError(
+                "trains='scratch' encodes the expression itself: set up with `rna_rep=None` (X or "
+                "`rna_layer`)."
+            )
+        if self.operations != ("none",) or self.noise or self.dropout or self.mixup:
+            raise ValueError(
+                "trains='scratch' has no embedding to correct or to augment: give `pea=('none',)`, "
+                "and no noise, dropout or mixup."
+            )
 
     @classmethod
-    def setup_mudata(
+    @as_in(DocumentModel.setup_mudata, ("rna_likelihood",))
+    def setup_mudata(  # type: ignore[override]
         cls,
         mdata: MuData,
         *,
         context_keys: str | Sequence[str],
         image_rep: str | None,
         rna_rep: str | None,
-        rna_layer: str | None = None,
         batch_key: Labels | None | Mapping[str, Labels | None] = None,
         control_key: str | None | Mapping[str, str | None] = None,
         control: Labels | None | Mapping[str, Labels | None] = None,
         dose_key: str | None = None,
-        modalities: Mapping[str, str] | None = None,
+        **reading: Any,
     ) -> None:
         """Say what is read, what samples share, and which are controls.
 
         Parameters
         ----------
-        mdata
-            Modalities with different samples. Only ``.uns["cellfuse"]`` is written.
         context_keys
             obs column or columns, in both modalities, whose joint value says which samples
             belong together, such as ``["compound", "cell_line"]`` (paper).
@@ -263,8 +231,6 @@ class SemiClipped(ClippedInference):
         rna_rep
             obsm key of the RNA embedding. None is X or `rna_layer`, read as real values: raw counts
             are to be normalised first (`cf.pp.embed_pca`, or log counts for trains="scratch").
-        rna_layer
-            Layer to read where `rna_rep` is None.
         batch_key
             obs column or columns of the batch on whose controls corrections are fitted, or a dict
             per role. None: one batch.
@@ -272,8 +238,6 @@ class SemiClipped(ClippedInference):
             obs column and label or labels of the controls; None: all samples. Or dicts per role.
         dose_key
             obs column of the dose, which then is part of the context; None pairs all doses.
-        modalities
-            Name in the MuData of the roles ``"image"`` and ``"rna"``.
 
         Raises
         ------
@@ -283,11 +247,6 @@ class SemiClipped(ClippedInference):
             NaN, contexts that do not match, colliding names, one modality only, `control_key`
             without `control`.
         """
-        roles = roles_of(modalities)
-        if set(roles) != {"image", "rna"}:
-            raise ValueError(
-                f"SemiClipped pairs two modalities; `modalities` names only {list(roles)}."
-            )
         keys = [context_keys] if isinstance(context_keys, str) else list(context_keys)
         if dose_key is not None and dose_key not in keys:
             keys = [*keys, dose_key]
@@ -296,16 +255,15 @@ class SemiClipped(ClippedInference):
                 f"control_key={control_key!r} without `control`: name the label of the controls, "
                 "or leave both out to correct by all samples."
             )
-        found, inputs = read_inputs(
-            cls.__name__,
+        found = cls._read(
             mdata,
-            roles,
             context_keys=keys[0] if len(keys) == 1 else keys,
-            reps={"image": image_rep, "rna": rna_rep},
-            layers={"rna": rna_layer},
+            image_rep=image_rep,
+            rna_rep=rna_rep,
+            **reading,
         )
         batches = {}
-        for role, name in roles.items():
+        for role, name in ((i.role, i.modality) for i in found.inputs):
             chosen: dict[str, Any] = {
                 "keys": [per_modality(batch_key, role, name="batch_key")],
                 "control_key": per_modality(control_key, role, name="control_key"),
@@ -314,52 +272,22 @@ class SemiClipped(ClippedInference):
             # A misspelt column or label is told here, not in the middle of a training.
             batches_of(mdata.mod[name], modality=name, at_least=0, **chosen)
             batches[role] = chosen
-        setup = {
-            "context_keys": found,
-            "inputs": [i.to_json() for i in inputs],
-            "batches": batches,
-        }
-        cls._keep_setup(mdata, setup)
+        cls._keep_setup(mdata, found, batches=batches)
 
     # -- training ---------------------------------------------------------------------------------
 
-    def train(
-        self,
-        max_epochs: int = 50,
-        *,
-        batch_size: int | None = None,
-        validation_size: float = 0.0,
-        lr: float | None = None,
-        weight_decay: float | None = None,
-        warmup: float = 0.0,
-        num_workers: int = 0,
-        accelerator: str = "auto",
-        devices: Any = "auto",
-        precision: str | None = None,
-        callbacks: list[L.Callback] | None = None,
-        ckpt_path: str | None = None,
-        **trainer_kwargs: Any,
-    ) -> None:
-        """Train the adapter.
+    @as_in(DocumentModel.train, without)
+    def train(self, max_epochs: int | None = None, **training: Any) -> None:
+        """Train the adapter; called again, train it further, on pairs not drawn before.
+
+        Each epoch shows every RNA sample once. The loss on held-out samples is of batches as large
+        as those of training (what is left over is not used); corrections are fitted on the held-out
+        controls too, as they are at inference.
 
         Parameters
         ----------
         max_epochs
-            Epochs, 50 (paper); each shows every RNA sample once.
-        batch_size
-            Pairs per batch over all devices: 256 for ``"small"``, 1,024 for ``"base"`` (paper).
-        validation_size
-            Share of each context's samples held out; the loss on them, in batches as large as those
-            of training (what is left over is not used), is in :attr:`history`. Corrections are
-            fitted on the held-out controls too, as they are at inference.
-        lr, weight_decay, warmup
-            Cosine schedule from `lr` (1e-3, paper) after a linear warm-up over a share of the
-            steps. SGD with momentum 0.95 and weight decay 1e-4 for ``"base"`` (paper), AdamW with
-            0.05 for ``"small"``.
-        num_workers
-            Processes that read ahead.
-        accelerator, devices, precision, callbacks, ckpt_path, **trainer_kwargs
-            Passed to Lightning's trainer.
+            Epochs of this call, 50 (paper).
 
         Raises
         ------
@@ -373,58 +301,36 @@ class SemiClipped(ClippedInference):
             The adapted embedding collapsed: all samples point the same way, or lie on one line.
             Controls that span fewer dimensions than TVN is to correct.
         """
-        self._check_trainable(max_epochs, trainer_kwargs)
-        preset = PRESETS[self.preset]
-        contexts = self._contexts(None, list(self.inputs))
-        train_rows, held_out = training_rows(contexts, validation_size, self.seed)
-        stream = Stream(
-            (Draw("rna", 1, missing="drop"), Draw("image", 1, missing="drop")),
-            preset["batch_size"] if batch_size is None else batch_size,
-            over="cells",
-        )
-        plan = DocumentPlan(contexts.restricted(train_rows), stream, seed=self.seed)
-        validation, others = None, contexts.restricted(held_out)
+        super().train(max_epochs, **training)
+        warn_collapse(self.history, self._batch_size, self.inputs["image"].shape[0])
+
+    def _plans(self, contexts: Contexts, rows: Rows, recipe: Recipe, **_: Any) -> Plans:
+        """Every RNA sample once per epoch, each time with a fresh image sample of its context."""
+        draws = (Draw("rna", 1, missing="drop"), Draw("image", 1, missing="drop"))
+        stream = Stream(draws, recipe.batch_size, over="cells")
+        plan = DocumentPlan(contexts.restricted(rows.train), stream, seed=self.seed)
+        validation, others = None, contexts.restricted(rows.held_out)
         if others.shared().any():
             # Whole batches only: a loss within a smaller one is another, and devices must hold
             # equal shares of it to compare them.
             validation = DocumentPlan(others, stream, seed=self.seed)
         check_batches(self.module.objective, plan, validation)
-        readers = {role: self._reader(None, role) for role in self.inputs}
-        if not self.is_trained_:
-            rna = Source({"rna": readers["rna"]})
-            found = self._statistics(rna, train_rows, seed=self.seed)["rna"]
-            encoder = self.module.encoder
-            target = encoder.cell if isinstance(encoder, _Encoder) else self.module
-            target.set_statistics(*found)
-        operations = {"image": (self.image_correction,), "rna": self.operations}
-        fitted = {role: self._correction(None, role, operations[role]) for role in self.inputs}
-        source = Source(readers, {role: {"batch": c.codes} for role, c in fitted.items()})
-        self.module.train()
-        self.history_ = fit(
-            Training(
-                self.module,
-                lambda batch, training: self._losses(batch, fitted, training),
-                lr=preset["lr"] if lr is None else lr,
-                weight_decay=preset["weight_decay"] if weight_decay is None else weight_decay,
-                warmup=warmup,
-                momentum=preset["momentum"],
-            ),
-            DocumentDataModule(plan, source, validation=validation, num_workers=num_workers),
-            max_epochs=max_epochs,
-            accelerator=accelerator,
-            devices=devices,
-            precision=precision,
-            callbacks=callbacks,
-            ckpt_path=ckpt_path,
-            **trainer_kwargs,
-        )
-        self.module.eval()
-        self.is_trained_ = True
-        warn_collapse(self.history, plan.batch_size, self.inputs["image"].shape[0])
+        self._batch_size = plan.batch_size
+        return Plans(plan, validation, rows.train)
 
-    def _losses(
-        self, batch: Batch, fitted: Mapping[str, Correction], training: bool
-    ) -> dict[str, Tensor]:
+    def _take_statistics(self, source: Source, plans: Plans) -> None:
+        rna = {"rna": plans.train_rows["rna"]}  # the teacher stays as it is
+        found = self._statistics(source, rna, seed=self.seed)["rna"]
+        self.module.cell("rna").set_statistics(*found)
+
+    def _begin_stage(self, stage: int, source: Source) -> None:
+        operations = {"image": (self.image_correction,), "rna": self.operations}
+        self._fitted = {r: self._correction(None, r, operations[r]) for r in self.inputs}
+        for role, correction in self._fitted.items():
+            source.fields[role] = {"batch": correction.codes}
+
+    def _losses(self, batch: Batch, augment: bool) -> dict[str, Tensor]:
+        fitted: dict[str, Correction] = self._fitted
         key = batch.key
         of = {role: correction.to(key.device) for role, correction in fitted.items()}
         codes = {role: batch.obs[role]["batch"][:, 0] for role in fitted}
@@ -432,8 +338,8 @@ class SemiClipped(ClippedInference):
         student = batch.x["rna"][:, 0]
         if self.trains == "scratch":
             return self.module(student, teacher, batch.context)
-        student = self.module.standardise(student)
-        if not training:  # corrected as at inference
+        student = self.module.scale(student)
+        if not augment:  # corrected as at inference
             usual = self.operations.index(self._usual_correction)
             student = of["rna"].apply(student, codes["rna"], torch.full_like(key, usual))
             return self.module(student, teacher, batch.context)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import pandas as pd
 
+from cellfuse._errors import warn_user
 from cellfuse.data import DocumentPlan
 from cellfuse.nn.distill import Objective
 
@@ -36,9 +36,8 @@ def warn_collapse(history: Mapping[str, pd.DataFrame], batch_size: int, width: i
     # A few samples, or a teacher of two dimensions, have no more rank to show.
     highest = min(batch_size - 1, width)
     if (spread < LEAST_SPREAD and highest > 0) or rank < min(LEAST_RANK, highest / 2):
-        warnings.warn(
+        warn_user(
             f"the adapted embedding has collapsed (spread {spread:.3f}, effective rank "
             f"{rank:.1f}): samples can hardly be told apart. A lower "
-            "`lr`, loss='vicreg', or fewer contexts with the same batch layout may help.",
-            stacklevel=3,
+            "`lr`, loss='vicreg', or fewer contexts with the same batch layout may help."
         )

@@ -3,27 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from mudata import MuData
 
-from cellfuse._access import is_mudata
+from cellfuse._access import is_mudata, label_list
 from cellfuse._errors import listing, missing_key
 from cellfuse.data import CellInput, Contexts, check_values
 from cellfuse.data.contexts import PAIRED
 
-__all__ = [
-    "ROLES",
-    "check_mudata",
-    "check_seed",
-    "check_whole",
-    "one_of",
-    "read_inputs",
-    "roles_of",
-]
+__all__ = ["ROLES", "Found", "check_mudata", "read_inputs", "roles_of", "split_labels"]
 
 ROLES = ("image", "rna")
+Labels = str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a setup found.
+
+    Parameters
+    ----------
+    context_keys
+        As a list.
+    inputs
+        What is read of each role.
+    contexts
+        Who shares a context.
+    """
+
+    context_keys: list[str]
+    inputs: list[CellInput]
+    contexts: Contexts
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is kept with the data and the model."""
+        return {
+            "context_keys": self.context_keys,
+            "inputs": [i.to_json() for i in self.inputs],
+            "n_contexts": len(self.contexts),
+        }
+
+
+def split_labels(given: Labels | None) -> list[str]:
+    """Labels of a part of a split; none for None."""
+    return [] if given is None else label_list(given)
 
 
 def roles_of(
@@ -89,7 +115,7 @@ def read_inputs(
     reps: Mapping[str, str | None],
     layers: Mapping[str, str | None] | None = None,
     counts: Sequence[str] = (),
-) -> tuple[list[str], list[CellInput]]:
+) -> Found:
     """Check the MuData, its contexts and its values.
 
     Parameters
@@ -107,11 +133,12 @@ def read_inputs(
 
     Returns
     -------
-    Context keys as a list, and one input per role.
+    Context keys, one input per role, and the contexts.
     """
     keys = [context_keys] if isinstance(context_keys, str) else list(context_keys)
     check_mudata(model, mdata, roles, keys)
-    Contexts.from_modalities({role: mdata.mod[name] for role, name in roles.items()}, context_keys)
+    adatas = {role: mdata.mod[name] for role, name in roles.items()}
+    contexts = Contexts.from_modalities(adatas, context_keys)
     inputs = []
     for role, modality in roles.items():
         adata = mdata.mod[modality]
@@ -125,24 +152,4 @@ def read_inputs(
         )
         check_values(found.reader(adata), found.kind, found.label)
         inputs.append(found)
-    return keys, inputs
-
-
-def check_seed(seed: int) -> None:
-    """Refuse a seed that does not fit into half of a document's key."""
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"seed must be from 0 to {2**31 - 1}, found {seed}.")
-
-
-def check_whole(name: str, value: object) -> None:
-    """Refuse what is no number of epochs or cells."""
-    if not isinstance(value, Integral):
-        raise TypeError(f"{name} must be a whole number, found {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, found {value}.")
-
-
-def one_of(name: str, value: str, known: Sequence[str]) -> None:
-    """Refuse a value that an argument does not know."""
-    if value not in known:
-        raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, known))}.")
+    return Found(keys, inputs, contexts)

@@ -9,22 +9,22 @@ from typing import Literal
 import numpy as np
 import torch
 from anndata import AnnData
-from numpy.typing import NDArray
+from torch import Tensor
 
 from cellfuse._access import Data, is_mudata
-from cellfuse._errors import listing, missing_key
+from cellfuse._errors import listing
 from cellfuse.data import Contexts
-from cellfuse.model._phenoseq_network import PhenoSeqNetwork
-from cellfuse.model._phenoseq_sampling import (
+from cellfuse.model.base import DocumentModel
+from cellfuse.model.base.checks import check_seed, check_whole
+from cellfuse.model.phenoseq.contexts import (
     chosen_contexts,
     mean_batches,
     profile_obs,
     set_batches,
 )
-from cellfuse.model._scvi import DocumentModel
-from cellfuse.model._setup import check_seed, check_whole
 from cellfuse.nn.denoiser import DenoiserSizes
 from cellfuse.nn.diffusion import DDIM
+from cellfuse.nn.phenoseq import PhenoSeqNetwork
 
 __all__ = ["PhenoSeqInference"]
 
@@ -36,6 +36,7 @@ class PhenoSeqInference(DocumentModel):
 
     module: PhenoSeqNetwork
     sizes: DenoiserSizes
+    embeds = ("image",)
 
     # -- what a trained model gives ---------------------------------------------------------------
 
@@ -196,38 +197,6 @@ class PhenoSeqInference(DocumentModel):
                 listing(absent, 5),
             )
 
-    @torch.inference_mode()
-    def get_latent_representation(  # type: ignore[override]
-        self, data: Data | None = None, *, modality: str | None = None, batch_size: int = 1024
-    ) -> NDArray[np.float32]:
-        """Context token of every image cell, encoded as a set of its own.
-
-        Parameters
-        ----------
-        data
-            The MuData of training (None), another MuData, or an AnnData of images.
-        modality
-            ``"image"``, which alone has an encoder.
-        batch_size
-            Cells encoded at a time.
-
-        Returns
-        -------
-        ``(n_cells, width)``.
-        """
-        self._check_trained()
-        if modality not in (None, "image"):
-            raise missing_key(
-                modality,
-                ["image"],
-                what="the modalities that PhenoSeq encodes",
-                fix="RNA embeddings are what it draws: see `sample`.",
-            )
-        self.module.eval()
-        return self._encode(
-            data,
-            "image",
-            encode=lambda cells: self.module.context(cells[:, None])[:, 0],
-            width=self.sizes.width,
-            batch_size=batch_size,
-        )
+    def _embed(self, role: str, x: Tensor) -> Tensor:
+        """Context token of every image cell, encoded as a set of its own."""
+        return self.module.context(x[:, None])[:, 0]

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from cellfuse._access import Data
 from cellfuse._errors import missing_key
+from cellfuse._renamed import renamed
 from cellfuse.data import Reader, check_values
-from cellfuse.model._scvi import DocumentModel
-from cellfuse.model._tide_codebook import codebook_adata
-from cellfuse.model._tide_config import SSL
-from cellfuse.model._tide_setup import check_counts, field_arrays, fingerprints_of
+from cellfuse.model.base import DocumentModel
+from cellfuse.model.base.checks import one_of
+from cellfuse.model.tide.codebook import codebook_adata
+from cellfuse.model.tide.config import SSL
+from cellfuse.model.tide.setup import check_counts, field_arrays, fingerprints_of
 from cellfuse.nn.augment import center_crop
 from cellfuse.nn.dino import Dino
 from cellfuse.nn.tide import Objective, TideNetwork
@@ -40,6 +42,7 @@ class TideInference(DocumentModel):
     n_paired: int | None
     use_dose: bool
     channel_agnostic: bool
+    embeds = ("image",)
 
     # -- what a trained model gives ---------------------------------------------------------------
 
@@ -84,17 +87,18 @@ class TideInference(DocumentModel):
         p = self._images(
             data,
             lambda h: net.codebook.log_probabilities(net.student(h)).exp(),
-            width=len(self.drugs),
             batch_size=batch_size,
         )
         return pd.DataFrame(p, self._modality(data, "image").obs_names, self.drugs)
 
+    @renamed(layer="at")
     @torch.inference_mode()
     def get_latent_representation(  # type: ignore[override]
         self,
         data: Data | None = None,
         *,
-        layer: Literal["encoder", "average", "student"] = "encoder",
+        modality: str | None = None,
+        at: Literal["encoder", "average", "student"] = "encoder",
         batch_size: int = 256,
     ) -> NDArray[np.float32]:
         """Embedding of every image, from the image alone.
@@ -104,7 +108,9 @@ class TideInference(DocumentModel):
         data
             The MuData of training (None), another MuData, or images as an AnnData. A
             channel-agnostic model takes any of the channels it has seen, by ``uns["channels"]``.
-        layer
+        modality
+            ``"image"``, which alone is embedded.
+        at
             ``"encoder"``: the image encoder. ``"average"``: its running mean, which DINO keeps as
             its teacher; without pairs this is what ``"encoder"`` gives too, as in
             :class:`cellfuse.DINO`. ``"student"``: the student's head, in the space of the
@@ -116,25 +122,18 @@ class TideInference(DocumentModel):
         -------
         ``(n_images, width)``.
         """
-        if layer not in ("encoder", "average", "student"):
-            raise ValueError(f"layer={layer!r}: expected 'encoder', 'average' or 'student'.")
+        one_of("at", at, ("encoder", "average", "student"))
+        self._role(modality)
         net = self.module
-        if layer != "student":
+        if at != "student":
             self._check_trained()
-            if layer == "average" and not isinstance(net.image, Dino):
+            if at == "average" and not isinstance(net.image, Dino):
                 raise ValueError(f"only DINO keeps a running mean; this TIDE has ssl={self.ssl!r}.")
-            return self._images(
-                data,
-                lambda h: h,
-                width=net.encoder.width,
-                batch_size=batch_size,
-                average=layer == "average",
-            )
+            return self._images(data, lambda h: h, batch_size=batch_size, average=at == "average")
         self._check_student()
         return self._images(
             data,
             lambda h: torch.nn.functional.normalize(net.student(h), dim=1),
-            width=net.codebook.delta.shape[1],
             batch_size=batch_size,
         )
 
@@ -230,16 +229,15 @@ class TideInference(DocumentModel):
         return torch.cat(parts)
 
     def _images(
-        self, data: Data | None, head: Any, *, width: int, batch_size: int, average: bool = False
+        self, data: Data | None, head: Any, *, batch_size: int, average: bool = False
     ) -> NDArray:
         self.module.eval()
         names = self._channels_of(self._modality(data, "image"))
         return self._encode(
             data,
             "image",
-            encode=lambda x: head(self._features(x, names, batch_size=batch_size, average=average)),
-            width=width,
-            batch_size=batch_size,
+            lambda x: head(self._features(x, names, batch_size=batch_size, average=average)),
+            batch_size,
         )
 
     # -- any of the channels of the training ------------------------------------------------------

@@ -22,9 +22,9 @@ from cellfuse.data import (
     Source,
     Stream,
 )
-from cellfuse.model._correction import read_dense
-from cellfuse.model._tide_config import log_normalize
-from cellfuse.model._training import Training, fit
+from cellfuse.data.readers import read_dense
+from cellfuse.model.base.training import Training, fit
+from cellfuse.model.tide.config import log_normalize
 from cellfuse.nn.response import ResponseNetwork
 
 __all__ = ["REPORT", "Transcriptomes", "fit_response", "report_frame", "response_report"]
@@ -196,7 +196,7 @@ def response_report(
     basal_codes = np.full(len(of_row), -1, np.int64)
     basal_codes[controls.rows] = controls.codes
     basal = data.means(basal_codes, len(controls.counts))[group[conditions["context"]]]
-    sd = net.sd.double().cpu().numpy()
+    sd = net.unit.double().cpu().numpy()
     change = (data.means(codes, len(conditions)) - basal) / sd
     predicted = _predict(net, data, basal, conditions, use_dose) / sd - basal / sd
     is_held = conditions["compound"].isin(list(held_out)).to_numpy()

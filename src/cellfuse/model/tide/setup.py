@@ -21,7 +21,7 @@ from cellfuse.kernels.fingerprints import (
     canonical_smiles,
     smiles_fingerprints,
 )
-from cellfuse.model._setup import check_mudata, read_inputs, roles_of
+from cellfuse.model.base.setup import check_mudata, read_inputs, roles_of
 
 __all__ = [
     "check_counts",
@@ -297,7 +297,7 @@ def read_screen(
     setup = {"compound_key": compound_key, "control": control, "dose_key": dose_key}
     for role, adata in adatas.items():
         field_arrays(adata, setup, [], modality=roles[role])
-    found, inputs = read_inputs(
+    found = read_inputs(
         "TIDE",
         mdata,
         roles,
@@ -307,11 +307,10 @@ def read_screen(
     )
     counts = rna_counts and rna_rep is None
     if counts:
-        check_counts(inputs[1].reader(adatas["rna"]), inputs[1].label)
+        check_counts(found.inputs[1].reader(adatas["rna"]), found.inputs[1].label)
     return {
         **setup,
-        "context_keys": found,
-        "inputs": [i.to_json() for i in inputs],
+        **found.to_json(),
         "cell_line_key": cell_line_key,
         "compounds": compounds,
         "drugs": paired_drugs(adatas, keys, compound_key=compound_key, control=control),
@@ -322,6 +321,7 @@ def read_screen(
 
 
 def check_counts(reader: Reader, label: str) -> None:
+    """Refuse what holds no raw counts."""
     try:
         check_values(reader, "counts", label)
     except ValueError as error:

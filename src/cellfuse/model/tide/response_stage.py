@@ -11,18 +11,18 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from cellfuse._access import Data
-from cellfuse.model._correction import read_dense
-from cellfuse.model._scvi import DocumentModel
-from cellfuse.model._tide_config import log_normalize
-from cellfuse.model._tide_response import (
+from cellfuse.data.readers import read_dense
+from cellfuse.model.base import DocumentModel
+from cellfuse.model.base.training import refuse_unknown, seeded
+from cellfuse.model.tide.config import log_normalize
+from cellfuse.model.tide.response import (
     Transcriptomes,
     fit_response,
     report_frame,
     response_report,
 )
-from cellfuse.model._tide_setup import field_arrays, fingerprints_of
-from cellfuse.model._tide_training import capped
-from cellfuse.model._training import refuse_unknown, seeded
+from cellfuse.model.tide.setup import field_arrays, fingerprints_of
+from cellfuse.model.tide.training import capped
 from cellfuse.nn.tide import Objective, TideNetwork
 
 __all__ = ["ResponseStage"]
@@ -39,7 +39,6 @@ class ResponseStage(DocumentModel):
     use_dose: bool
     n_paired: int | None
     n_basal: int
-    seed: int
 
     def train_response(
         self,
@@ -75,7 +74,7 @@ class ResponseStage(DocumentModel):
         ``mean_change_r2`` of that mean change against "no change", and the ``correlation`` of
         predicted and measured change. R^2 below 0 is worse than what it is compared with.
         """
-        refuse_unknown(trainer_kwargs, type(self).train_response)
+        refuse_unknown("TIDE.train_response", trainer_kwargs, type(self).train_response)
         if max_epochs < 1 or not 0 <= holdout < 1:
             raise ValueError(
                 f"expected max_epochs >= 1 and 0 <= holdout < 1, found {max_epochs} and {holdout}."

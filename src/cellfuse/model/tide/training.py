@@ -1,22 +1,20 @@
-"""The joint training of TIDE: its batches, its losses, and which epoch is kept."""
+"""The joint training of TIDE: its batches, its losses, and how an epoch is judged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from cellfuse.data import Batch, Contexts, DocumentPlan, Draw, Stream
-from cellfuse.model._tide_response import Transcriptomes
-from cellfuse.model._training import Training
+from cellfuse.data.splits import rank_within
 from cellfuse.model.dino import TeacherSchedule
+from cellfuse.model.tide.response import Transcriptomes
 from cellfuse.nn.augment import center_crop, random_affine
 from cellfuse.nn.crops import CropSettings, multi_crop
 from cellfuse.nn.dino import Dino
@@ -24,21 +22,12 @@ from cellfuse.nn.mae import ImageMAE
 from cellfuse.nn.tide import TideNetwork
 from cellfuse.nn.vit import sample_channels
 
-__all__ = ["JointLosses", "JointTraining", "KeepBest", "capped", "held_images", "joint_plans"]
+__all__ = ["JointLosses", "bank_rows", "capped", "joint_plans", "neighbour_accuracy"]
 
 #: Images of a compound that neighbours are looked for among.
 BANK = 20
 #: Embeddings that are asked at a time.
 BLOCK = 512
-
-
-def _rank_within(label: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which of its label's rows each row is, when all are gone through in `order`."""
-    by_label = order[np.argsort(label[order], kind="stable")]
-    ascending = label[by_label]
-    rank = np.empty(len(label), np.int64)
-    rank[by_label] = np.arange(len(label)) - np.searchsorted(ascending, ascending)
-    return rank
 
 
 def capped(
@@ -48,16 +37,7 @@ def capped(
     if n_paired is None:
         return np.ones(len(compound), bool)
     order = np.random.default_rng([seed, 15_485_863]).permutation(len(compound))
-    return (_rank_within(compound, order) < n_paired) | ~np.isin(compound, drugs)
-
-
-def held_images(compound: NDArray[np.int64], n_held: int, seed: int) -> NDArray[np.bool_]:
-    """Images held out: `n_held` of each compound, at most a fifth of them."""
-    order = np.random.default_rng([seed, 104_729]).permutation(len(compound))
-    known = compound >= 0
-    limit = np.zeros(len(compound), np.int64)
-    limit[known] = np.minimum(n_held, np.bincount(compound[known]) // 5)[compound[known]]
-    return _rank_within(compound, order) < limit
+    return (rank_within(compound, order) < n_paired) | ~np.isin(compound, drugs)
 
 
 def joint_plans(
@@ -182,61 +162,6 @@ class JointLosses:
         )
 
 
-class JointTraining(Training):
-    """:class:`Training` on several streams side by side."""
-
-    def training_step(self, batch: Any, index: int) -> Tensor:
-        """Losses of one batch of every stream."""
-        losses = self._losses(batch, True)
-        self._log("train", "_epoch", losses, len(next(iter(batch.values())).key))
-        return losses["loss"]
-
-
-class KeepBest(L.Callback):
-    """Keeps the weights of the epoch that scores highest.
-
-    Parameters
-    ----------
-    net
-        Whose weights are kept.
-    score
-        Called without gradients, the network in evaluation mode.
-    every
-        Epochs between two looks; the last epoch is always looked at.
-    """
-
-    def __init__(self, net: nn.Module, score: Callable[[], float], *, every: int) -> None:
-        self._net, self._score, self.every = net, score, every
-        self.scores: dict[int, float] = {}
-        self.best: dict[str, Tensor] = {}
-
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Score the epoch, where it is due."""
-        epoch, last = trainer.current_epoch, trainer.current_epoch + 1 == trainer.max_epochs
-        if (epoch + 1) % self.every and not last:
-            return
-        self._net.eval()
-        with torch.inference_mode():
-            score = self._score()
-        self._net.train()
-        if not self.scores or score > max(self.scores.values()):
-            self.best = {n: x.detach().clone() for n, x in self._net.state_dict().items()}
-        self.scores[epoch] = score
-
-    def put(self) -> None:
-        """Give the network the weights that were kept."""
-        if self.best:
-            self._net.load_state_dict(self.best)
-
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"scores": self.scores, "best": self.best}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From a checkpoint."""
-        self.scores, self.best = state["scores"], state["best"]
-
-
 def neighbour_accuracy(
     asked: Tensor, asked_label: Tensor, bank: Tensor, label: Tensor, *, k: int = 20
 ) -> float:
@@ -255,4 +180,4 @@ def bank_rows(compound: NDArray[np.int64], held: NDArray[np.bool_], seed: int) -
     """Training images that neighbours are looked for among: some of each compound."""
     order = np.random.default_rng([seed, 1_299_709]).permutation(len(compound))
     label = np.where(held, -1, compound)
-    return np.flatnonzero((label >= 0) & (_rank_within(label, order) < BANK))
+    return np.flatnonzero((label >= 0) & (rank_within(label, order) < BANK))

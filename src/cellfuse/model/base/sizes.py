@@ -1,4 +1,4 @@
-"""PETRI's presets, and what its arguments become."""
+"""Sizes of PETRI's encoders and decoders, which others share, and what they read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cellfuse._errors import listing, missing_key
 from cellfuse.data import CellInput
 from cellfuse.nn import InputSpec, Sizes
 
-__all__ = ["BATCHES", "PRESETS", "default_weights", "input_spec", "input_specs", "sizes_of"]
+__all__ = ["PRESETS", "default_weights", "input_spec", "input_specs", "sizes_of"]
 
 #: ``"base"`` is the paper's (A.2); ``"small"`` trains on two CPU cores.
 PRESETS: dict[str, Sizes] = {
@@ -28,14 +28,10 @@ PRESETS: dict[str, Sizes] = {
         n_set_layers=2,
     ),
 }
-#: Documents per batch and learning rate. The paper's batch is 1,536 cells of each modality, in sets
-#: of 16; its learning rate is not given: 1.5e-4 x 1,536 / 256 (MAE's rule).
-#: The small preset's: 3e-3 learns faster than 1e-3; 1e-2 lowers the loss further, but the RNA
-#: profiles of the one simulated screen it was tried on (seed 0, 600 steps) were worse.
-BATCHES: dict[str, tuple[int, float]] = {"base": (96, 9e-4), "small": (8, 3e-3)}
 
 
 def sizes_of(preset: str, given: Mapping[str, Any], *, model: str = "PETRI") -> Sizes:
+    """Sizes of a preset with single ones on top."""
     if preset not in PRESETS:
         raise missing_key(preset, list(PRESETS), what="the presets")
     known = [field.name for field in fields(Sizes)]
@@ -110,6 +106,7 @@ def input_specs(
 def default_weights(
     inputs: Mapping[str, CellInput], given: Mapping[str, float] | None
 ) -> dict[str, float]:
+    """Weight of each modality's reconstruction, with those that were given."""
     per_kind = {"counts": 1.8, "values": 2.1}
     weights = {
         r: per_kind[i.kind] / i.shape[0] if i.kind in per_kind else 1.0 for r, i in inputs.items()

@@ -1,26 +1,29 @@
-"""Training: one Lightning module for every method, its history, its trainer."""
+"""Training: one Lightning module for every method, and its trainer."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import signal
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import lightning as L
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from cellfuse.data import Batch, DocumentDataModule
+from cellfuse.model.base.history import Frames, History
 
-__all__ = ["Averaged", "History", "Training", "fit", "seeded"]
+__all__ = ["Training", "fit", "refuse_unknown", "seeded"]
 
-Losses = Callable[[Batch, bool], dict[str, Tensor]]
+#: From a batch (or one of each stream, by name) and "is this training" to named losses.
+Losses = Callable[[Any, bool], dict[str, Tensor]]
 
 
 @contextmanager
@@ -73,15 +76,19 @@ class Training(L.LightningModule):
         super().__init__()
         self.network, self._losses, self.momentum = network, losses, momentum
         self.lr, self.betas, self.weight_decay, self.warmup = lr, betas, weight_decay, warmup
+        #: Losses and number of documents of the last training batch, for the history.
+        self.latest: tuple[dict[str, Tensor], int] = ({}, 0)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of a batch without augmentation."""
         return self._losses(batch, False)
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        """Losses of a training batch."""
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        """Losses of a training batch, or of one of every stream."""
         losses = self._losses(batch, True)
-        self._log("train", "_epoch", losses, len(batch.key))
+        n = len((batch if isinstance(batch, Batch) else next(iter(batch.values()))).key)
+        self.latest = ({name: value.detach() for name, value in losses.items()}, n)
+        self._log("train", "_epoch", losses, n)
         return losses["loss"]
 
     def validation_step(self, batch: Batch, index: int) -> None:
@@ -129,112 +136,6 @@ class Training(L.LightningModule):
         }
 
 
-class History(L.Callback):
-    """Keeps every logged number by epoch, as scvi-tools' `history` has it."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, dict[int, float]] = {}
-
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Take down the epoch's means (validation runs before this)."""
-        for name, value in trainer.callback_metrics.items():
-            self.rows.setdefault(name, {})[trainer.current_epoch] = float(value)
-
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From a checkpoint."""
-        self.rows = state["rows"]
-
-    def frames(self) -> dict[str, pd.DataFrame]:
-        """One data frame per number, indexed by epoch."""
-        return {
-            name: pd.DataFrame({name: values}).rename_axis("epoch")
-            for name, values in self.rows.items()
-        }
-
-
-class Averaged(L.Callback):
-    """Keeps an exponential moving average of the weights, for inference.
-
-    After n optimiser steps the average forgets with ``min(decay, (1 + n) / (10 + n))``: with .9999
-    all along, a training of a few thousand steps would hardly have left its first weights.
-
-    Parameters
-    ----------
-    network
-        Whose trained weights are averaged.
-    decay
-        Limit of the share that is kept at each step.
-    monitor
-        Logged number, the lowest of which says which epoch's average is given; None, or where it
-        was never logged: the last.
-    """
-
-    def __init__(
-        self, network: nn.Module, *, decay: float = 0.9999, monitor: str | None = None
-    ) -> None:
-        self._network, self.decay, self.monitor = network, decay, monitor
-        self.n_steps, self.lowest = 0, math.inf
-        self.average: dict[str, Tensor] = {}
-        self.best: dict[str, Tensor] = {}
-
-    def _trained(self) -> dict[str, Tensor]:
-        return {n: p.detach() for n, p in self._network.named_parameters() if p.requires_grad}
-
-    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Begin with the weights as they are, or go on from a checkpoint's average."""
-        found = self.average or self._trained()
-        place = self._trained()
-        self.average = {n: found[n].clone().to(place[n].device) for n in place}
-        self.n_steps = self.n_steps or trainer.global_step
-
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Move towards the new weights, once per step of the optimiser."""
-        if trainer.global_step == self.n_steps:
-            return
-        self.n_steps = trainer.global_step
-        decay = min(self.decay, (1 + self.n_steps) / (10 + self.n_steps))
-        weights = self._trained()
-        torch._foreach_lerp_(list(self.average.values()), list(weights.values()), 1 - decay)
-
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Keep the average of the epoch with the lowest loss."""
-        value = trainer.callback_metrics.get(self.monitor or "")
-        if not trainer.sanity_checking and value is not None and float(value) < self.lowest:
-            self.lowest = float(value)
-            self.best = {n: x.clone() for n, x in self.average.items()}
-
-    def put(self) -> None:
-        """Give the network its averaged weights."""
-        chosen = self.best or self.average
-        for name, weight in self._trained().items():
-            weight.copy_(chosen[name])
-
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {
-            "n_steps": self.n_steps,
-            "lowest": self.lowest,
-            "average": self.average,
-            "best": self.best,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From a checkpoint."""
-        self.n_steps, self.lowest = state["n_steps"], state["lowest"]
-        self.average, self.best = state["average"], state["best"]
-
-
 def default_precision(accelerator: str, precision: str | None) -> str:
     """bf16 on a GPU, float32 elsewhere, unless said otherwise."""
     if precision is not None:
@@ -243,14 +144,13 @@ def default_precision(accelerator: str, precision: str | None) -> str:
     return "bf16-mixed" if on_gpu else "32-true"
 
 
-def refuse_unknown(trainer_kwargs: Mapping[str, Any], train: Callable[..., Any]) -> None:
-    """Refuse arguments that neither `train` nor Lightning's trainer has, before any work."""
-    passed = {*signature(L.Trainer).parameters, *signature(fit).parameters}
-    own = set(signature(train).parameters)
-    for name in trainer_kwargs:
-        if name not in passed:
-            text = f"{train.__qualname__}() has no argument {name!r}, nor has lightning.Trainer."
-            close = get_close_matches(name, sorted(own | passed), n=1)
+def refuse_unknown(name: str, trainer_kwargs: Mapping[str, Any], known: Callable[..., Any]) -> None:
+    """Refuse arguments that neither a `train` nor Lightning's trainer has, before any work."""
+    passed = {*signature(L.Trainer).parameters, *signature(fit).parameters} - {"history"}
+    for given in trainer_kwargs:
+        if given not in passed:
+            text = f"{name}() has no argument {given!r}, nor has lightning.Trainer."
+            close = get_close_matches(given, sorted({*signature(known).parameters, *passed}), n=1)
             raise TypeError(text + (f" Did you mean {close[0]!r}?" if close else ""))
 
 
@@ -265,31 +165,52 @@ def fit(
     gradient_clip: float = 1.0,
     ckpt_path: str | None = None,
     callbacks: list[L.Callback] | None = None,
+    history: Frames | None = None,
+    n_before: int = 0,
     **trainer_kwargs: Any,
-) -> dict[str, pd.DataFrame]:
+) -> Frames:
     """Run Lightning's trainer; everything it takes passes through.
+
+    Parameters
+    ----------
+    history, n_before
+        What was logged before, in so many epochs: it is gone on with.
 
     Returns
     -------
     The history, one data frame per logged number.
     """
-    history = History()
+    with tempfile.TemporaryDirectory() as folder:
+        kept = History(history, first_epoch=n_before, file=Path(folder) / "history.json")
+        _run(
+            training,
+            datamodule,
+            ckpt_path=ckpt_path,
+            max_epochs=max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            precision=default_precision(accelerator, precision),
+            gradient_clip_val=gradient_clip,
+            callbacks=[*(callbacks or []), kept],
+            **trainer_kwargs,
+        )
+        return kept.frames()
+
+
+def _run(
+    training: Training,
+    datamodule: DocumentDataModule,
+    *,
+    ckpt_path: str | None,
+    **trainer_kwargs: Any,
+) -> None:
     settings: dict[str, Any] = {"logger": False, "enable_model_summary": False}
-    given = callbacks or []
-    keeps = any(isinstance(callback, L.pytorch.callbacks.Checkpoint) for callback in given)
+    checkpoint = L.pytorch.callbacks.Checkpoint
+    keeps = any(isinstance(callback, checkpoint) for callback in trainer_kwargs["callbacks"])
     settings["enable_checkpointing"] = keeps
     if datamodule.validation is None:
         settings["limit_val_batches"] = 0
-    settings.update(trainer_kwargs)
-    trainer = L.Trainer(
-        max_epochs=max_epochs,
-        accelerator=accelerator,
-        devices=devices,
-        precision=default_precision(accelerator, precision),  # type: ignore[arg-type]
-        gradient_clip_val=gradient_clip,
-        callbacks=[history, *given],
-        **settings,
-    )
+    trainer = L.Trainer(**{**settings, **trainer_kwargs})
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         # A checkpoint is read as plain tensors and numbers: nothing in it is executed.
@@ -300,4 +221,3 @@ def fit(
         # On Ctrl-C Lightning ends the process, and switches Ctrl-C off for what may be left of it.
         signal.signal(signal.SIGINT, on_interrupt)
         raise KeyboardInterrupt("training was interrupted; resume it with `ckpt_path`.") from None
-    return history.frames()

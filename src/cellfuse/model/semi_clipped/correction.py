@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from cellfuse._access import where
 from cellfuse._batches import batches_of
+from cellfuse._errors import warn_user
 from cellfuse.data import Reader
 from cellfuse.data.readers import read_dense
 from cellfuse.kernels.augmentation import PEA, Operation, fit_pea
@@ -84,11 +84,10 @@ class Correction:
         controls = [np.searchsorted(rows, own) for own in found.controls]
         pea = fit_pea(values, controls, operations=operations)
         if pea.n_dropped:
-            warnings.warn(
+            warn_user(
                 f"TVN{where(modality)}: the {len(rows)} controls in {len(controls)} batches do not "
                 f"vary in {pea.n_dropped} of {values.shape[1]} directions, which are set to 0. A "
-                "correction by 'center_scale', or an embedding of fewer dimensions, keeps them.",
-                stacklevel=5,
+                "correction by 'center_scale', or an embedding of fewer dimensions, keeps them."
             )
         return cls(pea.convert(torch.as_tensor), found.codes.astype(np.int64))
 

@@ -1,0 +1,81 @@
+"""What a model hands to a training: its losses by name, and what it looks at after an epoch.
+
+All of it can be pickled, for devices that are spawned, and none of it takes the data along.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+from torch import Tensor
+
+from cellfuse.data import Contexts, Source
+from cellfuse.data.splits import HeldContexts, Rows, rows_of_contexts
+from cellfuse.model.base.callbacks import KeepBest, Score
+
+if TYPE_CHECKING:
+    from cellfuse.model.base.document_model import DocumentModel
+
+__all__ = ["Held", "Losses", "OfModel", "method_callbacks"]
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the user wants held out: see :meth:`DocumentModel.train`."""
+
+    cells: float = 0.0
+    contexts: HeldContexts | None = None
+    by: str | None = None
+
+
+class OfModel:
+    """Something of a model that is pickled without the model's data."""
+
+    def __init__(self, model: DocumentModel) -> None:
+        self.model = model
+
+    def __getstate__(self) -> dict[str, Any]:
+        light = copy.copy(self.model)
+        light._adata = light._adata_manager = None
+        return {**vars(self), "model": light}
+
+
+class Losses(OfModel):
+    """Losses of a model's batches; in validation without those of modalities it does not have."""
+
+    def __init__(self, model: DocumentModel, augment: bool, unseen: frozenset[str]) -> None:
+        super().__init__(model)
+        self.augment, self.unseen = augment, unseen
+
+    def __call__(self, batch: Any, training: bool) -> dict[str, Tensor]:
+        """Losses by name."""
+        found = self.model._losses(batch, training and self.augment)
+        return {name: v for name, v in found.items() if training or name not in self.unseen}
+
+
+class _Validation(OfModel):
+    """What a model says of held-out contexts."""
+
+    def __init__(self, model: DocumentModel, source: Source, held: Contexts) -> None:
+        super().__init__(model)
+        self.source, self.held = source, held
+
+    def __call__(self) -> dict[str, float]:
+        """Numbers by name."""
+        return self.model._validate(self.source, self.held)
+
+
+def method_callbacks(
+    model: DocumentModel, source: Source, contexts: Contexts, rows: Rows, keep_best: str | None
+) -> list[L.Callback]:
+    """Look at held-out contexts, then keep what is best; where either is wanted."""
+    found: list[L.Callback] = []
+    if rows.contexts is not None and rows.contexts.any():
+        held = contexts.restricted(rows_of_contexts(contexts, rows.contexts).held_out)
+        found.append(Score(model.module, _Validation(model, source, held)))
+    if keep_best is not None:
+        found.append(KeepBest(model.module, keep_best))
+    return found

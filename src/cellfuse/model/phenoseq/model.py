@@ -1,0 +1,344 @@
+"""PhenoSeq: transcriptomic embeddings from images by conditional diffusion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+import numpy as np
+from mudata import MuData
+from torch import Tensor
+
+from cellfuse._errors import warn_user
+from cellfuse._renamed import renamed
+from cellfuse.data import Batch, Contexts, DocumentPlan, Draw, Source, Stream
+from cellfuse.data.splits import HeldContexts, Rows
+from cellfuse.model.base import DocumentModel, Recipe, as_in
+from cellfuse.model.base.callbacks import Averaged
+from cellfuse.model.base.checks import check_between, check_whole
+from cellfuse.model.base.fitting import Held
+from cellfuse.model.base.plans import Plans
+from cellfuse.model.base.setup import Labels
+from cellfuse.model.base.training import seeded
+from cellfuse.model.phenoseq.draws import PhenoSeqInference
+from cellfuse.model.phenoseq.sizes import PREDICTIONS, sizes_of
+from cellfuse.model.phenoseq.split import checked_split, training_rows
+from cellfuse.nn.diffusion import Prediction, Schedule
+from cellfuse.nn.phenoseq import PhenoSeqNetwork
+
+__all__ = ["PhenoSeq"]
+
+#: Documents of each validation context, and RNA cells of each: the same at every epoch, whatever
+#: the training draws, so that losses of different trainings compare.
+VALIDATION_DOCUMENTS, VALIDATION_RNA = 4, 8
+#: Share of the contexts held out where nothing is said.
+HELD_SHARE = 0.1
+
+
+class PhenoSeq(PhenoSeqInference):
+    """Synthetic RNA embeddings for image samples, by diffusion conditioned on image embeddings.
+
+    A document holds 16 image cells and one RNA cell of a context. The image cells are encoded as a
+    set; a denoiser attends to them and learns to tell the noise that was added to the RNA
+    embedding. Drawing begins with noise and takes it away in 50 steps, given the images of a
+    sample alone: neither RNA nor a known treatment is needed.
+
+    Parameters
+    ----------
+    adata
+        MuData on which :meth:`setup_mudata` was called.
+    preset
+        ``"small"`` (two CPU cores) or ``"base"`` (the paper: 168.5 M parameters at its widths).
+    set_size
+        Image cells in a document, 16 (paper).
+    n_diffusion_steps
+        Steps of the forward process, 1,000 (paper).
+    schedule
+        ``"cosine"`` (paper) or ``"linear"``.
+    prediction
+        What the network predicts: ``"noise"`` (paper), ``"x0"`` or ``"v"``. By default the
+        paper's for ``"base"`` and ``"v"`` for ``"small"``: a network cannot tell noise of more
+        dimensions than it is wide, and draws then run away.
+    context_dropout
+        Share of training documents whose context is left out; .1 is usual where `guidance` is to
+        be used in :meth:`sample`. Default 0 (paper).
+    seed
+        Seed of weights, documents, times, noise and dropout.
+    **sizes
+        Single sizes on top of the preset, such as `width`, `depth`, `dropout`: the fields of
+        ``cellfuse.nn.denoiser.DenoiserSizes``.
+
+    Raises
+    ------
+    ValueError
+        No setup, an unknown preset or size.
+
+    Notes
+    -----
+    Where the paper and its authors' code differ, or both are silent, the choices are listed in
+    the user guide.
+
+    Examples
+    --------
+    >>> import anndata as ad, mudata as md, numpy as np, pandas as pd
+    >>> import cellfuse as cf
+    >>> rng = np.random.default_rng(0)
+    >>> def cells(name, width):
+    ...     obs = pd.DataFrame({"sample": np.repeat(["a", "b", "c"], 8)})
+    ...     obs.index = [f"{name}-{i}" for i in range(24)]
+    ...     return ad.AnnData(obs=obs, obsm={f"X_{name}": rng.normal(size=(24, width))})
+    >>> mdata = md.MuData({"image": cells("image", 6), "rna": cells("rna", 4)})
+    >>> cf.PhenoSeq.setup_mudata(mdata, image_rep="X_image", rna_rep="X_rna")
+    >>> model = cf.PhenoSeq(mdata, set_size=4, width=16, depth=1, seed=0)
+    >>> model.train(max_epochs=1, enable_progress_bar=False)
+    >>> model.sample(n_steps=5).shape
+    (3, 4)
+    """
+
+    #: The paper's (Table 5), and ten times its learning rate for the small network.
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "small": Recipe(50, 64, 1e-3, (0.9, 0.999), 1e-5, warmup_epochs=5),
+        "base": Recipe(5000, 256, 1e-4, (0.9, 0.999), 1e-5, warmup_epochs=5),
+    }
+    kinds = ("values",)
+    without = ("missing", "validation_size", "keep_best", "augment")
+
+    def __init__(
+        self,
+        adata: MuData | None = None,
+        *,
+        preset: Literal["small", "base"] = "small",
+        set_size: int = 16,
+        n_diffusion_steps: int = 1000,
+        schedule: Schedule = "cosine",
+        prediction: Prediction | None = None,
+        context_dropout: float = 0.0,
+        seed: int = 0,
+        **sizes: Any,
+    ) -> None:
+        super().__init__(adata, preset=preset, set_size=set_size, seed=seed)
+        if not 0 <= context_dropout < 1:
+            raise ValueError(f"context_dropout must be in [0, 1), found {context_dropout}.")
+        self.sizes = sizes_of(preset, sizes)
+        self.prediction = PREDICTIONS[preset] if prediction is None else prediction
+        widths = {role: cell_input.shape[0] for role, cell_input in self.inputs.items()}
+        if self.prediction == "noise" and self.sizes.width < widths["rna"]:
+            warn_user(
+                f"a network of width {self.sizes.width} cannot tell noise of {widths['rna']} RNA "
+                "features, and what it draws will run away: give a larger `width`, or "
+                "prediction='v'."
+            )
+        self.module = PhenoSeqNetwork(
+            widths["image"],
+            widths["rna"],
+            self.sizes,
+            diffusion={
+                "n_steps": n_diffusion_steps,
+                "schedule": schedule,
+                "prediction": self.prediction,
+            },
+            context_dropout=context_dropout,
+            seed=seed,
+        )
+
+    @classmethod
+    @renamed(validation="val")
+    @as_in(DocumentModel.setup_mudata, ("rna_layer", "rna_likelihood"))
+    def setup_mudata(  # type: ignore[override]
+        cls,
+        mdata: MuData,
+        *,
+        context_keys: str | Sequence[str] = "sample",
+        image_rep: str | None = "X_vit",
+        rna_rep: str | None = "X_scgpt",
+        split_key: str | None = None,
+        train: Labels = "train",
+        val: Labels | None = "val",
+        modalities: Mapping[str, str] | None = None,
+    ) -> None:
+        """Say what is read, what cells share, and which of them are trained on.
+
+        Parameters
+        ----------
+        context_keys
+            obs column or columns, in both modalities, whose joint value is the context: the
+            sample (paper), or the treatment.
+        image_rep, rna_rep
+            obsm key of an embedding ``(n, D)``; None is X.
+        split_key
+            obs column, in both modalities, that says which cells are trained on, such as the
+            replicate: cells of any other label than those of `train` and `val` are never looked at,
+            not for the statistics either. None: all cells are for training, and :meth:`train` holds
+            out whole contexts for validation.
+        train, val
+            Label or labels of `split_key`; no validation with None.
+
+        Raises
+        ------
+        KeyError
+            A modality, key or label is missing.
+        ValueError
+            No flat embeddings, NaN, contexts that do not match, colliding names, no context with
+            training (or validation) cells of both modalities.
+        """
+        found = cls._read(
+            mdata,
+            context_keys=context_keys,
+            image_rep=image_rep,
+            rna_rep=rna_rep,
+            modalities=modalities,
+        )
+        adatas = {i.role: mdata.mod[i.modality] for i in found.inputs}
+        split = checked_split(found.contexts, adatas, split_key, train, val)
+        cls._keep_setup(mdata, found, split=split)
+
+    # -- training ---------------------------------------------------------------------------------
+
+    @renamed(validation_size="validation_contexts")
+    @as_in(DocumentModel.train, without)
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        rna_per_document: int = 1,
+        validation_contexts: HeldContexts | None = None,
+        warmup: float | None = None,
+        ema_decay: float = 0.9999,
+        patience: int = 50,
+        **training: Any,
+    ) -> None:
+        """Train the model; called again, train it further, on documents not drawn before.
+
+        What is None is the model's own, ``model.recipe``.
+
+        Parameters
+        ----------
+        max_epochs
+            Epochs at most: 5,000 for ``"base"`` (paper), 50 for ``"small"``.
+        rna_per_document
+            RNA cells, each with its own time and noise, for which one encoded context serves; 1
+            in the paper. Most of a step's work is the context: more cells cost little.
+        validation_contexts
+            Without `split_key` in :meth:`setup_mudata`: contexts that are held out, a share of
+            them, .1 by default, their labels, or a boolean obs column. 0 holds none out.
+        warmup
+            Share of the steps. None: 5 epochs (paper; at most half of the training).
+        ema_decay
+            Limit of the moving average of weights, .9999 (paper), which is what draws; after n
+            steps it forgets with ``min(ema_decay, (1 + n) / (10 + n))``.
+        patience
+            Epochs without a lower validation loss after which training stops, 50 (paper). The
+            averaged weights of the epoch with the lowest are kept.
+
+        Raises
+        ------
+        ValueError
+            An argument out of range, features that are all constant, or a training that diverged.
+
+        Warns
+        -----
+        UserWarning
+            The validation loss was lowest during warm-up: the weights kept are hardly trained.
+        """
+        check_whole("rna_per_document", rna_per_document)
+        check_whole("patience", patience, least=0)
+        check_between("ema_decay", ema_decay, 0, 1)
+        self._n_rna, self._ema_decay, self._patience = rna_per_document, ema_decay, patience
+        if "warmup_epochs" in training:
+            warn_user(
+                "train(warmup_epochs=...) is now `warmup`, a share of the steps; the old name goes "
+                "with the next version.",
+                FutureWarning,
+            )
+            check_between("warmup_epochs", training["warmup_epochs"], 0)
+            n_epochs = self.recipe.given(max_epochs=max_epochs).max_epochs
+            warmup = min(0.5, training.pop("warmup_epochs") / n_epochs)
+        n_before = self.n_epochs_
+        super().train(
+            max_epochs, validation_contexts=validation_contexts, warmup=warmup, **training
+        )
+        self.is_trained_ = all(bool(p.isfinite().all()) for p in self.module.parameters())
+        if not self.is_trained_:
+            raise ValueError(
+                "the training diverged: weights are NaN or infinite. Build the model anew, and "
+                "train it with a smaller lr."
+            )
+        self._warn_hardly_trained(n_before, self.recipe.given(max_epochs=max_epochs, warmup=warmup))
+
+    def _warn_hardly_trained(self, n_before: int, recipe: Recipe) -> None:
+        """A validation loss that only rose keeps weights that draw the same for all contexts."""
+        name, n_warm = "validation_loss", recipe.warmup_of(recipe.max_epochs) * recipe.max_epochs
+        if name not in self.history:
+            return
+        losses = self.history[name][name].loc[n_before:]
+        if len(losses) <= n_warm or losses.isna().all():
+            return
+        best = int(np.nanargmin(losses.to_numpy(dtype=float)))
+        if best < n_warm:
+            warn_user(
+                f"the validation loss was lowest in epoch {best} of {len(losses)}, during warm-up, "
+                "and the weights of that epoch were kept: what is drawn hardly depends on the "
+                "images. Where whole treatments are held out for validation this says little of "
+                "the rest: hold out replicates or cells of the treatments that are trained on "
+                "(`split_key`), or train a fixed number of epochs without validation."
+            )
+
+    def _rows(self, contexts: Contexts, held: Held) -> Rows:
+        if self._setup["split"] is None and held.contexts is None:
+            held = replace(held, contexts=HELD_SHARE)
+        adatas = {role: self._modality(None, role) for role in self.inputs}
+        return training_rows(contexts, adatas, self._setup["split"], held, seed=self.seed)
+
+    def _plans(
+        self,
+        contexts: Contexts,
+        rows: Rows,
+        recipe: Recipe,
+        *,
+        replace: Literal["if_needed", True],
+        missing: Literal["keep", "drop"],
+    ) -> Plans:
+        plan = DocumentPlan(
+            contexts.restricted(rows.train),
+            self._stream(self._n_rna, recipe.batch_size),
+            documents_per_context=recipe.documents_per_context,
+            replace=replace,
+            seed=self.seed,
+        )
+        validation, others = None, contexts.restricted(rows.held_out)
+        if others.shared().any():
+            validation = DocumentPlan(
+                others,
+                self._stream(VALIDATION_RNA, recipe.batch_size),
+                documents_per_context=VALIDATION_DOCUMENTS,
+                seed=self.seed,
+                drop_last=False,
+            )
+        return Plans(plan, validation, rows.train)
+
+    def _stream(self, n_rna: int, batch_size: int) -> Stream:
+        draws = (Draw("image", self.set_size, missing="drop"), Draw("rna", n_rna, missing="drop"))
+        return Stream(draws, batch_size)
+
+    def _take_statistics(self, source: Source, plans: Plans) -> None:
+        super()._take_statistics(source, plans)
+        for role, cell_input in self.inputs.items():
+            if not bool((self.module.cell(role).sd > 0).any()):
+                raise ValueError(
+                    f"all features of {cell_input.label} are constant over the training cells: "
+                    "there is nothing to learn from them."
+                )
+
+    def _callbacks(self, recipe: Recipe, plans: Plans) -> list[L.Callback]:
+        monitor = None if plans.validation is None else "validation_loss"
+        averaged = Averaged(self.module, decay=self._ema_decay, monitor=monitor)
+        if monitor is None:
+            return [averaged]
+        return [averaged, L.pytorch.callbacks.EarlyStopping(monitor, patience=self._patience)]
+
+    def _losses(self, batch: Batch, augment: bool) -> dict[str, Tensor]:
+        # Dropout hangs on the documents too, so that a resumed training is the same.
+        with seeded(self.seed, int(batch.key[0]), device=batch.key.device):
+            return {"loss": self.module.loss(batch.x["image"], batch.x["rna"], batch.key)}
