@@ -23,7 +23,7 @@ DECODERS = {"image_decoder_width": 8, "image_decoder_depth": 1, "image_decoder_h
 
 def phenoseq(**given: Any) -> cf.PhenoSeq:
     model = phenoseq_screens.build(dropout=0.0)
-    model.train(2, validation_size=0.2, documents_per_context=4, batch_size=4, **QUIET, **given)
+    model.train(2, validation_contexts=0.2, documents_per_context=4, batch_size=4, **QUIET, **given)
     return model
 
 

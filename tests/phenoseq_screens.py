@@ -31,7 +31,7 @@ def toy(
             {
                 "sample": [f"s{i}" for i in code],
                 "treatment": [f"t{i % 2}" for i in code],
-                "split": np.array(["train", "train", "validation", "test"])[code % 4],
+                "split": np.array(["train", "train", "val", "test"])[code % 4],
                 "size": np.arange(len(code)),
             },
             index=[f"{name}-{i}" for i in range(len(code))],

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from phenoseq_screens import SHORT, build, difference, network, shortly_trained, toy
 
 import cellfuse as cf
+from cellfuse.model.base.fitting import Held
 from cellfuse.model.base.training import fit
 from cellfuse.model.phenoseq.sizes import PREDICTIONS
 from cellfuse.nn.denoiser import FoldedDenoiser
@@ -33,6 +34,13 @@ def trained() -> cf.PhenoSeq:
     return shortly_trained()
 
 
+def split(model: cf.PhenoSeq, share: float) -> tuple[cf.data.Contexts, cf.data.Contexts]:
+    """Contexts with the cells of training, and those of validation."""
+    contexts = model._contexts(None, ["image", "rna"])
+    rows = model._rows(contexts, Held(contexts=share))
+    return contexts.restricted(rows.train), contexts.restricted(rows.held_out)
+
+
 # -- what is trained on ---------------------------------------------------------------------------
 
 
@@ -41,14 +49,14 @@ def test_no_statistic_and_no_weight_sees_held_out_cells(split_key):
     def outcome(poke: bool) -> cf.PhenoSeq:
         mdata = toy(8)
         model = build(mdata, setup={"split_key": split_key})
-        train, held_out = model._split(0.25)
+        train, held_out = split(model, 0.25)
         assert train.shared().sum() + held_out.shared().sum() == (8 if split_key is None else 6)
         if poke:
             for role, rep in (("image", "X_vit"), ("rna", "X_scgpt")):
                 rows = train.of_row(role) < 0
                 assert rows.sum() == (16 if split_key is None else 32)
                 mdata[role].obsm[rep][rows] += 50
-        model.train(1, validation_size=0.25, **SHORT)
+        model.train(1, validation_contexts=0.25, **SHORT)
         return model
 
     one, other = outcome(False), outcome(True)
@@ -74,7 +82,7 @@ def test_contexts_of_one_modality_are_left_out_and_told(caplog):
     mdata = md.MuData({"image": mdata["image"][kept].copy(), "rna": mdata["rna"].copy()})
     model = build(mdata)
     with caplog.at_level(logging.WARNING, "cellfuse"):
-        train, _ = model._split(0.0)
+        train, _ = split(model, 0.0)
     assert "1 of 6 training contexts have cells of one modality" in caplog.text
     assert "'s3'" in caplog.text
     assert (train.of_row("rna") >= 0).sum() == 5 * 8
@@ -94,7 +102,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit():
 @pytest.mark.parametrize("step", [1, 3, 4])
 def test_a_resumed_training_is_the_same_to_the_bit(tmp_path, step):
     """Documents, times, noise and dropout, the average and the best epoch: three steps an epoch."""
-    given = {**SHORT, "validation_size": 0.2, "documents_per_context": 3}
+    given = {**SHORT, "validation_contexts": 0.2, "documents_per_context": 3}
     whole, resumed = build(dropout=0.3), build(dropout=0.3)
     keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
     whole.train(3, callbacks=[keep], **given)
@@ -114,7 +122,7 @@ def test_the_average_follows_its_formula_and_is_what_draws():
 
     model = build()
     first = model.module.denoiser.norm.weight.detach().clone()
-    model.train(4, validation_size=0, lr=0.05, callbacks=[Weights()], **SHORT)
+    model.train(4, validation_contexts=0, lr=0.05, callbacks=[Weights()], **SHORT)
     average = first
     for n, weight in enumerate(seen, start=1):
         decay = min(0.9999, (1 + n) / (10 + n))
@@ -134,7 +142,7 @@ def test_training_stops_early_and_keeps_the_best_epochs_average():
                 average = next(c for c in trainer.callbacks if type(c).__name__ == "Averaged")
                 states.append(average.average["denoiser.norm.weight"].clone())
 
-    model.train(200, lr=0.3, warmup_epochs=0, patience=3, callbacks=[Keep()], **SHORT)
+    model.train(200, lr=0.3, warmup=0.0, patience=3, callbacks=[Keep()], **SHORT)
     loss = model.history["validation_loss"]["validation_loss"]
     assert len(loss) < 200
     assert loss.argmin() == len(loss) - 4
@@ -149,7 +157,7 @@ def test_training_learns_what_images_say_of_rna(prediction):
     )
     model.train(
         30, rna_per_document=8, documents_per_context=8, batch_size=32, lr=5e-3,
-        validation_size=0, enable_progress_bar=False,
+        validation_contexts=0, enable_progress_bar=False,
     )  # fmt: skip
     found = model.sample(n_steps=10, n_samples=4)
     synthetic = found.to_df().groupby(found.obs["sample"]).mean()
@@ -169,7 +177,7 @@ def test_weights_from_the_warm_up_are_warned_of(best, max_epochs, told, monkeypa
         history = fit(*args, **{**kwargs, "max_epochs": 1})
         return {**history, "validation_loss": pd.DataFrame({"validation_loss": loss})}
 
-    monkeypatch.setattr("cellfuse.model.phenoseq.fit", trained_as_if)
+    monkeypatch.setattr("cellfuse.model.base.document_model.fit", trained_as_if)
     build().train(max_epochs, **SHORT)
     found = [str(w.message) for w in recwarn if "during warm-up" in str(w.message)]
     assert len(found) == told
@@ -187,8 +195,8 @@ def test_the_warm_up_is_counted_in_epochs(max_epochs, max_steps, share, monkeypa
         seen.append(training.warmup)
         return fit(training, *args, **{**kwargs, "max_epochs": 1})
 
-    monkeypatch.setattr("cellfuse.model.phenoseq.fit", noted)
-    build().train(max_epochs, max_steps=max_steps, validation_size=0, **SHORT)
+    monkeypatch.setattr("cellfuse.model.base.document_model.fit", noted)
+    build().train(max_epochs, max_steps=max_steps, validation_contexts=0, **SHORT)
     assert seen == [pytest.approx(share)]
 
 
@@ -199,7 +207,7 @@ def test_what_is_asked_of_the_training_reaches_it(monkeypatch):
         seen.update(training=training, plan=plan, **kwargs)
         return fit(training, plan, **kwargs)
 
-    monkeypatch.setattr("cellfuse.model.phenoseq.fit", noted)
+    monkeypatch.setattr("cellfuse.model.base.document_model.fit", noted)
     asked = {"lr": 0.02, "weight_decay": 0.3, "ema_decay": 0.5, "patience": 7, "replace": True}
     build().train(1, rna_per_document=3, **asked, **SHORT)
     training = seen["training"]
@@ -220,8 +228,11 @@ def test_the_papers_numbers_are_the_defaults():
         found = signature(function).parameters.values()
         return {p.name: p.default for p in found if p.default is not p.empty}
 
-    assert TRAINING["base"] == (5000, 256, 1e-4) and PREDICTIONS["base"] == "noise"
-    paper = {"weight_decay": 1e-5, "warmup_epochs": 5, "ema_decay": 0.9999, "patience": 50}
+    assert PREDICTIONS["base"] == "noise"
+    recipe = cf.PhenoSeq.recipes["base"]
+    assert (recipe.max_epochs, recipe.batch_size, recipe.lr) == (5000, 256, 1e-4)
+    assert (recipe.weight_decay, recipe.warmup_epochs) == (1e-5, 5)
+    paper = {"ema_decay": 0.9999, "patience": 50}
     assert {**defaults(cf.PhenoSeq.train), **paper, "rna_per_document": 1} == defaults(
         cf.PhenoSeq.train
     )
@@ -236,7 +247,7 @@ def test_the_papers_numbers_are_the_defaults():
 
 def test_early_stopping_needs_no_validation():
     model = build()
-    model.train(2, validation_size=0, **SHORT)
+    model.train(2, validation_contexts=0, **SHORT)
     assert "validation_loss" not in model.history and len(model.history["train_loss_epoch"]) == 2
 
 
@@ -469,7 +480,7 @@ def test_context_tokens_of_single_cells(trained):
     assert z.shape == (48, 16)
     part = trained.adata["image"][5:9].copy()
     np.testing.assert_allclose(trained.get_latent_representation(part), z[5:9], atol=1e-5)
-    with pytest.raises(KeyError, match="'rna' is not in the modalities that PhenoSeq encodes"):
+    with pytest.raises(KeyError, match="'rna' is not in the modalities that this PhenoSeq embeds"):
         trained.get_latent_representation(modality="rna")
 
 
@@ -490,7 +501,7 @@ def test_a_loaded_model_draws_the_same_without_its_data(trained, tmp_path):
 
 
 def test_the_split_is_saved_with_the_model(tmp_path):
-    model = build(setup={"split_key": "split", "validation": None})
+    model = build(setup={"split_key": "split", "val": None})
     model.train(1, **SHORT)
     model.save(tmp_path / "model")
     again = cf.PhenoSeq.load(tmp_path / "model", toy())
@@ -523,7 +534,7 @@ def replicates(images_know: bool, seed: int = 0) -> md.MuData:
 @pytest.mark.parametrize("images_know", [True, False])
 def test_held_out_replicates_rank_first_only_where_images_know_the_treatment(images_know):
     mdata = replicates(images_know)
-    setup = {"split_key": "part", "validation": None}
+    setup = {"split_key": "part", "val": None}
     model = build(mdata, setup=setup, width=24, time_width=16, dropout=0.0, n_diffusion_steps=50)
     model.train(
         20, rna_per_document=8, documents_per_context=4, batch_size=16, lr=5e-3,

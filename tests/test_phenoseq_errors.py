@@ -34,12 +34,12 @@ def trained() -> cf.PhenoSeq:
         ({"split_key": "split", "train": 1}, KeyError, "'1' is not in obs.*`train="),
         ({"split_key": "split", "train": "rep1"}, KeyError, "'rep1' is not in obs.*`train="),
         (
-            {"split_key": "split", "validation": "val"},
+            {"split_key": "split", "val": "val"},
             KeyError,
             "'val' is not in obs.*or None for no",
         ),
-        ({"split_key": "split", "train": "test", "validation": "test"}, ValueError, "shares none"),
-        ({"modalities": {"image": "image"}}, ValueError, "trained on both roles"),
+        ({"split_key": "split", "train": "test", "val": "test"}, ValueError, "shares none"),
+        ({"modalities": {"image": "image"}}, ValueError, "compares two modalities"),
         ({"modalities": {"picture": "image"}}, KeyError, "roles"),
     ],
 )
@@ -52,29 +52,29 @@ def test_a_split_without_a_training_context_is_refused():
     mdata = toy()
     mdata["rna"].obs["split"] = np.where(mdata["rna"].obs["sample"] == "s2", "train", "test")
     with pytest.raises(ValueError, match=r"no context has training cells.*both modalities"):
-        cf.PhenoSeq.setup_mudata(mdata, **SETUP, split_key="split", validation=None)
+        cf.PhenoSeq.setup_mudata(mdata, **SETUP, split_key="split", val=None)
 
 
 def test_a_validation_that_no_context_has_is_refused():
     mdata = toy()
     obs = mdata["rna"].obs
-    obs["sample"] = np.where(obs["split"] == "validation", "other", obs["sample"])
+    obs["sample"] = np.where(obs["split"] == "val", "other", obs["sample"])
     with pytest.raises(ValueError, match=r"no context has validation cells.*nothing says when"):
         cf.PhenoSeq.setup_mudata(mdata, **SETUP, split_key="split")
-    cf.PhenoSeq.setup_mudata(mdata, **SETUP, split_key="split", validation=None)
+    cf.PhenoSeq.setup_mudata(mdata, **SETUP, split_key="split", val=None)
 
 
 def test_several_labels_may_train():
     mdata = toy()
-    given = {"split_key": "split", "train": ["train", "test"], "validation": ("validation",)}
+    given = {"split_key": "split", "train": ["train", "test"], "val": ("val",)}
     cf.PhenoSeq.setup_mudata(mdata, **SETUP, **given)
 
 
-@pytest.mark.parametrize("validation_size", [0.0, 0.2])
-def test_a_training_that_diverges_is_told_and_draws_nothing(validation_size):
+@pytest.mark.parametrize("validation_contexts", [0.0, 0.2])
+def test_a_training_that_diverges_is_told_and_draws_nothing(validation_contexts):
     model = build()
     with pytest.raises(ValueError, match=r"diverged.*smaller lr than 1e\+30"):
-        model.train(2, lr=1e30, warmup_epochs=0, **{**SHORT, "validation_size": validation_size})
+        model.train(2, lr=1e30, warmup=0.0, **{**SHORT, "validation_contexts": validation_contexts})
     with pytest.raises(RuntimeError, match="not trained"):
         model.sample(n_steps=2)
 
@@ -168,13 +168,13 @@ def test_a_model_that_cannot_be_built_is_refused(given, error, text):
         ({"max_epochs": 0}, "max_epochs"),
         ({"lr": 0.0}, "lr must be positive"),
         ({"lr": float("nan")}, "lr must be positive"),
-        ({"ema_decay": 1.5}, "ema_decay must be from 0 to 1, found 1.5"),
-        ({"ema_decay": -0.1}, "ema_decay must be from 0 to 1"),
+        ({"ema_decay": 1.5}, "ema_decay must be at least 0 and at most 1, found 1.5"),
+        ({"ema_decay": -0.1}, "ema_decay must be at least 0"),
         ({"weight_decay": -1e-5}, "weight_decay must be at least 0"),
-        ({"warmup_epochs": -1}, "warmup_epochs must be at least 0"),
+        ({"warmup": -1}, "warmup must be at least 0"),
         ({"patience": -1}, "patience must be at least 0"),
-        ({"validation_size": 1.0}, "validation_size"),
-        ({"rna_per_document": 0}, "at least one cell"),
+        ({"validation_contexts": 1.0}, "validation_contexts"),
+        ({"rna_per_document": 0}, "rna_per_document must be at least 1"),
     ],
 )
 def test_a_training_that_cannot_run_is_refused(given, text):
@@ -183,8 +183,8 @@ def test_a_training_that_cannot_run_is_refused(given, text):
 
 
 def test_an_argument_that_nobody_has_is_refused_with_the_likely_name():
-    with pytest.raises(TypeError, match=r"PhenoSeq.train\(\) has no.*Did you mean 'warmup_epochs'"):
-        build().train(1, warm_up_epochs=3)
+    with pytest.raises(TypeError, match=r"PhenoSeq.train\(\) has no.*Did you mean 'warmup'"):
+        build().train(1, warm_up=3)
 
 
 def test_noise_of_more_features_than_the_width_is_warned_of():

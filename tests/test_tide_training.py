@@ -13,8 +13,8 @@ from tide_screens import PAIRED, SHORT, SMILES, VIT, built, make_screen
 from torch import nn
 
 import cellfuse as cf
+from cellfuse.model.base.callbacks import KeepBest, Score
 from cellfuse.model.tide import model as tide
-from cellfuse.model.tide.training import KeepBest
 
 VALUES = {"setup_with": {"rna_rep": "X_values"}}
 
@@ -129,8 +129,13 @@ def test_a_batch_pairs_images_with_rna_of_their_drug_and_line_and_tells_each_its
     net = model.module
     for film in (net.dose, net.response.take_dose):  # away from the identity
         nn.init.normal_(film.mlp[-1].weight)
-    data, fields = model._transcriptomes(), model._image_fields()
-    plans, source = model._joint_data(data, fields, np.zeros(len(fields["drug"]), bool), 32)
+    contexts, source = model._contexts(None, ["image", "rna"]), None
+    model._n_held, model._resumes, model._schedule = 0, True, None
+    rows = model._rows(contexts, None)
+    found = model._plans(contexts, rows, model.recipe.given(batch_size=32))
+    plans, source = found.train, model._source()
+    model._take_statistics(source, found)
+    model._begin_stage(0, source)
     names = {draw.name: draw.modality for draw in plans["paired"].stream.draws}
     batch = source.read(plans["paired"].indices(0, 0), names).to("cpu")
     image, rna = (mdata[m].obs for m in ("image", "rna"))
@@ -154,7 +159,7 @@ def test_a_batch_pairs_images_with_rna_of_their_drug_and_line_and_tells_each_its
             torch.from_numpy(rna["dose_um"].to_numpy("f4")[r]),
             torch.tensor([PAIRED.index(name) for name in image["compound"].iloc[i]]),
         )
-        found = model._joint_losses(data, None)({"paired": batch}, True)
+        found = model._losses({"paired": batch}, True)
     for name, value in by_hand.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
 
@@ -182,15 +187,20 @@ def test_zero_pairs_are_dino_with_dropped_channels_too():
 
 
 def test_the_highest_score_is_kept_and_the_first_of_equal_ones():
-    net, scores = nn.Linear(1, 1), iter([0.2, 0.9, 0.9, 0.1])
-    keep = KeepBest(net, lambda: next(scores), every=2)
+    net, scores, logged = nn.Linear(1, 1), iter([0.2, 0.9, 0.9, 0.1]), {}
+    module = SimpleNamespace(log_dict=lambda found, **_: logged.update(found))
+    score = Score(net, lambda: {"knn": next(scores)}, every=2)
+    keep, seen = KeepBest(net, "validation_knn"), {}
     for epoch in range(7):
         with torch.no_grad():
             net.weight.fill_(epoch)
-        keep.on_train_epoch_end(SimpleNamespace(current_epoch=epoch, max_epochs=7), None)
-    assert keep.scores == {1: 0.2, 3: 0.9, 5: 0.9, 6: 0.1}  # the last is always looked at
+        trainer = SimpleNamespace(current_epoch=epoch, max_epochs=7, callback_metrics=logged)
+        for callback in (score, keep):
+            callback.on_train_epoch_end(trainer, module)
+        seen.update(dict.fromkeys([epoch] * len(logged), logged.get("validation_knn")))
+    assert seen == {1: 0.2, 3: 0.9, 5: 0.9, 6: 0.1}  # the last is always looked at
     assert net.training
-    keep.put()
+    keep.on_fit_end(None, None)
     assert net.weight.item() == 3
 
 
@@ -203,11 +213,9 @@ def test_a_training_ends_with_the_weights_of_its_best_epoch(monkeypatch):
 
     monkeypatch.setattr(tide, "neighbour_accuracy", score)
     model.train(3, validation_images=2, **SHORT)
-    assert model.history["validation_knn_accuracy"]["validation_knn_accuracy"].tolist() == [
-        0.3,
-        0.8,
-        0.5,
-    ]
+    assert model.history["validation_knn_accuracy"]["validation_knn_accuracy"].tolist() == (
+        pytest.approx([0.3, 0.8, 0.5])
+    )
     for name, weight in model.module.state_dict().items():
         torch.testing.assert_close(weight, seen[1][name], rtol=0, atol=0)
     assert not torch.equal(seen[2]["student.0.weight"], seen[1]["student.0.weight"])

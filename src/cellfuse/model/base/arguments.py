@@ -25,7 +25,7 @@ def kept(init: Callable[..., None]) -> Callable[..., None]:
             return init(self, *args, **kwargs)
         bound = signature(init).bind(self, *args, **kwargs)
         bound.apply_defaults()
-        arguments = {}
+        arguments: dict[str, Any] = {}
         for name, value in list(bound.arguments.items())[2:]:  # neither the model nor its data
             several = bound.signature.parameters[name].kind is Parameter.VAR_KEYWORD
             arguments.update(value if several else {name: value})

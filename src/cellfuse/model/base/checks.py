@@ -13,7 +13,7 @@ def check_whole(name: str, value: object, *, least: int = 1) -> None:
     """Refuse what is no number of epochs or cells."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, found {value!r}.")
-    if value < least:
+    if int(value) < least:
         raise ValueError(f"{name} must be at least {least}, found {value}.")
 
 
@@ -21,7 +21,7 @@ def check_seed(seed: object) -> None:
     """Refuse a seed that is no whole number, or does not fit into half of a document's key."""
     if not isinstance(seed, Integral) or isinstance(seed, bool):
         raise TypeError(f"seed must be a whole number, found {seed!r}.")
-    if not 0 <= seed < 2**31:
+    if not 0 <= int(seed) < 2**31:
         raise ValueError(f"seed must be from 0 to {2**31 - 1}, found {seed}.")
 
 

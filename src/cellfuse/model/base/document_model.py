@@ -281,8 +281,8 @@ class DocumentModel(ScreenModel):
                 self._begin_at(source, plans.train_rows, contexts.restricted(plans.train_rows))
         first, max_steps = self.n_epochs_, trainer_kwargs.get("max_steps", -1)
         for stage in range(self.n_stages):
-            self.module.train()
             self._begin_stage(stage, source)
+            self.module.train()
             self.history_ = fit(
                 Training(
                     self.module,
@@ -307,7 +307,7 @@ class DocumentModel(ScreenModel):
                 callbacks=[
                     *self._callbacks(recipe, plans),
                     *(callbacks or []),
-                    *method_callbacks(self, source, contexts, rows, keep_best),
+                    *method_callbacks(self, source, self._judged(contexts, rows), keep_best),
                 ],
                 ckpt_path=ckpt_path,
                 history=self.history_,
@@ -328,6 +328,13 @@ class DocumentModel(ScreenModel):
                 raise TypeError(f"{name}() has no argument {argument!r}.")
         if self.adata is None:
             raise ValueError("this model was loaded without data: load it with `adata=mdata`.")
+
+    def _judged(self, contexts: Contexts, rows: Rows) -> Contexts | None:
+        """Held-out contexts, where the method has something to say of them."""
+        says = type(self)._validate is not DocumentModel._validate
+        if not says or rows.contexts is None or not rows.contexts.any():
+            return None
+        return contexts.restricted(rows_of_contexts(contexts, rows.contexts).held_out)
 
     def _unseen(self, rows: Rows) -> frozenset[str]:
         """Losses of modalities without held-out cells: documents say nothing about them."""

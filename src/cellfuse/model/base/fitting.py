@@ -13,7 +13,7 @@ import lightning as L
 from torch import Tensor
 
 from cellfuse.data import Contexts, Source
-from cellfuse.data.splits import HeldContexts, Rows, rows_of_contexts
+from cellfuse.data.splits import HeldContexts
 from cellfuse.model.base.callbacks import KeepBest, Score
 
 if TYPE_CHECKING:
@@ -69,12 +69,11 @@ class _Validation(OfModel):
 
 
 def method_callbacks(
-    model: DocumentModel, source: Source, contexts: Contexts, rows: Rows, keep_best: str | None
+    model: DocumentModel, source: Source, held: Contexts | None, keep_best: str | None
 ) -> list[L.Callback]:
     """Look at held-out contexts, then keep what is best; where either is wanted."""
     found: list[L.Callback] = []
-    if rows.contexts is not None and rows.contexts.any():
-        held = contexts.restricted(rows_of_contexts(contexts, rows.contexts).held_out)
+    if held is not None:
         found.append(Score(model.module, _Validation(model, source, held)))
     if keep_best is not None:
         found.append(KeepBest(model.module, keep_best))

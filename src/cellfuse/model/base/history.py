@@ -50,7 +50,7 @@ class History(L.Callback):
         file: Path | None = None,
     ) -> None:
         self.rows: dict[str, dict[int, float]] = {
-            name: {int(epoch): float(v) for epoch, v in frame[name].items()}
+            name: dict(zip(map(int, frame.index), map(float, frame[name]), strict=True))
             for name, frame in (before or {}).items()
         }
         self.first_epoch = first_epoch

@@ -263,7 +263,7 @@ class PhenoSeq(PhenoSeqInference):
         if not self.is_trained_:
             raise ValueError(
                 "the training diverged: weights are NaN or infinite. Build the model anew, and "
-                "train it with a smaller lr."
+                f"train it with a smaller lr than {training.get('lr') or self.recipe.lr:g}."
             )
         self._warn_hardly_trained(n_before, self.recipe.given(max_epochs=max_epochs, warmup=warmup))
 
@@ -273,7 +273,7 @@ class PhenoSeq(PhenoSeqInference):
         if name not in self.history:
             return
         losses = self.history[name][name].loc[n_before:]
-        if len(losses) <= n_warm or losses.isna().all():
+        if len(losses) <= max(n_warm, recipe.warmup_epochs or 0) or losses.isna().all():
             return
         best = int(np.nanargmin(losses.to_numpy(dtype=float)))
         if best < n_warm:

@@ -225,7 +225,7 @@ class TIDE(ResponseStage, TideInference):
         )
 
     @classmethod
-    def setup_mudata(
+    def setup_mudata(  # type: ignore[override]
         cls,
         mdata: MuData,
         *,
