@@ -34,9 +34,9 @@ def trained() -> cf.PhenoSeq:
         ({"split_key": "split", "train": 1}, KeyError, "'1' is not in obs.*`train="),
         ({"split_key": "split", "train": "rep1"}, KeyError, "'rep1' is not in obs.*`train="),
         (
-            {"split_key": "split", "val": "val"},
+            {"split_key": "split", "val": "vall"},
             KeyError,
-            "'val' is not in obs.*or None for no",
+            "'vall' is not in obs.*or None for no",
         ),
         ({"split_key": "split", "train": "test", "val": "test"}, ValueError, "shares none"),
         ({"modalities": {"image": "image"}}, ValueError, "compares two modalities"),
