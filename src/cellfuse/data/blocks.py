@@ -219,6 +219,18 @@ class BlockReader:
         return len(self._blocks.bounds) - 1
 
     @property
+    def checked(self) -> tuple[bool, bool]:
+        """Whether writing the store has found all values finite, and all of them counts."""
+        inside = getattr(self.array, "group", self.array)
+        known = getattr(inside, "attrs", {}) if self._place is not None else {}
+        return bool(known.get("cellfuse-finite")), bool(known.get("cellfuse-counts"))
+
+    @property
+    def sparse(self) -> bool:
+        """Whether rows come as CSR."""
+        return self._blocks.sparse
+
+    @property
     def n_bytes(self) -> int:
         """Size of all values in memory."""
         return self._blocks.n_bytes

@@ -73,9 +73,11 @@ class StoredRows(zarr.Array):
     def __repr__(self) -> str:
         return f"<StoredRows {self.store_path} shape={self.shape} dtype={self.dtype}>"
 
-    def subset(self, rows: Any) -> StoredRows:
-        """The same array with fewer cells, or in another order."""
-        return StoredRows(self.stored, self.place[rows])
+    def subset(self, rows: Any, columns: Any = slice(None)) -> Any:
+        """The same array with fewer cells, or in another order; fewer columns are read."""
+        whole = isinstance(columns, slice) and columns == slice(None)
+        kept = StoredRows(self.stored, self.place[rows])
+        return kept if whole else kept[:, columns]
 
     def copy(self) -> StoredRows:
         """Itself: what is on the disk is not copied."""

@@ -7,16 +7,19 @@ from cellfuse.io.gct import read_gct
 from cellfuse.io.joining import JoinReport, join
 from cellfuse.io.labels import read_labels
 from cellfuse.io.profiles import read_profiles
+from cellfuse.io.store import open_store, write_store
 
 __all__ = [
     "Field",
     "Fields",
     "JoinReport",
     "join",
+    "open_store",
     "read_crops",
     "read_field",
     "read_fields",
     "read_gct",
     "read_labels",
     "read_profiles",
+    "write_store",
 ]
