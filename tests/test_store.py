@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cellfuse as cf
+from cellfuse._mudata import columns_stay, make_mudata
 from cellfuse.data import check_values, gather, make_reader
 from cellfuse.data.stored import StoredCSR, StoredRows
 
@@ -48,8 +49,7 @@ def cells(seed: int = 0, n: int = N, prefix: str = "i") -> ad.AnnData:
 def screen() -> mudata.MuData:
     mods = {"image": cells(0), "rna": cells(1, 61, "r")}
     mods["image"].var_names = [f"feature{i}" for i in range(6)]
-    with mudata.set_options(pull_on_update=False):
-        return mudata.MuData(mods)
+    return make_mudata(mods)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_the_cells_of_a_context_lie_beside_each_other_and_other_readers_open_the
     at = given_["image"].obs_names.get_indexer(plain.obs_names)
     assert np.array_equal(plain.obsm["crops"], given_["image"].obsm["crops"][at])
     assert not (np.diff(at) > 0).all()
-    with mudata.set_options(pull_on_update=False):
+    with columns_stay():
         whole = mudata.read_zarr(tmp_path / "o.zarr")
     assert list(whole.mod) == ["image", "rna"]
     array = zarr.open(tmp_path / "o.zarr/mod/image/obsm/crops", mode="r")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cellfuse._access import Data, modalities, where
 from cellfuse._errors import listing
+from cellfuse._mudata import make_mudata
 from cellfuse.data.blocks import BlockReader
 from cellfuse.data.readers import CSRReader, Reader, make_reader
 
@@ -136,10 +137,7 @@ def _opened(one: Any) -> Data:
         return _lazy(group, path)
     order = group["mod"].attrs.get("mod-order", list(group["mod"]))
     mods = {str(name): _lazy(group["mod"][name], path) for name in order}
-    import mudata
-
-    with mudata.set_options(pull_on_update=False):
-        return MuData(mods)
+    return make_mudata(mods)
 
 
 def _lazy(group: Any, path: Path) -> AnnData:

@@ -1,0 +1,93 @@
+"""How a store is opened: its arrays stay where they are, in the order of the user's cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from anndata import AnnData
+from anndata.io import read_elem
+from numpy.typing import NDArray
+
+from cellfuse._access import Data
+from cellfuse._errors import listing
+from cellfuse._mudata import make_mudata
+from cellfuse.data.stored import StoredCSR, StoredRows
+
+__all__ = ["FORMAT", "MARK", "PLACE", "mark_of", "opened"]
+
+#: Attribute by which a store is known, with the version of its layout.
+MARK = "cellfuse-store"
+FORMAT = 1
+#: Slot of each modality's ``uns`` for where the row of each of the user's cells lies.
+PLACE = "cellfuse_store"
+
+
+def mark_of(path: Path) -> dict[str, Any] | None:
+    """What a store says of itself; None of anything else."""
+    try:
+        found: Any = zarr.open_group(str(path), mode="r").attrs.get(MARK)
+    except (FileNotFoundError, ValueError, OSError, zarr.errors.GroupNotFoundError):
+        return None
+    return found
+
+
+def opened(target: Path) -> Data:
+    """Open a store, see :func:`cellfuse.io.open_store`."""
+    if not target.exists():
+        half = target.parent / f".{target.name}-writing"
+        more = (
+            " Its writing was interrupted: call `write_store` again, which goes on where it "
+            "stopped."
+            if half.exists()
+            else ""
+        )
+        raise FileNotFoundError(f"{str(target)!r} does not exist.{more}")
+    mark = mark_of(target)
+    if mark is None:
+        raise ValueError(
+            f"{str(target)!r} is no store of `write_store`. `cellfuse.io.read_crops` opens other "
+            "stores of crops; `write_store(path, ...)` makes a store of a file."
+        )
+    if mark.get("format") != FORMAT:
+        raise ValueError(
+            f"{str(target)!r} has version {mark.get('format')} of the layout, and this cellfuse "
+            f"reads version {FORMAT}. Write it again with `write_store`, or install the cellfuse "
+            "that wrote it."
+        )
+    root = zarr.open_group(str(target), mode="r")
+    if not mark["modalities"]:
+        return _open_modality(root, target)
+    mods: Any = root["mod"]
+    names = mods.attrs["mod-order"]
+    return make_mudata({str(name): _open_modality(mods[name], target) for name in names})
+
+
+def _open_modality(group: Any, target: Path) -> AnnData:
+    missing = [name for name in ("obs", "var", "uns") if name not in group]
+    if missing:
+        raise ValueError(f"{str(target)!r} is damaged: {listing(missing)} of it is not there.")
+    uns = dict(read_elem(group["uns"]))
+    place = np.asarray(uns.pop(PLACE), np.int64)
+    adata = AnnData(obs=read_elem(group["obs"]).iloc[place], var=read_elem(group["var"]), uns=uns)
+    if "X" in group:
+        adata.X = _lazy(group["X"], place)
+    for where in ("layers", "obsm"):
+        for key in group[where]:
+            getattr(adata, where)[key] = _lazy(group[where][key], place)
+    for where in ("varm", "varp"):
+        for key, value in read_elem(group[where]).items():
+            getattr(adata, where)[key] = value
+    for key, value in read_elem(group["obsp"]).items():
+        adata.obsp[key] = value[place][:, place]
+    return adata
+
+
+def _lazy(item: Any, place: NDArray[np.int64]) -> Any:
+    if isinstance(item, zarr.Array):
+        return StoredRows(item, place)
+    if item.attrs["encoding-type"] == "csr_matrix":
+        return StoredCSR(item, place)
+    return read_elem(item).iloc[place]
