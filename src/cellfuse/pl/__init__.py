@@ -14,7 +14,10 @@ from cellfuse.pl._accuracy import (
     retrieval,
 )
 from cellfuse.pl._activity import mean_average_precision, perturbation_magnitude
+from cellfuse.pl._cells import cells
 from cellfuse.pl._codebook import codebook
+from cellfuse.pl._concept import concept
+from cellfuse.pl._concepts import batch_predictability, concept_map, differential_concepts
 from cellfuse.pl._consistency import guide_consistency, perturbation_consistency
 from cellfuse.pl._contexts import contexts, split
 from cellfuse.pl._discovery import target_discovery
@@ -27,10 +30,15 @@ from cellfuse.pl._training import training_curves
 from cellfuse.pl._umap import umap
 
 __all__ = [
+    "batch_predictability",
+    "cells",
     "classify_treatments",
     "codebook",
     "compare",
+    "concept",
+    "concept_map",
     "contexts",
+    "differential_concepts",
     "fidelity",
     "guide_consistency",
     "knn_accuracy",
