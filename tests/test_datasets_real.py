@@ -22,6 +22,7 @@ from cellfuse.datasets import screens as screens_module
 from cellfuse.datasets._fetch import Remote, locate
 from cellfuse.datasets.annotations import drug_targets
 from cellfuse.datasets.networks import humap, reactome, stringdb
+from cellfuse.datasets.pathways import corum, pathways, signor
 from cellfuse.datasets.screens import lincs_pilot1, papalexi_eccite, perturb_multi, scgenescope
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -275,6 +276,79 @@ def test_the_networks_of_efaar(read, name, n_rows):
         assert known.checksum == f"sha256:{digest}"
 
 
+def lines(rows: list) -> str:
+    return "\n".join("\t".join(row) for row in rows)
+
+
+def test_complexes_become_pairs_of_their_subunits(tmp_path):
+    rows = [
+        ("1", "A and B", "Human", "A;B;None"),
+        ("2", '"three"', "Human", "B;C;A"),
+        ("3", "of mice", "Mouse", "X;Y"),
+        ("4", "alone", "Human", "Z"),
+    ]
+    for kind, genes in (("Organism", "subunits(Gene name)"), ("organism", "subunits_gene_name")):
+        text = "\n".join(
+            ["\t".join(("ComplexID", "ComplexName", kind, genes)), *map("\t".join, rows)]
+        )
+        own = packed(tmp_path / "allComplexes.txt.gz", text)
+        assert corum(path=own).to_numpy().tolist() == [["A", "B"], ["A", "C"], ["B", "C"]]
+        assert corum(path=own, organism="mouse").to_numpy().tolist() == [["X", "Y"]]
+        with pytest.raises(
+            ValueError, match="no complex of 'Rat'; its organisms are 'Human', 'Mouse'"
+        ):
+            corum(path=own, organism="Rat")
+
+
+def test_signor_gives_pairs_of_proteins(tmp_path):
+    names = ["ENTITYA", "TYPEA", "IDA", "ENTITYB", "TYPEB", "SENTENCE", "SCORE"]
+    rows = [
+        ("NA", "protein", "P1", "MDM2", "protein", 'says "so', "0.9"),
+        ("MDM2", "protein", "P2", "NA", "protein", "", "0.1"),
+        ("drug", "smallmolecule", "C1", "MDM2", "protein", "", "0.1"),
+    ]
+    own = tmp_path / "all_data.tsv"
+    own.write_text(lines([names, *rows]))
+    assert signor(path=own).to_numpy().tolist() == [["MDM2", "NA"]]
+    broken = '"one\nsentence"'
+    own.write_text(
+        "\n".join(["\t".join(names), "\t".join(("A", "protein", "", "B", "protein", broken, "1"))])
+    )
+    assert signor(path=own).to_numpy().tolist() == [["A", "B"]]
+    own.write_text(lines(rows))
+    with pytest.raises(ValueError, match="all_data.tsv"):
+        signor(path=own)
+
+
+@pytest.mark.parametrize("read", [corum, signor])
+def test_complexes_and_signalling_as_efaar_lists_them(tmp_path, read, cache):
+    own = tmp_path / "pairs.csv"
+    own.write_text("entity1,entity2\nB,A\nA,B\n")
+    assert read(path=own).to_numpy().tolist() == [["A", "B"]]
+    with pytest.raises(FileNotFoundError, match=r"no checksum.*EFAAR_benchmarking"):
+        read()
+
+
+def test_pathways_of_a_gmt(tmp_path):
+    own = packed(tmp_path / "p.gmt.gz", "Apoptosis\tR-1\tTP53\tBAX\tTP53\t\n\nCycle\t\tNA\r\n")
+    table = pathways(path=own)
+    assert table.to_numpy().tolist() == [
+        ["Apoptosis", "TP53", "R-1"],
+        ["Apoptosis", "BAX", "R-1"],
+        ["Cycle", "NA", ""],
+    ]
+    assert set(pathways(path=own, min_genes=2)["pathway"]) == {"Apoptosis"}
+    for text, what in (
+        ("x\ty\n", "line 1 .* is no pathway"),
+        ("a\t\tA\na\t\tB", "'a' twice, in lines 1 and 2"),
+    ):
+        (tmp_path / "q.gmt").write_text(text)
+        with pytest.raises(ValueError, match=what):
+            pathways(path=tmp_path / "q.gmt")
+    with pytest.raises(FileNotFoundError, match="change every few months.*ReactomePathways"):
+        pathways()
+
+
 # -- drugs ----------------------------------------------------------------------------------------
 
 HUB = (
@@ -334,6 +408,14 @@ def test_papalexi_in_both_of_its_forms(tmp_path):
     assert cells.obs["guide"].tolist() == ["ATF2g1", "NTg4", "IFNGR1g12"]
     assert cells.obs["gene"].tolist() == ["ATF2", "non-targeting", "IFNGR1"]
     assert cells.obs["bio_rep"].tolist() == ["rep1"] * 3
+    free = counts(guide_id=["ATF2g1", "NTg4", "x"])
+    free.obs["guide_id"] = pd.Categorical([*free.obs["guide_id"][:2], None])
+    free.write_h5ad(own)
+    assert papalexi_eccite(path=own).obs[["guide", "gene"]].isna().to_numpy()[:, 1].tolist() == [
+        False,
+        False,
+        True,
+    ]
     counts(cell=["a", "b"]).write_h5ad(own)
     with pytest.raises(ValueError, match=r"neither 'guide' and 'gene' nor.*'cell'"):
         papalexi_eccite(path=own)
@@ -385,15 +467,69 @@ def test_scgenescope_of_its_folder(tmp_path):
         for number in (1, 2):
             folder = tmp_path / "features" / features
             folder.mkdir(parents=True, exist_ok=True)
-            counts(Treatment=["DMSO", "x"]).write_h5ad(folder / f"round_{number}.h5ad")
+            cells = counts(
+                Treatment=["CONTROL", "x"], Replicate=["3", "5"] if number == 1 else ["1", "2"]
+            )
+            cells.write_h5ad(folder / f"round_{number}.h5ad")
     screen = scgenescope(path=tmp_path)
     assert {m: a.n_obs for m, a in screen.mod.items()} == {"image": 4, "rna": 4}
     assert screen["rna"].obs["round"].tolist() == ["1", "1", "2", "2"]
     assert screen.obs_names.is_unique
     assert screen["image"].obs_names[0] == "image-1-c0"
+    assert screen["image"].obs["sample"].tolist() == ["DMSO_3", "x_5", "DMSO_1", "x_2"]
+    assert screen["rna"].obs["split"].tolist() == ["train", "val", "HE", "HE"]
+    np.testing.assert_array_equal(screen["rna"].obsm["X_scgpt"], screen["rna"].X)
     with pytest.raises(FileNotFoundError, match=r"rnaseq/uce/round_1\.h5ad"):
         scgenescope(path=tmp_path, rna="rnaseq/uce")
     assert scgenescope(path=tmp_path, rounds=[2])["image"].n_obs == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        ({"Treatment": ["x"]}, "says no replicate of its cells: obs has 'Treatment'"),
+        ({"Treatment": ["x"], "Replicate": ["7"]}, "has the replicates '7'; expected '1', '2'"),
+    ],
+)
+def test_scgenescope_that_lacks_what_the_models_need_is_named(tmp_path, columns, text):
+    folder = tmp_path / "features" / "imaging" / "imagenet" / "vit-l"
+    folder.mkdir(parents=True)
+    counts(**columns).write_h5ad(folder / "round_1.h5ad")
+    with pytest.raises(ValueError, match=text):
+        scgenescope(path=tmp_path, rounds=[1])
+
+
+def small_scgenescope(folder: Path, n: int = 6) -> Path:
+    """The data set's folder, small: three treatments, five replicates, `n` cells of each."""
+    rng = np.random.default_rng(0)
+    for features, width in (("imaging/imagenet/vit-l", 8), ("rnaseq/scgpt", 5)):
+        for number, replicates in ((1, [3, 4, 5]), (2, [1, 2])):
+            obs = pd.DataFrame(
+                [(t, r) for t in ("CONTROL", "a", "b") for r in replicates for _ in range(n)],
+                columns=["Treatment", "Replicate"],
+            )
+            obs.index = obs.index.astype(str)
+            shift = obs["Treatment"].map({"CONTROL": 0, "a": 2, "b": -2}).to_numpy()[:, None]
+            x = rng.normal(size=(len(obs), width)) + shift
+            place = folder / "features" / features
+            place.mkdir(parents=True, exist_ok=True)
+            ad.AnnData(x.astype("f4"), obs=obs).write_h5ad(place / f"round_{number}.h5ad")
+    return folder
+
+
+def test_scgenescope_is_what_phenoseq_and_its_classifiers_take(tmp_path):
+    import cellfuse as cf
+
+    screen = scgenescope(path=small_scgenescope(tmp_path))
+    cf.PhenoSeq.setup_mudata(screen, split_key="split", validation="val")
+    model = cf.PhenoSeq(screen, set_size=2, width=8, depth=1)
+    model.train(max_epochs=1, enable_progress_bar=False)
+    assert model.sample(n_steps=2).n_obs == 15
+    table = cf.tl.classify_treatments(
+        screen, "treatment", split_key="split", sample_key="sample", control="DMSO",
+        setting="small", seeds=[0], max_epochs=2,
+    )  # fmt: skip
+    assert set(table["test"]) == {"WE", "HE"}
 
 
 def test_perturb_multi_of_one_file(tmp_path):

@@ -4,6 +4,7 @@ from cellfuse.datasets._drugs import simulated_drugs
 from cellfuse.datasets._screen import simulated_screen
 from cellfuse.datasets.annotations import drug_targets
 from cellfuse.datasets.networks import humap, reactome, stringdb
+from cellfuse.datasets.pathways import corum, pathways, signor
 from cellfuse.datasets.screens import (
     lincs_pilot1,
     papalexi_eccite,
@@ -12,13 +13,16 @@ from cellfuse.datasets.screens import (
 )
 
 __all__ = [
+    "corum",
     "drug_targets",
     "humap",
     "lincs_pilot1",
     "papalexi_eccite",
+    "pathways",
     "perturb_multi",
     "reactome",
     "scgenescope",
+    "signor",
     "simulated_drugs",
     "simulated_screen",
     "stringdb",

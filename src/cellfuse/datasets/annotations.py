@@ -64,10 +64,10 @@ def drug_targets(*, path: str | Path | None = None, targets_only: bool = True) -
             f"{listing(table.columns)}."
         )
     # Nothing is missing; "NA" and "nan" are names, of drugs and of genes.
-    table = table.replace("", pd.NA)
     table["target"] = table["target"].str.split("|")
     out = table.explode("target", ignore_index=True)
-    out["target"] = out["target"].str.strip().replace("", pd.NA)
+    out["target"] = out["target"].str.strip()
+    out = out.mask(out == "")
     without = out["target"].isna()
     logger.info(
         "drug_targets: %d drugs, %d of them with a known target.",

@@ -13,24 +13,26 @@ from cellfuse._errors import listing, missing_key
 from cellfuse.datasets._fetch import Remote, locate
 from cellfuse.io._tables import read_table
 
-__all__ = ["humap", "reactome", "stringdb"]
+__all__ = ["humap", "pairs_of", "reactome", "stringdb", "undirected"]
 
 logger = logging.getLogger("cellfuse")
 
 STRING_VERSION = "12.0"
 STRING_URL = "https://stringdb-downloads.org/download"
 #: Pairs as the EFAAR benchmark lists them, at a fixed commit of its repository.
-EFAAR = "https://raw.githubusercontent.com/recursionpharma/EFAAR_benchmarking"
-EFAAR_FOLDER = "efaar_benchmarking/benchmark_annotations"
+EFAAR = (
+    "https://raw.githubusercontent.com/recursionpharma/EFAAR_benchmarking/"
+    "104143a065e6208e738e88df4ac65a0c423b8271/efaar_benchmarking/benchmark_annotations"
+)
 REACTOME = Remote(
     "Reactome.txt",
-    f"{EFAAR}/104143a065e6208e738e88df4ac65a0c423b8271/{EFAAR_FOLDER}/Reactome.txt",
+    f"{EFAAR}/Reactome.txt",
     "CC0 1.0",
     "sha256:ed3cd0fc32d2fe3510f167e9df39668bc9637348d78787615d3f970b2b862e70",
 )
 HUMAP = Remote(
     "HuMAP.txt",
-    f"{EFAAR}/104143a065e6208e738e88df4ac65a0c423b8271/{EFAAR_FOLDER}/HuMAP.txt",
+    f"{EFAAR}/HuMAP.txt",
     "CC BY 4.0",
     "sha256:6d08074df77f1a7274e754bc6e5e29aa438004bec0a13cbfb934c2c81328f3c4",
 )
@@ -99,7 +101,7 @@ def stringdb(
             f"{info.name!r}, which lie at {links.url} and {info.url}."
         )
     if own is not None and own.is_file() and ".links." not in own.name:
-        return _pairs(own, "StringDB", score=score)
+        return pairs_of(own, "StringDB", score=score)
     folder = own if own is None or own.is_dir() else own.parent
     found = []
     for remote in (links, info):
@@ -134,7 +136,7 @@ def reactome(*, path: str | Path | None = None) -> pd.DataFrame:
     >>> pairs = cf.datasets.reactome()  # doctest: +SKIP
     >>> cf.tl.relationship_recall(genes, pairs)  # doctest: +SKIP
     """
-    return _pairs(locate(REACTOME, path), "Reactome")
+    return pairs_of(locate(REACTOME, path), "Reactome")
 
 
 def humap(*, path: str | Path | None = None) -> pd.DataFrame:
@@ -159,7 +161,7 @@ def humap(*, path: str | Path | None = None) -> pd.DataFrame:
     >>> import cellfuse as cf
     >>> pairs = cf.datasets.humap()  # doctest: +SKIP
     """
-    return _pairs(locate(HUMAP, path), "HuMAP")
+    return pairs_of(locate(HUMAP, path), "HuMAP")
 
 
 def _string_files(physical: bool, species: int) -> tuple[Remote, Remote]:
@@ -195,10 +197,10 @@ def _string_table(links: Path, info: Path, score: float | None) -> pd.DataFrame:
         )
     if lost.any():
         logger.info("stringdb: %d links of proteins without a name are left out.", lost.sum())
-    return _undirected(edges[~lost], "StringDB")
+    return undirected(edges[~lost], "StringDB")
 
 
-def _pairs(path: Path, name: str, *, score: float | None = None) -> pd.DataFrame:
+def pairs_of(path: Path, name: str, *, score: float | None = None) -> pd.DataFrame:
     """Read a table of pairs under any of the names that it is handed out with."""
     table = read_table(path, numeric=lambda column: column == "score")
     table = table.rename(columns={"entity1": "source", "entity2": "target"})
@@ -215,10 +217,10 @@ def _pairs(path: Path, name: str, *, score: float | None = None) -> pd.DataFrame
             )
         edges = edges[edges["score"] > score]
     named = (edges["source"] != "") & (edges["target"] != "")
-    return _undirected(edges[named], name)
+    return undirected(edges[named], name)
 
 
-def _undirected(edges: pd.DataFrame, name: str) -> pd.DataFrame:
+def undirected(edges: pd.DataFrame, name: str) -> pd.DataFrame:
     """Each pair once, whichever way round and however often it was listed; the best score."""
     ends = np.sort(edges[["source", "target"]].to_numpy(dtype=object).astype(str), axis=1)
     out = edges.assign(source=ends[:, 0], target=ends[:, 1])

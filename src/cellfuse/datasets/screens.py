@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anndata as ad
 import mudata as md
+import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
@@ -27,6 +28,10 @@ ROSETTA = (
     "https://cellpainting-gallery.s3.amazonaws.com/cpg0003-rosetta/broad/workspace/"
     "preprocessed_data/LINCS-Pilot1"
 )
+#: Canonical split of scGeneScope by replicate (PhenoSeq, A.2).
+SPLIT = {"1": "HE", "2": "HE", "3": "train", "4": "WE", "5": "val"}
+#: obsm keys under which PhenoSeq looks for the embeddings that its paper takes.
+REPRESENTATIONS = {"imaging/imagenet/vit-l": "X_vit", "rnaseq/scgpt": "X_scgpt"}
 LINCS_FILES = {
     "image": "CellPainting/replicate_level_cp_normalized_variable_selected.csv.gz",
     "rna": "L1000/replicate_level_l1k.csv.gz",
@@ -48,7 +53,7 @@ def papalexi_eccite(*, path: str | Path | None = None, checksum: str | None = No
     Returns
     -------
     Cells and genes, raw counts; obs has ``guide``, ``gene`` (``"non-targeting"`` for controls)
-    and, where the file has it, ``bio_rep``.
+    and, where the file has it, ``bio_rep``; they are missing for cells without a guide.
 
     Raises
     ------
@@ -71,12 +76,13 @@ def papalexi_eccite(*, path: str | Path | None = None, checksum: str | None = No
             f"{str(source)!r} is no such screen: obs has neither 'guide' and 'gene' nor "
             f"scPerturb's 'guide_id', but {listing(cells.obs.columns)}."
         )
-    guide = cells.obs["guide_id"].astype(str)
+    # A cell without a guide has no gene either: missing, and not a perturbation called "nan".
+    guide = cells.obs["guide_id"].astype(object)
     gene = guide.str.replace(r"g\d+$", "", regex=True)
     cells.obs["guide"] = guide
     cells.obs["gene"] = gene.where(~gene.isin(["NT", "control"]), "non-targeting")
     if "hto" in cells.obs.columns:
-        cells.obs["bio_rep"] = cells.obs["hto"].astype(str).str.removesuffix("-tx")
+        cells.obs["bio_rep"] = cells.obs["hto"].astype(object).str.removesuffix("-tx")
     return cells
 
 
@@ -140,19 +146,33 @@ def scgenescope(
 
     Returns
     -------
-    MuData with ``image`` and ``rna``, the embeddings in X; obs as in the files (``Treatment``,
-    ``Replicate``, ``batch``, ...) and ``round``. Obs names begin with modality and round, names of
-    the dimensions with the modality.
+    MuData with ``image`` and ``rna``, the embeddings in X and, under the names that PhenoSeq reads
+    by default, in ``obsm["X_vit"]`` and ``obsm["X_scgpt"]`` (other embeddings: ``X_`` and the last
+    part of their folder). obs as in the files (``Treatment``, ``Replicate``, ``batch``, ...) and:
+
+    - ``treatment``: the same, the control called ``"DMSO"``;
+    - ``round``, and ``replicate``, ``"1"`` to ``"5"``;
+    - ``sample``: cells of one treatment and replicate, ``"DMSO_3"``, in both modalities;
+    - ``split``: the canonical one (PhenoSeq, A.2): replicate 3 ``"train"``, 5 ``"val"``, 4 ``"WE"``
+      (within the experiment), 1 and 2 ``"HE"`` (held-out experiment).
+
+    Obs names begin with modality and round, names of the dimensions with the modality.
 
     Raises
     ------
     FileNotFoundError
         `path` is not given, or a file is missing.
+    ValueError
+        A file says no treatment or replicate of its cells, or replicates are not 1 to 5.
 
     Examples
     --------
     >>> import cellfuse as cf
     >>> screen = cf.datasets.scgenescope(path="scGeneScope")  # doctest: +SKIP
+    >>> cf.PhenoSeq.setup_mudata(screen, split_key="split")  # doctest: +SKIP
+    >>> cf.tl.classify_treatments(
+    ...     screen, "treatment", split_key="split", sample_key="sample", control="DMSO"
+    ... )  # doctest: +SKIP
     """
     if path is None:
         raise path_needed(
@@ -165,13 +185,42 @@ def scgenescope(
     for modality, features in {"image": image, "rna": rna}.items():
         parts = []
         for number in rounds:
-            part = ad.read_h5ad(_inside(path, f"features/{features}/round_{number}.h5ad"))
+            file = _inside(path, f"features/{features}/round_{number}.h5ad")
+            part = ad.read_h5ad(file)
             part.obs["round"] = str(number)
+            _settle(part, file)
+            part.obsm[REPRESENTATIONS.get(features, f"X_{Path(features).name}")] = part.X
             part.obs_names = [f"{modality}-{number}-{name}" for name in part.obs_names]
             part.var_names = [f"{modality}-{name}" for name in part.var_names]
             parts.append(part)
         mods[modality] = ad.concat(parts) if len(parts) > 1 else parts[0]
     return make_mudata(mods)
+
+
+def _settle(cells: AnnData, file: Path) -> None:
+    """Give the columns of scGeneScope's files the names and values that the models take."""
+    found = {name: _column(cells, name, file) for name in ("treatment", "replicate")}
+    labels = found["treatment"].astype(object)
+    cells.obs["treatment"] = labels.where(~labels.str.upper().isin(["CONTROL", "DMSO"]), "DMSO")
+    number = found["replicate"].astype(str).str.extract(r"([0-9]+)(?:\.0)?$", expand=False)
+    wrong = ~number.isin(list(SPLIT))
+    if wrong.any():
+        raise ValueError(
+            f"{str(file)!r} has the replicates {listing(found['replicate'][wrong].unique())}; "
+            f"expected {listing(SPLIT)}."
+        )
+    cells.obs["replicate"] = number
+    cells.obs["sample"] = cells.obs["treatment"] + "_" + number
+    cells.obs["split"] = number.map(SPLIT)
+
+
+def _column(cells: AnnData, name: str, file: Path) -> pd.Series:
+    found = next((c for c in cells.obs.columns if c.lower() == name), None)
+    if found is None:
+        raise ValueError(
+            f"{str(file)!r} says no {name} of its cells: obs has {listing(cells.obs.columns)}."
+        )
+    return cells.obs[found]
 
 
 def perturb_multi(*, path: str | Path | None = None) -> AnnData | MuData:

@@ -4,6 +4,7 @@ from cellfuse.io.crops import read_crops
 from cellfuse.io.field_series import Fields, read_fields
 from cellfuse.io.fields import Field, read_field
 from cellfuse.io.gct import read_gct
+from cellfuse.io.guides import guides_from_matrix
 from cellfuse.io.joining import JoinReport, join
 from cellfuse.io.labels import read_labels
 from cellfuse.io.profiles import read_profiles
@@ -13,6 +14,7 @@ __all__ = [
     "Field",
     "Fields",
     "JoinReport",
+    "guides_from_matrix",
     "join",
     "open_store",
     "read_crops",

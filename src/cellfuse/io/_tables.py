@@ -19,7 +19,14 @@ from cellfuse._errors import listing
 from cellfuse.io._text import damage, encoding_of, open_text
 from cellfuse.io._values import COMMON_GAPS, is_no_number, number_of
 
-__all__ = ["is_parquet", "numbers_or_words", "read_parquet", "read_table", "writable_names"]
+__all__ = [
+    "first_line",
+    "is_parquet",
+    "numbers_or_words",
+    "read_parquet",
+    "read_table",
+    "writable_names",
+]
 
 logger = logging.getLogger("cellfuse")
 
@@ -95,6 +102,14 @@ def read_table(
         if name not in table.columns:
             table[name] = value
     return table
+
+
+def first_line(path: Path) -> str:
+    """First line with something in it: the header of a table."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} does not exist.")
+    with damage(path, "a table"), open_text(path, encoding_of(path, "a table")) as text:
+        return next(line for line in text if line.strip())
 
 
 def is_parquet(path: Path) -> bool:

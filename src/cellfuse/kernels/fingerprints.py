@@ -17,6 +17,7 @@ __all__ = [
     "Kind",
     "canonical_smiles",
     "check_fingerprint",
+    "connectivity",
     "smiles_fingerprints",
 ]
 
@@ -167,3 +168,32 @@ def canonical_smiles(text: str) -> str | None:
     with rdBase.BlockLogs():
         mol, _ = _parse(text)
         return None if mol is None else str(Chem.MolToSmiles(mol))
+
+
+def connectivity(text: str, *, strip_salts: bool = True) -> str | None:
+    """First 14 letters of a structure's InChIKey; None where it is not read.
+
+    They hash the formula and which atom is bound to which, whatever the charge, the isotopes and
+    the stereochemistry.
+
+    Parameters
+    ----------
+    text
+        SMILES.
+    strip_salts
+        Take the largest fragment alone, an organic one where there is one.
+
+    Examples
+    --------
+    >>> from cellfuse.kernels.fingerprints import connectivity
+    >>> connectivity("CC(=O)O"), connectivity("CC(=O)[O-].[Na+]")
+    ('QTBSBXVTEAMEQO', 'QTBSBXVTEAMEQO')
+    """
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        mol, _ = _parse(text)
+        if mol is None:
+            return None
+        key = Chem.MolToInchiKey(_standardise(strip_salts, canonical_tautomer=False)(mol))
+    return str(key)[:14] or None

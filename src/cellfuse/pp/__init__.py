@@ -3,6 +3,7 @@
 from cellfuse.pp.activity import filter_active
 from cellfuse.pp.augmentation import perturbation_embedding_augmentation
 from cellfuse.pp.center_scale import center_scale, mad_robustize
+from cellfuse.pp.compound_identity import identify_compounds
 from cellfuse.pp.compounds import fingerprints
 from cellfuse.pp.contexts import filter_contexts, map_contexts
 from cellfuse.pp.crops import crop_cells
@@ -28,6 +29,7 @@ __all__ = [
     "filter_active",
     "filter_contexts",
     "fingerprints",
+    "identify_compounds",
     "inverse_normal",
     "mad_robustize",
     "map_contexts",
