@@ -5,6 +5,7 @@ from __future__ import annotations
 from inspect import signature
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import mudata as md
 import numpy as np
 import pandas as pd
@@ -12,8 +13,10 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
+import cellfuse as cf
 from cellfuse.nn.heads import MLP, DualMLP
 from cellfuse.tl import _head_training as training
+from cellfuse.tl._examples import Samples, single_cells
 from cellfuse.tl._folds import folds
 from cellfuse.tl.classify import TABLE_6, _setting, classify_treatments
 
@@ -44,6 +47,11 @@ def classify(mdata, inputs, **given):
     fixed = {"split_key": "rep", "sample_key": "well", "control": "DMSO"}
     names = {"train": "rep1", "val": "rep2"}
     return classify_treatments(mdata, "drug", inputs, **{**fixed, **names, **QUICK, **given})
+
+
+def pool(values, rows):
+    size = np.array([len(r) for r in rows])
+    return training.Pools(values, np.concatenate(rows), np.cumsum(size) - size, size)
 
 
 # -- heads ----------------------------------------------------------------------------------------
@@ -82,14 +90,14 @@ def test_the_ten_settings_of_table_6():
 
 def test_a_sample_is_the_mean_of_all_its_cells():
     values = torch.arange(12.0).view(6, 2)
-    pools = training.Pools(values, [np.array([0, 1]), np.array([2, 3, 5])])
+    pools = pool(values, [np.array([0, 1]), np.array([2, 3, 5])])
     found = pools.draw(np.array([1, 0]), None, np.random.default_rng(0))
     torch.testing.assert_close(found, torch.stack([values[[2, 3, 5]].mean(0), values[:2].mean(0)]))
 
 
 def test_drawn_cells_repeat_only_where_there_are_too_few():
     values = torch.eye(10)
-    pools = training.Pools(values, [np.arange(7), np.arange(7, 10)])
+    pools = pool(values, [np.arange(7), np.arange(7, 10)])
     rng = np.random.default_rng(0)
     for _ in range(20):
         many, few = pools.draw(np.array([0, 1]), 4, rng) * 4
@@ -178,7 +186,7 @@ def test_the_best_validation_epoch_is_tested(monkeypatch):
     monkeypatch.setattr(
         MLP, "load_state_dict", lambda self, state: (kept.append(state), load(self, state))[1]
     )
-    pools = [training.Pools(torch.randn(6, 3), [np.array([i]) for i in range(6)])]
+    pools = [pool(torch.randn(6, 3), [np.array([i]) for i in range(6)])]
     rows = {"train": np.arange(4), "val": np.array([4]), "new": np.array([5])}
     given = {"n_cells": None, "seed": 0, "batch_size": 4096, "n_draws": 1, "n_classes": 2}
     setting = training.Setting((4,), 1, 0.1, 0.0)
@@ -253,7 +261,7 @@ def test_the_papers_numbers_are_the_defaults():
 
 def test_test_cells_are_drawn_alike_however_long_the_training():
     x = torch.from_numpy(np.random.default_rng(0).normal(0, 9, size=(400, 3))).float()
-    pools = [training.Pools(x, list(np.arange(400).reshape(40, 10)))]
+    pools = [pool(x, list(np.arange(400).reshape(40, 10)))]
     rows = {"train": np.arange(4), "val": np.arange(4), "new": np.arange(40)}
     given = {"n_cells": 2, "seed": 0, "batch_size": 4, "patience": 9, "n_draws": 1, "n_classes": 2}
     given["setting"] = training.Setting((4,), 0, 0.0, 0.0)  # a rate of 0: the head stays as it is
@@ -379,3 +387,111 @@ def test_features_that_are_all_constant_are_refused():
 def test_an_anndata_is_refused():
     with pytest.raises(TypeError, match="expected a MuData"):
         classify(screen({"image": 1.0})["image"], [("image",)])
+
+
+# -- the tables of the paper ----------------------------------------------------------------------
+
+
+def replicates(**signal):
+    """Cells of three drugs and DMSO in the five replicates of two experiments."""
+    mdata = screen(signal or {"image": 3.0}, cells=10)
+    for adata in mdata.mod.values():
+        well = adata.obs.groupby(["drug", "rep"], observed=True).cumcount()
+        adata.obs["replicate"] = adata.obs["rep"].map(
+            {"rep1": 3, "rep2": 5, "rep3": 4, "round2": 0}
+        )
+        adata.obs.loc[adata.obs["rep"] == "round2", "replicate"] = 1 + well % 2
+    return mdata
+
+
+TABLE = {
+    "split_key": "replicate",
+    "control": "DMSO",
+    "train": 3,
+    "val": 5,
+    "test": {"WE": 4, "HE": [1, 2]},
+    **QUICK,
+}
+
+
+def test_samples_are_treatments_in_replicates_and_the_held_out_experiment_is_pooled():
+    mdata = replicates()
+    table = classify_treatments(mdata, "drug", [["image"]], **TABLE).set_index("test")
+    assert table.index.tolist() == ["WE", "HE"]
+    assert table["n_samples"].tolist() == [3, 6]  # three drugs, in one and in two replicates
+    np.testing.assert_allclose(table["accuracy"], table["balanced_accuracy"])  # classes are even
+
+
+def test_every_cell_is_an_example_and_its_partner_comes_from_its_sample():
+    mdata = replicates(image=1.0, rna=8.0)
+    given = {**TABLE, "examples": "cells", "n_draws": 4}
+    table = classify_treatments(mdata, "drug", [["image"], ["image", "rna"]], **given)
+    assert table["n_samples"].tolist() == [60, 60, 60, 60]  # 3 drugs x 20 cells
+    image, both = table.groupby("input", sort=False)["balanced_accuracy"].min()
+    assert image < 0.95 < both  # the partner's treatment is the cell's own
+    assert 0 < image
+    numbers = table["balanced_accuracy"].to_numpy() * 3
+    assert not np.allclose(numbers, np.round(numbers))  # no multiple of one over the samples
+    assert "predictions" not in mdata.uns["classify_treatments"]
+
+
+def test_partners_are_drawn_anew_and_never_from_another_sample():
+    rows = [np.arange(7), np.arange(7, 10)]
+    first, second = pool(torch.arange(10.0)[:, None], rows), pool(torch.arange(10.0)[:, None], rows)
+    samples = Samples(
+        [first, second], pd.Index(["a", "b"]), np.array([0, 1]), np.array(["x", "y"]), np.arange(2)
+    )
+    cells = single_cells(samples)
+    assert (
+        cells.codes.tolist() == [0] * 7 + [1] * 3 and cells.split.tolist() == ["x"] * 7 + ["y"] * 3
+    )
+    rng = np.random.default_rng(0)
+    own, partner = (p.draw(np.arange(10), None, rng).ravel() for p in cells.pools)
+    assert own.tolist() == list(range(10))
+    again = cells.pools[1].draw(np.arange(10), None, rng).ravel()
+    assert not torch.equal(partner, again)
+    for drawn in (partner, again):
+        assert drawn[:7].max() < 7 and drawn[7:].min() >= 7
+
+
+def test_predictions_and_confusion_are_kept_and_go_to_files(tmp_path):
+    mdata = replicates(image=0.5)
+    classify_treatments(mdata, "drug", [["image"]], **{**TABLE, "seeds": [0, 1]})
+    kept = mdata.uns["classify_treatments"]
+    made, counts = kept["predictions"], kept["confusion"]
+    assert len(made) == 2 * (3 + 6) and set(made["test"]) == {"WE", "HE"}
+    right = made["label"] == made["predicted"]
+    runs = kept["runs"].set_index(["test", "seed"])["accuracy"]
+    for (test, seed), share in right.groupby([made["test"], made["seed"]]).mean().items():
+        assert runs[test, seed] == pytest.approx(share)
+    assert counts["n"].sum() == 18
+    diagonal = counts.loc[counts["label"] == counts["predicted"], "n"].sum()
+    assert diagonal == right.sum()
+    mdata.write(tmp_path / "x.h5mu")
+    with pytest.raises(ValueError, match="several of `test`: 'WE', 'HE'"):
+        cf.pl.confusion(mdata, key="classify_treatments")
+    axes = cf.pl.confusion(mdata, key="classify_treatments", test="HE", normalize=False)
+    drawn = axes.images[0].get_array()
+    assert drawn.sum() == 12 and [t.get_text() for t in axes.get_yticklabels()] == [
+        "d0",
+        "d1",
+        "d2",
+    ]
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ({"examples": "wells"}, ValueError, "'samples', 'cells'"),
+        ({"examples": "cells", "n_cells": 32}, ValueError, "each is one cell"),
+        ({"test": {"HE": [1, 9]}}, KeyError, "'9' is not in"),
+        ({"test": {"WE": 3}}, ValueError, "'WE' holds '3', which is for training"),
+        ({"test": {"val": 4}}, ValueError, "'val' stands for another part"),
+        ({"test": {}}, ValueError, "names no test set"),
+        ({"val": [5, 3]}, ValueError, "both '3'"),
+    ],
+)
+def test_tests_that_cannot_be_put_together_are_refused(given, error, text):
+    with pytest.raises(error, match=text):
+        classify_treatments(replicates(), "drug", [["image"]], **{**TABLE, **given})

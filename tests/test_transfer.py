@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KNeighborsClassifier
 
+import cellfuse as cf
 from cellfuse.tl import _nearest, transfer
 from cellfuse.tl._intervals import crossed_intervals
 from cellfuse.tl.transfer import knn_accuracy, one_shot_transfer
@@ -215,6 +217,61 @@ def test_neighbours_of_the_own_group_do_not_count():
 
 
 # -- bad input ------------------------------------------------------------------------------------
+
+
+def test_decisions_are_kept_with_their_ties_and_both_accuracies():
+    """Three of A, one of B that looks like A, and one of C that stands between A and C."""
+    angle = np.array([0.0, 1.0, 2.0, 1.5, 40.0, 90.0, 91.0])
+    x = np.stack([np.cos(np.radians(angle)), np.sin(np.radians(angle))], axis=1)
+    obs = pd.DataFrame({"gene": list("AAABBCC")}, index=[f"p{i}" for i in range(7)])
+    profiles = ad.AnnData(x, obs=obs)
+    table = knn_accuracy(profiles, use_rep=None, by="gene", k=1).iloc[0]
+    kept = profiles.uns["knn_accuracy"]
+    made = kept["predictions"]
+    assert made["label"].to_dict() == obs["gene"].to_dict()
+    assert made["credit"].mean() == pytest.approx(table["accuracy_micro"])
+    macro = made.groupby("label")["credit"].mean()
+    assert macro.mean() == pytest.approx(table["accuracy"]) and table["accuracy"] < 0.9
+    assert table["accuracy_micro_low"] <= table["accuracy_micro"] <= table["accuracy_micro_high"]
+    counts = kept["confusion"].set_index(["label", "predicted"])["n"]
+    assert counts.sum() == 7 and counts["B", "A"] == 2 and counts["C", "C"] == 2
+    certain = made["n_tied"] == 1
+    right = (made["label"] == made["predicted"].astype(object))[certain]
+    assert (right == (made["credit"][certain] == 1)).all()
+
+
+def test_tied_classes_share_a_decision_in_the_confusion():
+    x = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    obs = pd.DataFrame({"gene": list("ABC")}, index=list("xyz"))
+    profiles = ad.AnnData(x, obs=obs)
+    knn_accuracy(profiles, use_rep=None, by="gene", k=2)
+    made = profiles.uns["knn_accuracy"]["predictions"]
+    assert made["n_tied"].tolist() == [2, 2, 2] and made["predicted"].tolist() == ["B", "A", "A"]
+    counts = profiles.uns["knn_accuracy"]["confusion"]
+    assert (counts["n"] == 0.5).all() and len(counts) == 6
+    assert [t.get_text() for t in cf.pl.confusion(profiles).get_xticklabels()] == list("ABC")
+    plt.close("all")
+
+
+def test_a_neighbour_differs_in_every_column_of_the_group():
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame(
+        {
+            "moa": np.repeat(list("xyz"), 8),
+            "compound": np.repeat([f"c{i}" for i in range(6)], 4),
+            "batch": np.tile(["1", "2"], 12),
+        },
+        index=[f"r{i}" for i in range(24)],
+    )
+    wells = ad.AnnData(rng.normal(size=(24, 6)), obs=obs)
+    knn_accuracy(wells, use_rep=None, by="moa", k=1, group_key=["compound", "batch"])
+    made = wells.uns["knn_accuracy"]["predictions"]
+    compound, batch = obs["compound"].to_numpy(), obs["batch"].to_numpy()
+    units = wells.X / np.linalg.norm(wells.X, axis=1, keepdims=True)
+    cosine = units @ units.T
+    cosine[(compound[:, None] == compound) | (batch[:, None] == batch)] = -9
+    nearest = obs["moa"].to_numpy()[cosine.argmax(axis=1)]
+    assert made.loc[obs.index, "predicted"].astype(str).tolist() == nearest.tolist()
 
 
 def test_bad_input_is_named():

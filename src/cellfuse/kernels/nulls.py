@@ -16,11 +16,21 @@ __all__ = ["draw_distinct", "empirical_pvalue", "null_similarity"]
 CHUNK = 1 << 16
 #: Largest matrix of all cosines that is kept: 16,384 vectors in float32.
 MAX_GRAM_BYTES = 1 << 30
+#: Rounds in which the members that clash are drawn again.
+ROUNDS = 1000
 #: Cosines closer than this are equal: they differ by the rounding of float32 sums.
 TIE = 1e-6
 
 
-def draw_distinct(targets: NDArray, size: int, n_sets: int, rng: np.random.Generator) -> NDArray:
+def draw_distinct(
+    targets: NDArray,
+    size: int,
+    n_sets: int,
+    rng: np.random.Generator,
+    *,
+    related: NDArray | None = None,
+    attempts: int = 50,
+) -> NDArray:
     """Draw sets of `size` vectors that all have different targets.
 
     Members are drawn one after the other, each uniformly from the vectors whose target is not yet
@@ -30,6 +40,10 @@ def draw_distinct(targets: NDArray, size: int, n_sets: int, rng: np.random.Gener
     ----------
     targets
         Target number of each vector, shape (n,), with at least `size` different ones.
+    related
+        If given, which vectors share a target, shape (n, n), where they may have several.
+    attempts
+        Times that sets are begun again to which no further vector fits.
 
     Returns
     -------
@@ -42,13 +56,25 @@ def draw_distinct(targets: NDArray, size: int, n_sets: int, rng: np.random.Gener
     drawn = np.empty((size, n_sets), dtype=targets.dtype)
     for j in range(size):
         todo = np.arange(n_sets)
-        while len(todo):
+        for _ in range(ROUNDS):
+            if not len(todo):
+                break
             members[j, todo] = rng.integers(len(targets), size=len(todo))
             drawn[j, todo] = targets[members[j, todo]]
             clash = np.zeros(len(todo), dtype=bool)
             for i in range(j):
-                clash |= drawn[i, todo] == drawn[j, todo]
+                if related is None:
+                    clash |= drawn[i, todo] == drawn[j, todo]
+                else:
+                    clash |= related[members[i, todo], members[j, todo]]
             todo = todo[clash]
+        if len(todo) and not attempts:
+            raise ValueError(f"sets of {size} without a shared target are too rare to be drawn.")
+        if len(todo):
+            members[: j + 1, todo] = draw_distinct(
+                targets, j + 1, len(todo), rng, related=related, attempts=attempts - 1
+            )
+            drawn[: j + 1, todo] = targets[members[: j + 1, todo]]
     return members
 
 
@@ -60,6 +86,7 @@ def null_similarity(
     n_sets: int,
     seed: np.random.SeedSequence,
     given: bool = False,
+    related: NDArray | None = None,
 ) -> dict[int, NDArray]:
     """Mean pairwise cosine of random sets of unrelated vectors, for several set sizes at once.
 
@@ -77,6 +104,8 @@ def null_similarity(
         Same seed, same numbers, whatever the number of threads.
     given
         Whether similarities are given instead of vectors.
+    related
+        As in :func:`draw_distinct`.
 
     Returns
     -------
@@ -98,7 +127,7 @@ def null_similarity(
         start, stream = job
         stop = min(start + CHUNK, n_sets)
         rng = np.random.default_rng(stream)
-        members = draw_distinct(targets, wanted[-1], stop - start, rng)
+        members = draw_distinct(targets, wanted[-1], stop - start, rng, related=related)
         squared = (
             _by_gram(gram, n, members, wanted)
             if gram is not None

@@ -18,6 +18,7 @@ from cellfuse.pl._cells import cells
 from cellfuse.pl._codebook import codebook
 from cellfuse.pl._concept import concept
 from cellfuse.pl._concepts import batch_predictability, concept_map, differential_concepts
+from cellfuse.pl._confusion import confusion
 from cellfuse.pl._consistency import guide_consistency, perturbation_consistency
 from cellfuse.pl._contexts import contexts, split
 from cellfuse.pl._discovery import target_discovery
@@ -37,6 +38,7 @@ __all__ = [
     "compare",
     "concept",
     "concept_map",
+    "confusion",
     "contexts",
     "differential_concepts",
     "fidelity",

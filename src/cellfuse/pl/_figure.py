@@ -223,7 +223,7 @@ def save_path(save: Save, name: str) -> Path:
 
 def stored(adata: AnnData, key: str, fields: Sequence[str], *, run: str) -> Mapping[str, Any]:
     """Return what a tool kept in ``adata.uns[key]``, or raise an error that names the tool."""
-    if not isinstance(adata, AnnData):
+    if not hasattr(adata, "uns"):  # AnnData, or MuData where a tool keeps its table there
         raise TypeError(f"expected an AnnData of profiles, found {type(adata).__name__}.")
     if key not in adata.uns:
         raise missing_key(key, list(adata.uns), what="uns", fix=f"Run `{run}` first.")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cellfuse._access import label_list
 from cellfuse._errors import missing_key
 
 __all__ = ["folds"]
@@ -14,16 +15,19 @@ __all__ = ["folds"]
 
 def folds(
     split: NDArray,
-    train: str,
-    val: str,
+    train: str | Sequence[str],
+    val: str | Sequence[str],
     cross_validate: Sequence[str] | None,
     split_key: str,
+    *,
+    test: Mapping[str, str | Sequence[str]] | None = None,
 ) -> list[dict[str, NDArray]]:
     """Samples of training, validation and each test set, for every fold."""
     found = sorted(set(split))
-    train, val = str(train), str(val)
-    turns = [str(label) for label in cross_validate or ()]
-    for label in turns or (train, val):
+    learn, check = label_list(train), label_list(val)
+    turns = label_list(cross_validate or [])
+    named = None if test is None else _named(test, found, split_key)
+    for label in turns or [*learn, *check]:
         if label not in found:
             raise missing_key(
                 label,
@@ -32,15 +36,20 @@ def folds(
                 fix="Name the labels with `train`, `val` or `cross_validate`.",
             )
     if cross_validate is None:
-        if train == val:
-            raise ValueError(f"`train` and `val` are both {train!r}; name two labels.")
-        tests = _tests(found, [train, val], ("train", "val"), split_key)
-        return [_part_rows(split, {"train": [train], "val": [val], **tests})]
+        if both := sorted(set(learn) & set(check)):
+            raise ValueError(f"`train` and `val` are both {both[0]!r}; name two labels.")
+        used = [*learn, *check]
+        tests = _tests(found, used, ("train", "val"), split_key) if named is None else named
+        _refuse_seen(tests, used)
+        return [_part_rows(split, {"train": learn, "val": check, **tests})]
     if len(turns) < 3 or len(set(turns)) < len(turns):
         raise ValueError(
             f"cross-validation takes turns among at least three replicates, found {turns}."
         )
-    others = _tests(found, turns, ("train", "val", "held out"), split_key)
+    others = named
+    if others is None:
+        others = _tests(found, turns, ("train", "val", "held out"), split_key)
+    _refuse_seen(others, turns)
     out = []
     for k in range(len(turns)):
         # As in the paper's table: the fold's first replicate trains, the next is tested on.
@@ -63,6 +72,33 @@ def _tests(
                 "stands for another part here. Rename the label, or leave those samples out."
             )
     return {label: [label] for label in found if label not in used}
+
+
+def _named(
+    test: Mapping[str, str | Sequence[str]], found: Sequence[str], split_key: str
+) -> dict[str, list[str]]:
+    """Test sets that the user put together."""
+    out = {}
+    for name, labels in test.items():
+        if name in ("train", "val", "held out"):
+            raise ValueError(f"test={dict(test)!r}: the name {name!r} stands for another part.")
+        out[str(name)] = label_list(labels)
+        for label in out[str(name)]:
+            if label not in found:
+                raise missing_key(
+                    label, found, what=f"the samples' {split_key!r}", fix="Mend `test`."
+                )
+    if not out:
+        raise ValueError("test={} names no test set; None tests on every other label.")
+    return out
+
+
+def _refuse_seen(tests: Mapping[str, Sequence[str]], used: Sequence[str]) -> None:
+    for name, labels in tests.items():
+        if both := sorted(set(labels) & set(used)):
+            raise ValueError(
+                f"test set {name!r} holds {both[0]!r}, which is for training or validation."
+            )
 
 
 def _part_rows(split: NDArray, parts: Mapping[str, list[str]]) -> dict[str, NDArray]:

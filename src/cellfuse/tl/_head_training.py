@@ -17,6 +17,8 @@ __all__ = ["Pools", "Setting", "train_head"]
 
 #: Shared by all settings of Table 6.
 CLIP = 0.5
+#: Examples that are predicted at a time.
+BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -32,20 +34,50 @@ class Setting:
 
 @dataclass
 class Pools:
-    """The cells of each sample, of one modality, standardised by the training cells."""
+    """The cells of each sample, of one modality, standardised by the training cells.
 
-    values: Tensor  # (cells, d)
-    rows: list[NDArray]  # of each sample
+    Attributes
+    ----------
+    values
+        Shape (cells, d).
+    order, start, size
+        The cells of sample s are ``order[start[s] : start[s] + size[s]]``.
+    sample
+        Sample of each example where the examples are cells; None: the examples are the samples.
+    own
+        Cell of each example; None: one is drawn from its sample.
+    """
 
-    def draw(self, samples: NDArray, n_cells: int | None, rng: np.random.Generator) -> Tensor:
-        """Mean of all cells of each sample, or of `n_cells` drawn from it: (samples, d)."""
-        if n_cells is None:
-            sets = [self.rows[s] for s in samples]
-        else:
-            sets = [
-                rng.choice(self.rows[s], n_cells, replace=len(self.rows[s]) < n_cells)
-                for s in samples
-            ]
+    values: Tensor
+    order: NDArray
+    start: NDArray
+    size: NDArray
+    sample: NDArray | None = None
+    own: NDArray | None = None
+
+    def cells(self, sample: int) -> NDArray:
+        """Rows of the cells of a sample."""
+        return self.order[self.start[sample] : self.start[sample] + self.size[sample]]
+
+    def sample_of(self, examples: NDArray) -> NDArray:
+        """Sample of each example."""
+        return examples if self.sample is None else self.sample[examples]
+
+    def draw(self, examples: NDArray, n_cells: int | None, rng: np.random.Generator) -> Tensor:
+        """One row for each example (examples, d).
+
+        It is the mean of all cells of the sample, or of `n_cells` drawn from it; or the cell that
+        the example is, or one drawn from its sample.
+        """
+        if self.sample is not None:
+            if self.own is not None:
+                return self.values[torch.from_numpy(self.own[examples])]
+            sample = self.sample[examples]
+            place = (rng.random(len(sample)) * self.size[sample]).astype(np.int64)
+            return self.values[torch.from_numpy(self.order[self.start[sample] + place])]
+        sets = [self.cells(s) for s in examples]
+        if n_cells is not None:
+            sets = [rng.choice(rows, n_cells, replace=len(rows) < n_cells) for rows in sets]
         offsets = np.cumsum([0, *(len(rows) for rows in sets[:-1])])
         return F.embedding_bag(
             torch.from_numpy(np.concatenate(sets)),
@@ -137,9 +169,12 @@ def train_head(
 def _predict(
     head: nn.Module,
     pools: Sequence[Pools],
-    samples: NDArray,
+    examples: NDArray,
     n_cells: int | None,
     rng: np.random.Generator,
 ) -> NDArray:
-    logits = head(*[pool.draw(samples, n_cells, rng) for pool in pools])
-    return logits.argmax(dim=1).numpy()
+    found = []
+    for start in range(0, len(examples), BLOCK):
+        block = examples[start : start + BLOCK]
+        found.append(head(*[pool.draw(block, n_cells, rng) for pool in pools]).argmax(dim=1))
+    return torch.cat(found).numpy()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cellfuse.kernels.nulls import TIE
 
-__all__ = ["Profiles", "draw_references", "neighbour_votes", "reference_hits"]
+__all__ = ["Profiles", "Votes", "draw_references", "neighbour_votes", "reference_hits"]
 
 #: Cosines that exist at a time (float32).
 BLOCK_CELLS = 1 << 23
@@ -31,6 +31,38 @@ class Profiles:
         for group in self.groups:
             same |= group[first] == group[second]
         return same
+
+
+@dataclass(frozen=True)
+class Votes:
+    """The class or, where several have equally many votes, classes that each query goes to.
+
+    Attributes
+    ----------
+    query, winner
+        Number of the query and of one class that won, shape (pairs,).
+    n_winners
+        Classes that share a query's decision, 0 where it has no neighbour, shape (queries,).
+    own
+        The query's own class, shape (queries,).
+    """
+
+    query: NDArray
+    winner: NDArray
+    n_winners: NDArray
+    own: NDArray
+
+    @property
+    def share(self) -> NDArray:
+        """Share of the decision, shape (pairs,)."""
+        return 1.0 / self.n_winners[self.query]
+
+    @property
+    def credit(self) -> NDArray:
+        """Share of the decision that falls to the query's own class; NaN without a neighbour."""
+        mine = self.winner == self.own[self.query]
+        credit = np.bincount(self.query[mine], self.share[mine], len(self.own))
+        return np.where(self.n_winners > 0, credit, np.nan)
 
 
 # -- one-shot transfer ----------------------------------------------------------------------------
@@ -84,9 +116,9 @@ def reference_hits(
 # -- neighbours -----------------------------------------------------------------------------------
 
 
-def neighbour_votes(profiles: Profiles, asked: NDArray, known: NDArray, k: int) -> NDArray:
-    """Share of the decision that falls to each profile's own class; NaN without a neighbour."""
-    credit = np.full(len(asked), np.nan)
+def neighbour_votes(profiles: Profiles, asked: NDArray, known: NDArray, k: int) -> Votes:
+    """Classes that the neighbours of each profile vote for; none where it has no neighbour."""
+    found = []
     vectors, code = profiles.units[known], profiles.codes[known]
     place = np.full(len(profiles.rows), -1)
     place[known] = np.arange(len(known))
@@ -99,11 +131,12 @@ def neighbour_votes(profiles: Profiles, asked: NDArray, known: NDArray, k: int) 
         if profiles.groups:
             cosine[profiles.related(rows[:, None], known[None])] = -np.inf
         votes = _votes(cosine, code, k, len(profiles.classes))
-        most = votes.max(axis=1)
-        winners = votes >= most[:, None] - 1e-9
-        mine = winners[np.arange(len(rows)), profiles.codes[rows]]
-        credit[start : start + step] = np.where(most > 0, mine / winners.sum(axis=1), np.nan)
-    return credit
+        most = votes.max(axis=1, keepdims=True)
+        query, winner = np.nonzero((votes >= most - 1e-9) & (most > 0))
+        found.append(np.stack([query + start, winner]))
+    query, winner = np.concatenate(found, axis=1)
+    n_winners = np.bincount(query, minlength=len(asked))
+    return Votes(query, winner, n_winners, profiles.codes[asked])
 
 
 def _votes(cosine: NDArray, code: NDArray, k: int, n_classes: int) -> NDArray:

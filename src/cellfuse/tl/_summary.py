@@ -10,16 +10,31 @@ from numpy.typing import NDArray
 
 from cellfuse.kernels.bootstrap import draw_nodes, interval, weighted_means
 
-__all__ = ["check_level", "mean_with_interval", "share_with_interval"]
+__all__ = ["check_level", "null_sets", "mean_with_interval", "share_with_interval"]
 
 #: Genes times replicates that are ranked together.
 BLOCK = 1 << 20
+#: Fewest null sets that are drawn by default.
+LEAST_SETS = 10_000
 
 
 def check_level(alpha: float) -> None:
     """Refuse a level that is no share, such as 5 for 5%."""
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha={alpha}: expected a level, 0 < alpha <= 1.")
+
+
+def null_sets(n_null: int | None, n_groups: int, alpha: float) -> int:
+    """Number of null sets: as given, or enough for one of `n_groups` groups to be called alone.
+
+    The smallest p-value is 1 / (sets + 1), and the correction asks of a single hit that it be below
+    ``alpha / n_groups``; five times as many sets leave it room, and 10,000 are the least.
+    """
+    if n_null is None:
+        return max(LEAST_SETS, int(np.ceil(5 * n_groups / alpha)))
+    if n_null < 1 or n_null % 1:
+        raise ValueError(f"n_null={n_null}: expected a whole number, at least 1, or None.")
+    return int(n_null)
 
 
 def mean_with_interval(

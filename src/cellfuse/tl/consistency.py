@@ -15,9 +15,9 @@ from scipy.stats import false_discovery_control
 from cellfuse._access import check_key, context_labels, label_list, profiles_only
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.nulls import empirical_pvalue
-from cellfuse.tl._labels import by_name, control_rows
+from cellfuse.tl._labels import by_name, control_rows, several_labels
 from cellfuse.tl._similarity import similarity_of, source_name
-from cellfuse.tl._summary import check_level, mean_with_interval, share_with_interval
+from cellfuse.tl._summary import check_level, mean_with_interval, null_sets, share_with_interval
 from cellfuse.tl.guides import NULL_BAND, agreement_test
 
 __all__ = ["perturbation_consistency"]
@@ -31,7 +31,8 @@ def perturbation_consistency(
     by: str | list[str],
     control: str | list[str] | None,
     null_labels: str | list[str] | None = None,
-    n_null: int = 10_000,
+    sep: str | None = None,
+    n_null: int | None = None,
     alpha: float = 0.05,
     use_rep: str | None = None,
     use_sim: str | None = None,
@@ -63,8 +64,13 @@ def perturbation_consistency(
     null_labels
         Perturbations that make the null, at least 20 for a p-value below .05; they are not tested
         themselves. None: sets of unrelated replicates.
+    sep
+        What stands between several labels of a replicate in the (one) column `by`, such as ``"|"``
+        in ``EGFR|ERBB2``: it is then a replicate of each, and a null set holds no two that share
+        any. None: the text is one label.
     n_null
-        Sets drawn for each number of replicates.
+        Sets drawn for each number of replicates; None: at least 10,000, and five times as many as
+        it takes for a single one of the perturbations to be significant.
     alpha
         Level on q-values (Benjamini-Hochberg).
     use_rep
@@ -108,13 +114,15 @@ def perturbation_consistency(
     """
     adata = profiles_only(adata)
     check_key(key_added)
-    if n_null < 1:
-        raise ValueError(f"n_null={n_null}: at least one null set is needed.")
     check_level(alpha)
     labels = context_labels(adata, by).to_numpy(str)
     kept = np.ones(len(labels), dtype=bool)
     if control is not None:
         kept &= ~control_rows(labels, control)
+    names = labels[kept]
+    if sep is not None:
+        names = several_labels(pd.Series(names), sep, by)[1].to_numpy(str)
+    n_null = null_sets(n_null, len(np.unique(names)), alpha)
     rows = by_name(adata, np.flatnonzero(kept))
     table = agreement_test(
         similarity_of(adata, use_rep=use_rep, use_sim=use_sim, rows=rows),
@@ -123,6 +131,7 @@ def perturbation_consistency(
         alpha=alpha,
         stream=np.random.SeedSequence(seed).spawn(1)[0],
         words=("replicate", "perturbation"),
+        sep=sep,
     ).rename(columns={"n_guides": "n"})
     table.index.name = "perturbation"
     if null_labels is not None:
@@ -137,6 +146,7 @@ def perturbation_consistency(
         "by": json.dumps(by),
         "control": json.dumps(control),
         "null_labels": json.dumps(null_labels),
+        "sep": sep or "",
         "n_null": n_null,
         "alpha": alpha,
         "use_rep": source_name(use_rep, use_sim),

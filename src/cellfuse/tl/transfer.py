@@ -16,8 +16,16 @@ from numpy.typing import NDArray
 from cellfuse._access import check_key, control_mask, obs_column, profiles_only
 from cellfuse._errors import listing, missing_key
 from cellfuse._renamed import renamed
+from cellfuse.kernels.bootstrap import draw_nodes, interval
+from cellfuse.tl._confusion import confusion_of
 from cellfuse.tl._intervals import crossed_intervals, mean_present
-from cellfuse.tl._nearest import Profiles, draw_references, neighbour_votes, reference_hits
+from cellfuse.tl._nearest import (
+    Profiles,
+    Votes,
+    draw_references,
+    neighbour_votes,
+    reference_hits,
+)
 from cellfuse.tl._units import unit_profiles
 
 __all__ = ["knn_accuracy", "one_shot_transfer"]
@@ -169,8 +177,9 @@ def knn_accuracy(
     """Classify profiles by the vote of their k nearest neighbours in cosine.
 
     TIDE chooses its checkpoint by this figure, at k = 20, on ten held-out images per perturbation.
-    The accuracy is the mean over classes. Neighbours that are equally far share the last places,
-    and classes with equally many votes share the decision: no result hangs on the order of rows.
+    ``accuracy`` is the mean over classes (macro), ``accuracy_micro`` that over profiles. Neighbours
+    that are equally far share the last places, and classes with equally many votes share the
+    decision: no result hangs on the order of rows.
 
     Parameters
     ----------
@@ -191,9 +200,10 @@ def knn_accuracy(
         Label or labels in `by` to leave out.
     group_key
         obs column or columns (well, plate) that must all differ: a neighbour that shares one of
-        them with the profile does not count.
+        them with the profile does not count. (``["compound", "batch"]`` for mechanisms of action
+        is not-same-compound-or-batch matching.)
     n_boot
-        Bootstrap replicates, over classes, of the 95% interval; 0 for none.
+        Bootstrap replicates, over classes, of the 95% intervals; 0 for none.
     key_added
         Key of ``.uns`` under which the table is kept.
     seed
@@ -201,10 +211,15 @@ def knn_accuracy(
 
     Returns
     -------
-    One row (index ``k``): ``accuracy``, ``accuracy_low``, ``accuracy_high``, ``chance`` (one over
-    the classes among the neighbours), ``n_classes`` (classes asked for), ``n_queries``.
+    One row (index ``k``): ``accuracy`` and ``accuracy_micro``, each with its ``_low`` and
+    ``_high``, ``chance`` (one over the classes among the neighbours), ``n_classes`` (classes asked
+    for), ``n_queries``.
 
-    ``adata.uns[key_added]`` keeps it as ``"table"``, beside ``"classes"`` and ``"params"``.
+    ``adata.uns[key_added]`` keeps it as ``"table"``, beside ``"classes"`` (the accuracy of each),
+    ``"predictions"`` (one row per profile asked: ``label``, ``predicted``, of tied classes the
+    first by name, ``n_tied``, and ``credit``, the share of the decision that is right),
+    ``"confusion"`` (``label``, ``predicted``, ``n``, ties shared), which
+    :func:`cellfuse.pl.confusion` draws, and ``"params"``.
 
     Raises
     ------
@@ -241,7 +256,8 @@ def knn_accuracy(
             f"the neighbours are of {n_known} class ({listing(profiles.classes, 3)}): nothing to "
             "tell apart."
         )
-    credit = neighbour_votes(profiles, asked, known, k)
+    votes = neighbour_votes(profiles, asked, known, k)
+    credit = votes.credit
     n_classes = len(profiles.classes)
     code, counted = profiles.codes[asked], ~np.isnan(credit)
     count = np.bincount(code[counted], minlength=n_classes)
@@ -253,10 +269,12 @@ def knn_accuracy(
     with np.errstate(invalid="ignore"):
         rates = (np.bincount(code[counted], credit[counted], n_classes) / count)[None]
     low, high = crossed_intervals(rates[None, :, count > 0], n_boot=n_boot, seed=seed)[0]
+    micro = _micro(credit[counted], code[counted], n_boot, seed)
     row = {
         "accuracy": mean_present(rates),
         "accuracy_low": low,
         "accuracy_high": high,
+        **micro,
         "chance": 1 / n_known,
         "n_classes": int((count > 0).sum()),
         "n_queries": int(counted.sum()),
@@ -265,11 +283,45 @@ def knn_accuracy(
     adata.uns[key_added] = {
         "table": table.copy(),
         "classes": _by_class(profiles.classes, rates[None], ["accuracy"]),
+        "predictions": _predictions(adata.obs_names[profiles.rows[asked]], votes, profiles.classes),
+        "confusion": confusion_of(
+            votes.own[votes.query], votes.winner, profiles.classes, votes.share
+        ),
         "params": _params(use_rep, by, control, group_key, seed)
         | {"k": k, "split_key": split_key or "", "train": train, "test": test},
     }
     logger.info("knn_accuracy: %.3f at k = %d (chance %.3f).", row["accuracy"], k, row["chance"])
     return table
+
+
+def _micro(credit: NDArray, code: NDArray, n_boot: int, seed: int) -> dict[str, float]:
+    """Accuracy over profiles, with its interval over classes."""
+    row = {"accuracy_micro": float(credit.mean())}
+    label, at = np.unique(code, return_inverse=True)
+    hits, count = np.bincount(at, credit), np.bincount(at)
+    if n_boot > 0:
+        drawn = draw_nodes(len(label), n_boot, seed)
+        low, high = interval((hits @ drawn) / (count @ drawn))
+        row |= {"accuracy_micro_low": low, "accuracy_micro_high": high}
+    else:
+        row |= {"accuracy_micro_low": np.nan, "accuracy_micro_high": np.nan}
+    return row
+
+
+def _predictions(names: pd.Index, votes: Votes, classes: NDArray) -> pd.DataFrame:
+    """What each profile was taken for."""
+    first = np.full(len(names), -1)
+    first[votes.query[::-1]] = votes.winner[::-1]  # the first of the tied stays
+    known = np.array([*classes, None], dtype=object)
+    return pd.DataFrame(
+        {
+            "label": classes.astype(object)[votes.own],
+            "predicted": pd.Categorical(known[first], categories=classes.astype(object)),
+            "n_tied": votes.n_winners,
+            "credit": votes.credit,
+        },
+        index=names,
+    )
 
 
 # -- reading --------------------------------------------------------------------------------------
