@@ -131,7 +131,7 @@ def test_no_change_is_the_first_prediction():
     net.set_statistics(drawn(10), drawn(10).abs())
     basal, treated = drawn(3, 10, seed=1), drawn(3, 10, seed=2)
     losses = net(basal, treated, drawn(3, 12), torch.ones(3))
-    expected = ((treated - basal) / net.sd).square().mean()
+    expected = ((treated - basal) / net.unit).square().mean()
     torch.testing.assert_close(losses["drug_loss"], expected)
     torch.testing.assert_close(losses["profile_loss"], expected)
     torch.testing.assert_close(losses["loss"], 2 * expected)
@@ -140,7 +140,7 @@ def test_no_change_is_the_first_prediction():
 def test_the_losses_are_those_of_the_predictions():
     net = moved(response())
     net.set_statistics(drawn(10), torch.tensor([0.0, *[2.0] * 9]))
-    assert net.sd[0] == 1  # a constant gene
+    assert net.unit[0] == 1  # a constant gene
     basal, treated, shown = (drawn(3, 10, seed=i) for i in (1, 2, 3))
     drug, dose, other = drawn(3, 12), torch.tensor([0.1, 1.0, 10.0]), torch.ones(3)
     losses = net(basal, treated, drug, dose, shown=shown, shown_dose=other)
@@ -148,11 +148,11 @@ def test_the_losses_are_those_of_the_predictions():
         ("drug_loss", net.effect_of_drug(drug)),
         ("profile_loss", net.effect_of_profile(shown, basal, other)),
     ):
-        error = (net.predict(basal, effect, dose) - treated) / net.sd
+        error = (net.predict(basal, effect, dose) - treated) / net.unit
         torch.testing.assert_close(losses[name], error.square().mean(), rtol=1e-4, atol=1e-5)
     again = net(basal, treated, drug, dose)["profile_loss"]
     effect = net.effect_of_profile(treated, basal, dose)
-    error = (net.predict(basal, effect, dose) - treated) / net.sd
+    error = (net.predict(basal, effect, dose) - treated) / net.unit
     torch.testing.assert_close(again, error.square().mean(), rtol=1e-4, atol=1e-5)
 
 

@@ -18,9 +18,9 @@ from tide_screens import PAIRED, SHORT, SMALL, SMILES, VIT, built, drawn, make_s
 
 import cellfuse as cf
 from cellfuse.data.splits import few_of_each
-from cellfuse.model.tide import training as _tide_training
+from cellfuse.model.tide import neighbours
+from cellfuse.model.tide.neighbours import bank_rows, capped, neighbour_accuracy
 from cellfuse.model.tide.response import _explained, response_report
-from cellfuse.model.tide.training import bank_rows, capped, neighbour_accuracy
 from cellfuse.nn.response import RESPONSE_PRESETS
 from cellfuse.pl._codebook import codebook as draw_codebook
 
@@ -168,7 +168,7 @@ def test_inference_reads_images_alone(trained):
         np.testing.assert_array_equal(trained.predict(data).to_numpy(), p.to_numpy())
         for layer in ("encoder", "student"):
             np.testing.assert_array_equal(
-                trained.get_latent_representation(data, layer=layer),
+                trained.get_latent_representation(data, at=layer),
                 trained.get_latent_representation(at=layer),
             )
     with pytest.raises(ValueError, match="'average' or 'student'"):
@@ -325,7 +325,7 @@ def test_profiles_beyond_the_cap_are_never_read(screen):
     def outcome(poke):
         mdata = make_screen()
         model = built(mdata, n_paired=1, seed=0)
-        used = model._used_rna(model._transcriptomes())
+        used = model._stage().rows
         if poke:
             x = mdata["rna"].X.toarray()
             x[~used] = 7
@@ -391,7 +391,7 @@ def test_one_cell_line_and_no_doses(screen):
 
 @pytest.mark.parametrize("block", [7, 512])
 def test_neighbours_vote_as_scikit_learns_do(block, monkeypatch):
-    monkeypatch.setattr(_tide_training, "BLOCK", block)
+    monkeypatch.setattr(neighbours, "BLOCK", block)
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(4, 6)) * 2
     label, asked_label = rng.integers(4, size=80), rng.integers(4, size=60)

@@ -228,9 +228,11 @@ def test_the_keys_of_maccs_have_their_own_width(screen):
 def test_values_that_are_no_counts_are_named():
     mdata = make_screen()
     mdata["rna"].X = mdata["rna"].X * 0.5
-    with pytest.raises(ValueError, match="`rna_counts=False`"):
+    with pytest.raises(ValueError, match="`rna_likelihood='mse'`"):
         setup(mdata)
-    setup(mdata, rna_counts=False)
+    setup(mdata, rna_likelihood="mse")
+    with pytest.warns(FutureWarning, match="is now `rna_likelihood`"):
+        setup(mdata, rna_counts=False)
 
 
 @pytest.mark.parametrize(

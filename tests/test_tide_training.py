@@ -14,7 +14,8 @@ from torch import nn
 
 import cellfuse as cf
 from cellfuse.model.base.callbacks import KeepBest, Score
-from cellfuse.model.tide import model as tide
+from cellfuse.model.tide import images as tide_images
+from cellfuse.model.tide.joint import JointTraining
 
 VALUES = {"setup_with": {"rna_rep": "X_values"}}
 
@@ -129,13 +130,22 @@ def test_a_batch_pairs_images_with_rna_of_their_drug_and_line_and_tells_each_its
     net = model.module
     for film in (net.dose, net.response.take_dose):  # away from the identity
         nn.init.normal_(film.mlp[-1].weight)
-    contexts, source = model._contexts(None, ["image", "rna"]), None
-    model._n_held, model._resumes, model._schedule = 0, True, None
-    rows = model._rows(contexts, None)
-    found = model._plans(contexts, rows, model.recipe.given(batch_size=32))
+    stage = model._stage()
+    joint = model._joint = JointTraining(
+        net,
+        stage.data,
+        model._image_fields(),
+        model.images,
+        None,
+        rna=stage.rows,
+        n_held=0,
+        n_paired=None,
+        channel_dropout=False,
+        seed=0,
+    )
+    found = joint.plans(model._contexts(None, ["image", "rna"]), joint.rows(), 32)
     plans, source = found.train, model._source()
     model._take_statistics(source, found)
-    model._begin_stage(0, source)
     names = {draw.name: draw.modality for draw in plans["paired"].stream.draws}
     batch = source.read(plans["paired"].indices(0, 0), names).to("cpu")
     image, rna = (mdata[m].obs for m in ("image", "rna"))
@@ -159,7 +169,7 @@ def test_a_batch_pairs_images_with_rna_of_their_drug_and_line_and_tells_each_its
             torch.from_numpy(rna["dose_um"].to_numpy("f4")[r]),
             torch.tensor([PAIRED.index(name) for name in image["compound"].iloc[i]]),
         )
-        found = model._losses({"paired": batch}, True)
+        found = joint.losses({"paired": batch})
     for name, value in by_hand.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
 
@@ -211,7 +221,7 @@ def test_a_training_ends_with_the_weights_of_its_best_epoch(monkeypatch):
         seen.append({n: x.clone() for n, x in model.module.state_dict().items()})
         return {1: 0.3, 2: 0.8, 3: 0.5}[len(seen)]
 
-    monkeypatch.setattr(tide, "neighbour_accuracy", score)
+    monkeypatch.setattr(tide_images, "neighbour_accuracy", score)
     model.train(3, validation_images=2, **SHORT)
     assert model.history["validation_knn_accuracy"]["validation_knn_accuracy"].tolist() == (
         pytest.approx([0.3, 0.8, 0.5])

@@ -44,7 +44,7 @@ def as_in(parent: Callable[..., Any], without: tuple[str, ...] = ()) -> Callable
     """Show the arguments of `parent`, to which a method's ``**kwargs`` go, as its own.
 
     Signature and docstring then are whole: those of the method first, then those of `parent` that
-    it does not name, but for `without`.
+    it does not name, but for `without`. A method without a docstring has the parent's.
     """
 
     def decorate(method: F) -> F:
@@ -67,8 +67,9 @@ def _sections(doc: str) -> dict[str, str]:
 
 
 def _joined(doc: str, above: str, passed: set[str]) -> str:
-    sections = _sections(doc)
-    entries = re.split(r"\n(?=\S)", _sections(above).get("Parameters", ""))
+    theirs = _sections(above)
+    sections = _sections(doc) if doc else {k: v for k, v in theirs.items() if k != "Parameters"}
+    entries = re.split(r"\n(?=\S)", theirs.get("Parameters", ""))
     taken = []
     for entry in entries:
         names = [n for n in entry.split("\n")[0].split(", ") if n.lstrip("*") in passed]

@@ -14,9 +14,10 @@ from torch import Tensor, std_mean
 from cellfuse._access import PROVENANCE, Data, is_mudata, refuse_view
 from cellfuse._errors import listing, missing_key
 from cellfuse._renamed import renamed
-from cellfuse.data import CellInput, Contexts, DocumentPlan, Draw, Reader, Stream, check_values
+from cellfuse.data import Contexts, DocumentPlan, Draw, Reader, Stream
 from cellfuse.data.contexts import PAIRED
 from cellfuse.data.splits import Rows, labelled_rows, share_of_rows
+from cellfuse.model.base.channels import channel_names, channel_reader, channels_of
 from cellfuse.model.base.document_model import DocumentModel
 from cellfuse.model.base.fitting import Held
 from cellfuse.model.base.plans import Plans
@@ -76,7 +77,7 @@ class ImageModel(DocumentModel):
     ) -> None:
         super().__init__(_wrapped(adata), preset=preset, seed=seed)
         found = self.inputs[ROLE]
-        self.channels = list(found.names or (f"channel {i}" for i in range(found.shape[0])))
+        self.channels = channel_names(found)
         self.channel_agnostic, self.normalize = channel_agnostic, normalize
         name = type(self).__name__
         known = vit_sizes(name, preset, sizes, side=VIT_PRESETS["base"].image_size)
@@ -243,30 +244,15 @@ class ImageModel(DocumentModel):
         return lambda x: net.embed(center_crop(self._prepare(x, names), self.side), channels=names)
 
     def _channels_of(self, adata: AnnData) -> list[str]:
-        """Names of the channels of some data, which the network must know."""
-        named = [str(name) for name in adata.uns.get("channels", ())]
-        if not self.channel_agnostic or not named:
-            return self.channels
-        for name in named:
-            if name not in self.channels:
-                raise missing_key(
-                    name,
-                    self.channels,
-                    what=f"the channels this {type(self).__name__} has seen",
-                    fix="Leave the channel out, or train with it.",
-                )
-        return named
+        name = type(self).__name__
+        return channels_of(adata, self.channels, any_of=self.channel_agnostic, model=name)
 
     def _reader(self, data: Data | None, role: str) -> Reader:
         adata = self._modality(data, role)
-        names = tuple(self._channels_of(adata))
-        if names == tuple(self.channels):
+        names = self._channels_of(adata)
+        if names == self.channels:
             return super()._reader(data, role)
-        stored = self.inputs[role]
-        other: CellInput = replace(stored, names=names, shape=(len(names), *stored.shape[1:]))
-        reader = other.reader(adata)
-        check_values(reader, other.kind, other.label)
-        return reader
+        return channel_reader(self.inputs[role], adata, names)
 
 
 def _wrapped(data: Data | None) -> MuData | None:

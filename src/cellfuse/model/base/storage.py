@@ -63,7 +63,9 @@ def write_folder(
 
 
 def _plain(value: Any) -> Any:
-    """Write a numpy number, such as a seed out of an array, as the number it is."""
+    """Write a numpy number, such as a seed out of an array, as the number it is; a path as text."""
+    if isinstance(value, Path):
+        return str(value)
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"{value!r} of type {type(value).__name__} cannot be saved.")

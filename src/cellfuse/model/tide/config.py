@@ -19,11 +19,12 @@ from cellfuse.model.base.image_model import vit_sizes
 from cellfuse.model.base.sizes import input_spec
 from cellfuse.model.dino import DINO, HEADS
 from cellfuse.model.mae import DECODERS, MAE
+from cellfuse.nn.codebook import Codebook
 from cellfuse.nn.dino import Dino
 from cellfuse.nn.mae import ImageMAE
 from cellfuse.nn.response import RESPONSE_PRESETS, ResponseNetwork
 from cellfuse.nn.scgpt import ScGPT, ScGPTCheckpoint, read_scgpt
-from cellfuse.nn.tide import FlatEncoder, ImageSide, Objective, ScGPTResponse
+from cellfuse.nn.tide import FlatEncoder, ImageSide, Objective, ScGPTResponse, TideNetwork
 from cellfuse.nn.vit import VIT_PRESETS, make_vit
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "image_side",
     "log_normalize",
     "make_image",
+    "make_network",
     "make_response",
     "sizes_of",
 ]
@@ -242,3 +244,62 @@ def log_normalize(x: Tensor, *, counts: bool) -> Tensor:
     if not counts:
         return x
     return torch.log1p(x * (1e4 / x.sum(dim=-1, keepdim=True).clamp(min=1)))
+
+
+def make_network(
+    inputs: Mapping[str, CellInput],
+    channels: Sequence[str],
+    fingerprints: Tensor,
+    *,
+    preset: str,
+    side: int | None,
+    ssl: SSL | None,
+    channel_agnostic: bool,
+    sizes: TideSizes,
+    vit: Mapping[str, Any],
+    checkpoint: str | Path | None,
+    stored: Mapping[str, Any] | None,
+    objective: Objective,
+    weights: Mapping[str, float],
+    use_dose: bool,
+    seed: int,
+) -> tuple[TideNetwork, dict[str, Any] | None]:
+    """Build the network; the image encoder first, so that it starts as DINO's and MAE's do.
+
+    Returns
+    -------
+    The network, and what of a checkpoint is no weight.
+    """
+    image = make_image(
+        inputs["image"],
+        channels,
+        side=side,
+        preset=preset,
+        ssl=ssl,
+        channel_agnostic=channel_agnostic,
+        sizes=sizes,
+        vit=vit,
+        seed=seed,
+    )
+    n_bits = fingerprints.shape[1]
+    response, outline = make_response(
+        inputs["rna"], n_bits, preset=preset, checkpoint=checkpoint, stored=stored
+    )
+    codebook = Codebook(
+        fingerprints,
+        width=sizes.codebook_width,
+        hidden=sizes.codebook_hidden,
+        temperature=weights["tau"],
+    )
+    net = TideNetwork(
+        image,
+        response,
+        codebook,
+        n_channels=inputs["image"].shape[0],
+        hidden=sizes.hidden,
+        objective=objective,
+        alpha=weights["alpha"],
+        beta=weights["beta"],
+        use_dose=use_dose,
+    )
+    return net, outline

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from cellfuse._access import Data
-from cellfuse._errors import missing_key
 from cellfuse._renamed import renamed
-from cellfuse.data import Reader, check_values
-from cellfuse.model.base import DocumentModel
+from cellfuse.data import Reader
+from cellfuse.model.base import DocumentModel, as_in
+from cellfuse.model.base.channels import channel_reader, channels_of
 from cellfuse.model.base.checks import one_of
 from cellfuse.model.tide.codebook import codebook_adata
+from cellfuse.model.tide.compounds import Chemistry
 from cellfuse.model.tide.config import SSL
-from cellfuse.model.tide.setup import check_counts, field_arrays, fingerprints_of
-from cellfuse.nn.augment import center_crop
+from cellfuse.model.tide.images import ImageReading
+from cellfuse.model.tide.response import report_frame
+from cellfuse.model.tide.setup import check_counts, field_arrays
+from cellfuse.model.tide.stage import predict_expression
 from cellfuse.nn.dino import Dino
 from cellfuse.nn.tide import Objective, TideNetwork
 
@@ -30,21 +32,20 @@ __all__ = ["TideInference"]
 
 
 class TideInference(DocumentModel):
-    """Inference of :class:`cellfuse.TIDE`; a file of its own, as training needs none of it."""
+    """Inference of :class:`cellfuse.TIDE`: all that needs its network and no training."""
 
     module: TideNetwork
+    images: ImageReading
+    chemistry: Chemistry
     compounds: dict[str, str]
     drugs: list[str]
     channels: list[str]
-    side: int | None
+    channel_agnostic: bool
     ssl: SSL | None
     objective: Objective
     n_paired: int | None
     use_dose: bool
-    channel_agnostic: bool
     embeds = ("image",)
-
-    # -- what a trained model gives ---------------------------------------------------------------
 
     @property
     def codebook(self) -> AnnData:
@@ -83,12 +84,7 @@ class TideInference(DocumentModel):
         Rows are images (obs_names), columns drugs; rows sum to 1.
         """
         self._check_student()
-        net = self.module
-        p = self._images(
-            data,
-            lambda h: net.codebook.log_probabilities(net.student(h)).exp(),
-            batch_size=batch_size,
-        )
+        p = self._images(data, "drugs", batch_size=batch_size)
         return pd.DataFrame(p, self._modality(data, "image").obs_names, self.drugs)
 
     @renamed(layer="at")
@@ -124,18 +120,13 @@ class TideInference(DocumentModel):
         """
         one_of("at", at, ("encoder", "average", "student"))
         self._role(modality)
-        net = self.module
-        if at != "student":
-            self._check_trained()
-            if at == "average" and not isinstance(net.image, Dino):
-                raise ValueError(f"only DINO keeps a running mean; this TIDE has ssl={self.ssl!r}.")
-            return self._images(data, lambda h: h, batch_size=batch_size, average=at == "average")
-        self._check_student()
-        return self._images(
-            data,
-            lambda h: torch.nn.functional.normalize(net.student(h), dim=1),
-            batch_size=batch_size,
-        )
+        if at == "student":
+            self._check_student()
+        self._check_trained()
+        average = at == "average"
+        if average and not isinstance(self.module.image, Dino):
+            raise ValueError(f"only DINO keeps a running mean; this TIDE has ssl={self.ssl!r}.")
+        return self._images(data, at, batch_size=batch_size, average=average)
 
     @torch.inference_mode()
     def dose_conditioned_representation(
@@ -190,9 +181,7 @@ class TideInference(DocumentModel):
         self._check_student()
         self.module.eval()
         texts = [smiles] if isinstance(smiles, str) else [str(text) for text in smiles]
-        bits = torch.from_numpy(
-            fingerprints_of(texts, self._setup["fingerprint"], self._setup["n_bits"])
-        ).to(self.device)
+        bits = self.chemistry.bits(texts).to(self.device)
         return self.module.codebook.embed(bits).float().cpu().numpy()
 
     def _check_student(self) -> None:
@@ -204,65 +193,53 @@ class TideInference(DocumentModel):
         if self.objective == "rna":
             raise RuntimeError("objective='rna' aligns images with RNA: there is no codebook.")
 
-    def _features(
-        self,
-        images: Tensor,
-        names: Sequence[str] | None = None,
-        *,
-        batch_size: int = 256,
-        average: bool = False,
-    ) -> Tensor:
-        """Embedding of raw images."""
-        net, parts = self.module, []
-        names = self.channels if names is None else names
-        for part in images.split(batch_size):
-            x = part.to(self.device)
-            if self.side is None:
-                parts.append(net.features(net.scale(x)).float())
-                continue
-            x = net.scale(x, [self.channels.index(name) for name in names])
-            x = center_crop(x, self.side)
-            # Without pairs the self-supervised method stands alone, with its own embedding.
-            by_mean = (average or self.n_paired == 0) and isinstance(net.image, Dino)
-            embed = net.image.embed if by_mean else net.features  # type: ignore[union-attr]
-            parts.append(embed(x, channels=names).float())
-        return torch.cat(parts)
-
     def _images(
-        self, data: Data | None, head: Any, *, batch_size: int, average: bool = False
-    ) -> NDArray:
+        self, data: Data | None, at: str, *, batch_size: int, average: bool = False
+    ) -> NDArray[np.float32]:
         self.module.eval()
-        names = self._channels_of(self._modality(data, "image"))
-        return self._encode(
-            data,
-            "image",
-            lambda x: head(self._features(x, names, batch_size=batch_size, average=average)),
-            batch_size,
-        )
+        names, head = self._channels_of(self._modality(data, "image")), self.images.head(at)
 
-    # -- any of the channels of the training ------------------------------------------------------
+        def encode(x: Tensor) -> Tensor:
+            return head(self.images.features(x, names, batch_size=batch_size, average=average))
+
+        return self._encode(data, "image", encode, batch_size)
 
     def _channels_of(self, adata: AnnData) -> list[str]:
-        named = [str(name) for name in adata.uns.get("channels", ())]
-        if not self.channel_agnostic or not named:
-            return self.channels
-        for name in named:
-            if name not in self.channels:
-                raise missing_key(name, self.channels, what="the channels this TIDE has seen")
-        return named
+        return channels_of(adata, self.channels, any_of=self.channel_agnostic, model="TIDE")
 
     def _reader(self, data: Data | None, role: str) -> Reader:
-        if role != "image":
-            reader = super()._reader(data, role)
-            if self._setup["counts"] and data is not None and data is not self.adata:
-                check_counts(reader, self.inputs[role].label)
-            return reader
-        adata = self._modality(data, role)
-        names = self._channels_of(adata)
-        if names == self.channels:
-            return super()._reader(data, role)
-        shape = (len(names), *self.inputs[role].shape[1:])
-        other = replace(self.inputs[role], names=tuple(names), shape=shape)
-        reader = other.reader(adata)
-        check_values(reader, other.kind, other.label)
+        if role == "image":
+            names = self._channels_of(self._modality(data, role))
+            if names != self.channels:
+                return channel_reader(self.inputs[role], self._modality(data, role), names)
+        reader = super()._reader(data, role)
+        if role == "rna" and self._setup["counts"] and data is not None and data is not self.adata:
+            check_counts(reader, self.inputs[role].label)
         return reader
+
+    @property
+    def response_report_(self) -> pd.DataFrame:
+        """What the response model explains; NaN before it was trained. See `train_response`."""
+        return report_frame(self.module.response_report)
+
+    @as_in(predict_expression, ("net", "chemistry", "counts", "use_dose"))
+    def predict_expression(  # noqa: D102
+        self,
+        basal: Data,
+        smiles: str | Sequence[str],
+        dose: ArrayLike | None = None,
+        *,
+        batch_size: int = 256,
+    ) -> NDArray[np.float32]:
+        if self.response_report_.isna().all(axis=None):
+            raise RuntimeError("the response model is not trained: call `model.train_response()`.")
+        return predict_expression(
+            self._reader(basal, "rna"),
+            smiles,
+            dose,
+            batch_size=batch_size,
+            net=self.module,
+            chemistry=self.chemistry,
+            counts=self._setup["counts"],
+            use_dose=self.use_dose,
+        )

@@ -2,56 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning as L
-import numpy as np
-import torch
+import pandas as pd
 from mudata import MuData
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cellfuse._errors import warn_user
 from cellfuse.data import Contexts, Source
-from cellfuse.data.readers import read_dense
-from cellfuse.data.splits import Rows, few_of_each
-from cellfuse.kernels.fingerprints import Kind
+from cellfuse.data.splits import Rows
 from cellfuse.model.base import DocumentModel, Recipe, as_in
-from cellfuse.model.base.callbacks import KeepBest, Score
+from cellfuse.model.base.channels import channel_names
 from cellfuse.model.base.checks import check_between, check_whole
-from cellfuse.model.base.fitting import Held, OfModel
+from cellfuse.model.base.fitting import Held
 from cellfuse.model.base.plans import Plans
 from cellfuse.model.dino import TeacherSchedule, first_and_last
+from cellfuse.model.tide.compounds import Chemistry
 from cellfuse.model.tide.config import (
     RECIPES,
     SSL,
     check_arguments,
     image_side,
-    make_image,
-    make_response,
+    make_network,
     sizes_of,
 )
+from cellfuse.model.tide.images import ImageReading
 from cellfuse.model.tide.inference import TideInference
-from cellfuse.model.tide.response_stage import ResponseStage
+from cellfuse.model.tide.joint import JointTraining
+from cellfuse.model.tide.response import Transcriptomes
 from cellfuse.model.tide.setup import field_arrays, read_screen
-from cellfuse.model.tide.training import JointLosses, bank_rows, joint_plans, neighbour_accuracy
-from cellfuse.nn.codebook import Codebook
-from cellfuse.nn.crops import CropSettings
+from cellfuse.model.tide.stage import ResponseStage
 from cellfuse.nn.dino import Dino
-from cellfuse.nn.tide import Objective, TideNetwork
+from cellfuse.nn.tide import Objective
 
 __all__ = ["TIDE"]
 
-#: Images that are read at a time to look at an epoch.
-CHUNK = 4096
 #: Weight decay at the first and the last step (DINO).
 DECAY = (0.04, 0.4)
 #: What of a training's arguments holds for the response model's too.
 PLACE = ("accelerator", "devices", "precision", "enable_progress_bar", "num_nodes", "strategy")
 
 
-class TIDE(ResponseStage, TideInference):
+class TIDE(TideInference):
     """Images that learnt what drugs do to transcriptomes, and need none at inference.
 
     A *teacher* reads an image, a transcriptome of the same drug and cell line (at whatever dose),
@@ -164,149 +160,56 @@ class TIDE(ResponseStage, TideInference):
     ) -> None:
         super().__init__(adata, preset=preset, seed=seed)
         check_arguments(ssl, objective, alpha, beta, n_paired, n_basal)
-        own, vit = sizes_of(preset, sizes)
-        self.objective = objective
-        self.n_paired, self.n_basal = n_paired, n_basal
-        self.finetune_response = finetune_response
-        self.channel_agnostic = channel_agnostic
-        self.channel_dropout = channel_agnostic and channel_dropout
-        self.use_dose = use_dose
         if use_dose and self._setup["dose_key"] is None:
             raise ValueError("there are no doses (`dose_key=None`): give `use_dose=False`.")
+        own, vit = sizes_of(preset, sizes)
         image = self.inputs["image"]
         self.side = image_side(image, preset, vit, crop)
         self.ssl = None if self.side is None else ssl
-        self.recipe = RECIPES[self.ssl][preset]
         if n_paired == 0 and self.ssl is None:
             raise ValueError("n_paired=0 leaves the self-supervised term alone, and there is none.")
-        self.channels = list(image.names or (f"channel {i}" for i in range(image.shape[0])))
+        self.recipe = RECIPES[self.ssl][preset]
+        self.objective, self.use_dose, self.finetune_response = (
+            objective,
+            use_dose,
+            finetune_response,
+        )
+        self.n_paired, self.n_basal = n_paired, n_basal
+        self.channels, self.channel_agnostic = channel_names(image), channel_agnostic
+        self.channel_dropout = channel_agnostic and channel_dropout
         self.compounds: dict[str, str] = dict(self._setup["compounds"])
         self.drugs: list[str] = list(self._setup["drugs"])
-        self._checkpoint = None if checkpoint is None else str(checkpoint)
-        self.module = self._network(own, vit, tau=tau, alpha=alpha, beta=beta)
-
-    def _network(self, own: Any, vit: Mapping[str, Any], **weights: float) -> TideNetwork:
-        """Build the network; the image encoder first, so that it starts as DINO's and MAE's do."""
-        image = make_image(
-            self.inputs["image"],
+        self.chemistry = Chemistry(self._setup["fingerprint"], self._setup["n_bits"])
+        self.module, self._setup["scgpt"] = make_network(
+            self.inputs,
             self.channels,
+            self.chemistry.bits([self.compounds[drug] for drug in self.drugs]),
+            preset=preset,
             side=self.side,
-            preset=self.preset,
             ssl=self.ssl,
-            channel_agnostic=self.channel_agnostic,
+            channel_agnostic=channel_agnostic,
             sizes=own,
             vit=vit,
-            seed=self.seed,
-        )
-        response, outline = make_response(
-            self.inputs["rna"],
-            self._setup["n_bits"],
-            preset=self.preset,
-            checkpoint=self._checkpoint,
+            checkpoint=checkpoint,
             stored=self._setup.get("scgpt") if self._loading is not None else None,
+            objective=objective,
+            weights={"tau": tau, "alpha": alpha, "beta": beta},
+            use_dose=use_dose,
+            seed=seed,
         )
-        self._setup["scgpt"] = outline
-        codebook = Codebook(
-            torch.from_numpy(self._fingerprints([self.compounds[d] for d in self.drugs])),
-            width=own.codebook_width,
-            hidden=own.codebook_hidden,
-            temperature=weights["tau"],
-        )
-        return TideNetwork(
-            image,
-            response,
-            codebook,
-            n_channels=self.inputs["image"].shape[0],
-            hidden=own.hidden,
-            objective=self.objective,
-            alpha=weights["alpha"],
-            beta=weights["beta"],
-            use_dose=self.use_dose,
-        )
+        self.images = ImageReading(self.module, self.channels, self.side, n_paired == 0)
 
     @classmethod
-    def setup_mudata(  # type: ignore[override]
-        cls,
-        mdata: MuData,
-        *,
-        context_keys: str | Sequence[str] = ("compound", "cell_line"),
-        image_rep: str | None = "crops",
-        rna_layer: str | None = None,
-        rna_rep: str | None = None,
-        rna_counts: bool = True,
-        smiles_key: str = "smiles",
-        dose_key: str | None = "dose_um",
-        cell_line_key: str | None = "cell_line",
-        control_key: str | None = None,
-        control: str = "DMSO",
-        fingerprint: Kind = "fcfp4",
-        n_bits: int = 2048,
-        modalities: Mapping[str, str] | None = None,
-    ) -> None:
-        """Say what is read, what images and RNA share, and what the compounds are.
-
-        Parameters
-        ----------
-        mdata
-            Modalities with different samples. Only ``.uns["cellfuse"]`` is written. Images without
-            RNA, RNA without images and RNA at other doses than the images are all used.
-        context_keys
-            obs columns, in both modalities, whose joint value pairs images with RNA: the compound
-            and the cell line.
-        image_rep
-            obsm key of pixels ``(n, C, H, W)`` or of flat features ``(n, D)``; None is X.
-        rna_layer, rna_rep
-            Layer or obsm key of the expression; X by default.
-        rna_counts
-            X or the layer holds raw counts, which are read as log(1 + counts per 10,000). False
-            reads values as they are (L1000); an obsm key always is.
-        smiles_key
-            obs column with the compounds' SMILES, in one of the modalities at least. Controls need
-            none.
-        dose_key
-            obs column with the dose in uM, in both modalities; None for a screen without.
-        cell_line_key
-            obs column with the cell line, one of `context_keys`. None: one cell line.
-        control_key
-            obs column with the compound, one of `context_keys`; by default the first that is not
-            the cell line.
-        control
-            Label of the untreated samples, which must have RNA in every cell line with RNA.
-        fingerprint, n_bits
-            See :func:`cellfuse.pp.fingerprints`.
-        modalities
-            Name in the MuData of the roles ``"image"`` and ``"rna"``.
-
-        Raises
-        ------
-        KeyError
-            A modality, key or label is missing.
-        ValueError
-            SMILES that are not read (checked first), two structures of one compound, missing or
-            negative doses, one cell line only, no pairs, NaN, no counts where there should be.
-
-        Warns
-        -----
-        UserWarning
-            Compounds with the same fingerprint.
-        """
-        setup = read_screen(
-            mdata,
-            context_keys=context_keys,
-            image_rep=image_rep,
-            rna_layer=rna_layer,
-            rna_rep=rna_rep,
-            rna_counts=rna_counts,
-            smiles_key=smiles_key,
-            dose_key=dose_key,
-            cell_line_key=cell_line_key,
-            control_key=control_key,
-            control=control,
-            fingerprint=fingerprint,
-            n_bits=n_bits,
-            modalities=modalities,
-        )
-        cls._note(mdata, setup)
+    @as_in(read_screen)
+    def setup_mudata(cls, mdata: MuData, **reading: Any) -> None:  # type: ignore[override] # noqa: D102
+        if "rna_counts" in reading:
+            warn_user(
+                "setup_mudata(rna_counts=...) is now `rna_likelihood`, 'nb' for counts and 'mse' "
+                "for values; the old name goes with the next version.",
+                FutureWarning,
+            )
+            reading["rna_likelihood"] = "nb" if reading.pop("rna_counts") else "mse"
+        cls._note(mdata, read_screen(mdata, **reading))
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -351,74 +254,60 @@ class TIDE(ResponseStage, TideInference):
         check_whole("validation_images", validation_images, least=0)
         check_between("momentum", momentum, 0, 1)
         decay = None if weight_decay is None else first_and_last("weight_decay", weight_decay)
-        self._n_held, self._resumes = validation_images, training.get("ckpt_path") is not None
-        self._response_run = (response_epochs, {k: training[k] for k in PLACE if k in training})
-        self._schedule = None
+        schedule = None
         if isinstance(self.module.image, Dino):
-            self._schedule = TeacherSchedule(
+            schedule = TeacherSchedule(
                 self.module.image,
                 momentum=momentum,
                 temperature=temperature,
                 warmup_epochs=temperature_epochs,
-                weight_decay=DECAY if decay is None else decay,
+                weight_decay=decay or DECAY,
                 freeze_epochs=freeze_epochs,
             )
+        self._response = self._stage()
+        self._joint = JointTraining(
+            self.module,
+            self._response.data,
+            self._image_fields(),
+            self.images,
+            schedule,
+            rna=self._response.rows,
+            n_held=validation_images,
+            n_paired=self.n_paired,
+            channel_dropout=self.channel_dropout,
+            seed=self.seed,
+        )
+        wanted = self.n_paired != 0 and training.get("ckpt_path") is None
+        place = {name: training[name] for name in PLACE if name in training}
+        self._first = (response_epochs, place) if wanted else None
         super().train(max_epochs, weight_decay=None if decay is None else decay[0], **training)
 
     def _rows(self, contexts: Contexts, held: Held) -> Rows:
-        self._data, self._fields = self._transcriptomes(), self._image_fields()
-        images = few_of_each(self._fields["compound"], self._n_held, self.seed)
-        rna = self._used_rna(self._data)
-        return Rows({"image": ~images, "rna": rna}, {"image": images, "rna": ~rna})
+        return self._joint.rows()
 
     def _plans(self, contexts: Contexts, rows: Rows, recipe: Recipe, **_: Any) -> Plans:
-        plans = joint_plans(
-            contexts,
-            self._data,
-            images=rows.train["image"],
-            labelled=self._fields["drug"] >= 0,
-            rna=rows.train["rna"],
-            paired=self.n_paired != 0,
-            ssl=self.ssl is not None,
-            batch_size=recipe.batch_size,
-            seed=self.seed,
-        )
-        self._every = max(1, recipe.max_epochs // 20)
-        return Plans(plans, None, {"image": rows.train["image"]})
+        return self._joint.plans(contexts, rows, recipe.batch_size)
 
     def _source(self) -> Source:
         readers = {role: self._reader(None, role) for role in self.inputs}
-        return Source(readers, {"image": self._fields, "rna": dict(self._data.fields)})
+        return Source(readers, self._joint.fields())
 
     def _begin_stage(self, stage: int, source: Source) -> None:
-        if self.n_paired != 0 and not self._resumes:
-            self._first_stage(self._data, *self._response_run)
-        views = None
-        if isinstance(self.module.image, Dino):
-            assert self.side is not None
-            views = CropSettings.for_images(self.side, self.module.image.encoder.patch_size)
-        self._joint = JointLosses(
-            self.module,
-            self._data,
-            self.channels,
-            self.side,
-            views,
-            self._schedule,
-            self.channel_dropout,
-            self.seed,
-        )
+        """Fine-tune the response model first, where that is wanted and was not done."""
+        if self._first is None or self._response.is_done:
+            return
+        if self.finetune_response and self.objective != "drug":
+            epochs, place = self._first
+            check_whole("response_epochs", epochs)
+            self.train_response(epochs, **place)
+        elif not self.is_trained_:  # a trained teacher knows the scales it was trained with
+            self._response.take_scales()
 
     def _losses(self, batches: Any, augment: bool) -> dict[str, Tensor]:
-        return self._joint(batches, augment)
+        return self._joint.losses(batches)
 
     def _callbacks(self, recipe: Recipe, plans: Plans) -> list[L.Callback]:
-        found: list[L.Callback] = [] if self._schedule is None else [self._schedule]
-        held = ~plans.train_rows["image"]
-        if held.any():
-            score = Neighbours(self, self._fields["compound"], held)
-            found.append(Score(self.module, score, every=self._every))
-            found.append(KeepBest(self.module, "validation_knn_accuracy"))
-        return found
+        return self._joint.callbacks(self._reader(None, "image"), recipe.max_epochs)
 
     def _image_fields(self) -> dict[str, NDArray]:
         adata = self._modality(None, "image")
@@ -427,21 +316,30 @@ class TIDE(ResponseStage, TideInference):
         fields["drug"] = field_arrays(adata, self._setup, self.drugs, **of)["compound"]
         return fields
 
+    # -- the response model -----------------------------------------------------------------------
 
-class Neighbours(OfModel):
-    """Accuracy of the held-out images' nearest neighbours among the training images."""
+    @as_in(ResponseStage.train)
+    def train_response(self, max_epochs: int = 100, **training: Any) -> pd.DataFrame:  # noqa: D102
+        found = self._stage().train(max_epochs, **training)
+        self.history_ = {**(self.history_ or {}), **found}
+        return self.response_report_
 
-    def __init__(self, model: TIDE, compound: NDArray[np.int64], held: NDArray[np.bool_]) -> None:
-        super().__init__(model)
-        self.asked, self.bank = np.flatnonzero(held), bank_rows(compound, held, model.seed)
-        self.compound, self.reader = compound, model._reader(None, "image")
+    def _stage(self) -> ResponseStage:
+        data = self._transcriptomes()
+        used = data.used(self.drugs, list(self.compounds), self.n_paired, self.seed)
+        return ResponseStage(self.module, data, used, self.use_dose, self.seed)
 
-    def __call__(self) -> dict[str, float]:
-        """Read the images in pieces, and embed them."""
-        found: list[torch.Tensor] = []
-        for rows in (self.asked, self.bank):
-            pieces = (rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK))
-            features = self.model._features
-            x = torch.cat([features(read_dense(self.reader, piece)) for piece in pieces])
-            found += [x, torch.as_tensor(self.compound[rows]).to(x.device)]
-        return {"knn_accuracy": neighbour_accuracy(*found)}
+    def _transcriptomes(self) -> Transcriptomes:
+        if self.adata is None:
+            raise ValueError("this model was loaded without data: load it with `adata=mdata`.")
+        adata, names = self._modality(None, "rna"), list(self.compounds)
+        return Transcriptomes(
+            self._reader(None, "rna"),
+            field_arrays(adata, self._setup, names, modality=self.inputs["rna"].modality),
+            self._contexts(None, ["rna"]),
+            self.chemistry.bits([self.compounds[name] for name in names]),
+            self._setup["counts"],
+            self._setup["compound_key"],
+            self._setup["control"],
+            self.n_basal,
+        )

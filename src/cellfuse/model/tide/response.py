@@ -25,6 +25,7 @@ from cellfuse.data import (
 from cellfuse.data.readers import read_dense
 from cellfuse.model.base.training import Training, fit
 from cellfuse.model.tide.config import log_normalize
+from cellfuse.model.tide.neighbours import capped
 from cellfuse.nn.response import ResponseNetwork
 
 __all__ = ["REPORT", "Transcriptomes", "fit_response", "report_frame", "response_report"]
@@ -101,6 +102,13 @@ class Transcriptomes:
             np.add.at(total, codes[part], x.double().numpy())
         counts = np.bincount(codes[codes >= 0], minlength=n)
         return total / np.maximum(counts, 1)[:, None]
+
+    def used(
+        self, drugs: Sequence[str], compounds: Sequence[str], n_paired: int | None, seed: int
+    ) -> NDArray[np.bool_]:
+        """RNA rows that are used: at most `n_paired` of each of `drugs`, all others."""
+        names = list(compounds)
+        return capped(self.fields["compound"], [names.index(d) for d in drugs], n_paired, seed)
 
     def fingerprints(self, compound: Tensor) -> Tensor:
         """Bits of compounds, zeros for controls."""

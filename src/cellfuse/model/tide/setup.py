@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,112 +14,12 @@ from numpy.typing import NDArray
 from cellfuse._access import context_labels, obs_column, where
 from cellfuse._errors import listing, missing_key
 from cellfuse.data import Reader, check_values
-from cellfuse.kernels.fingerprints import (
-    MACCS_BITS,
-    Kind,
-    canonical_smiles,
-    smiles_fingerprints,
-)
+from cellfuse.kernels.fingerprints import MACCS_BITS, Kind
+from cellfuse.model.base.checks import one_of
 from cellfuse.model.base.setup import check_mudata, read_inputs, roles_of
+from cellfuse.model.tide.compounds import read_structures
 
-__all__ = [
-    "check_counts",
-    "field_arrays",
-    "fingerprints_of",
-    "read_doses",
-    "read_screen",
-]
-
-
-def fingerprints_of(smiles: Sequence[str], kind: Kind, n_bits: int) -> NDArray[np.uint8]:
-    """Fingerprints ``(n, n_bits)``; SMILES that RDKit does not read are an error."""
-    bits, read = smiles_fingerprints(smiles, kind=kind, n_bits=n_bits)
-    if not read.all():
-        bad = [text for text, good in zip(smiles, read, strict=True) if not good]
-        raise ValueError(f"RDKit does not read {len(bad)} SMILES: {listing(bad)}.")
-    return bits
-
-
-def read_structures(
-    adatas: Mapping[str, AnnData],
-    smiles_key: str,
-    *,
-    compound_key: str,
-    control: str,
-    fingerprint: Kind,
-    n_bits: int,
-) -> dict[str, str]:
-    """SMILES of every compound but the control, in the order of their names.
-
-    Raises
-    ------
-    KeyError
-        No modality has `smiles_key`.
-    ValueError
-        SMILES that RDKit does not read (by row), that are missing, or two of one compound.
-
-    Warns
-    -----
-    UserWarning
-        Compounds with the same fingerprint.
-    """
-    if not any(smiles_key in adata.obs for adata in adatas.values()):
-        columns = sorted({str(c) for adata in adatas.values() for c in adata.obs})
-        raise missing_key(smiles_key, columns, what="obs of any modality (`smiles_key`)")
-    parts = []
-    for name, adata in adatas.items():
-        labels = context_labels(adata, compound_key, modality=name)
-        text = pd.Series(None, index=adata.obs_names, dtype=object)
-        if smiles_key in adata.obs:
-            column = adata.obs[smiles_key].astype(object)
-            text = column.map(lambda s: s.strip() or None if isinstance(s, str) else None)
-        parts.append(pd.DataFrame({"compound": labels.to_numpy(), "smiles": text}))
-    table = pd.concat(parts)
-    table = table[table["compound"] != control]
-    given = table.dropna(subset=["smiles"])
-    distinct = list(given["smiles"].unique())
-    bits, read = smiles_fingerprints(distinct, kind=fingerprint, n_bits=n_bits)
-    unread = {text for text, good in zip(distinct, read, strict=True) if not good}
-    if unread:
-        bad = given[given["smiles"].isin(unread)]
-        rows = [f"{row}: {text}" for row, text in bad["smiles"].items()]
-        raise ValueError(
-            f"RDKit does not read obs[{smiles_key!r}] in {len(rows)} rows: {listing(rows)}. Mend "
-            "these SMILES or leave the rows out."
-        )
-    found = {str(name): sorted(set(part)) for name, part in given.groupby("compound")["smiles"]}
-    lacking = sorted(set(table["compound"].astype(str)) - set(found))
-    if lacking:
-        raise ValueError(
-            f"{len(lacking)} compounds have no structure in obs[{smiles_key!r}] of any modality: "
-            f"{listing(lacking)}. Fill it in, leave their rows out, or name the controls with "
-            f"`control` (it is {control!r})."
-        )
-    structures = {name: _one_structure(name, texts) for name, texts in sorted(found.items())}
-    _warn_alike(structures, dict(zip(distinct, bits, strict=True)), fingerprint)
-    return structures
-
-
-def _one_structure(compound: str, texts: list[str]) -> str:
-    if len(texts) > 1 and len({canonical_smiles(text) for text in texts}) > 1:
-        raise ValueError(
-            f"compound {compound!r} has {len(texts)} structures: {listing(texts)}. A drug has one: "
-            "mend the SMILES, or give the compounds different names."
-        )
-    return texts[0]
-
-
-def _warn_alike(structures: Mapping[str, str], bits: Mapping[str, NDArray], kind: str) -> None:
-    groups: dict[bytes, list[str]] = {}
-    for name, smiles in structures.items():
-        groups.setdefault(bits[smiles].tobytes(), []).append(name)
-    alike = [" = ".join(names) for names in groups.values() if len(names) > 1]
-    if alike:
-        warnings.warn(
-            f"compounds with the same {kind} fingerprint start from the same prototype: "
-            f"{listing(alike)}. If they are one substance, give them one name.",
-            stacklevel=5,
-        )
+__all__ = ["check_counts", "field_arrays", "read_doses", "read_screen"]
 
 
 def read_doses(
@@ -257,21 +156,68 @@ def field_arrays(
 def read_screen(
     mdata: MuData,
     *,
-    context_keys: str | Sequence[str],
-    image_rep: str | None,
-    rna_layer: str | None,
-    rna_rep: str | None,
-    rna_counts: bool,
-    smiles_key: str,
-    dose_key: str | None,
-    cell_line_key: str | None,
-    control_key: str | None,
-    control: str,
-    fingerprint: Kind,
-    n_bits: int,
-    modalities: Mapping[str, str] | None,
+    context_keys: str | Sequence[str] = ("compound", "cell_line"),
+    image_rep: str | None = "crops",
+    rna_layer: str | None = None,
+    rna_rep: str | None = None,
+    rna_likelihood: Literal["nb", "mse"] = "nb",
+    smiles_key: str = "smiles",
+    dose_key: str | None = "dose_um",
+    cell_line_key: str | None = "cell_line",
+    control_key: str | None = None,
+    control: str = "DMSO",
+    fingerprint: Kind = "fcfp4",
+    n_bits: int = 2048,
+    modalities: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Read and check a screen; see :meth:`cellfuse.TIDE.setup_mudata`. Gives the setup."""
+    """Say what is read, what images and RNA share, and what the compounds are.
+
+    Parameters
+    ----------
+    mdata
+        Modalities with different samples. Only ``.uns["cellfuse"]`` is written. Images without
+        RNA, RNA without images and RNA at other doses than the images are all used.
+    context_keys
+        obs columns, in both modalities, whose joint value pairs images with RNA: the compound
+        and the cell line.
+    image_rep
+        obsm key of pixels ``(n, C, H, W)`` or of flat features ``(n, D)``; None is X.
+    rna_layer, rna_rep
+        Layer or obsm key of the expression; X by default.
+    rna_likelihood
+        ``"nb"``: X or the layer holds raw counts, which are read as log(1 + counts per 10,000).
+        ``"mse"`` reads values as they are (L1000); an obsm key always is.
+    smiles_key
+        obs column with the compounds' SMILES, in one of the modalities at least. Controls need
+        none.
+    dose_key
+        obs column with the dose in uM, in both modalities; None for a screen without.
+    cell_line_key
+        obs column with the cell line, one of `context_keys`. None: one cell line.
+    control_key
+        obs column with the compound, one of `context_keys`; by default the first that is not
+        the cell line.
+    control
+        Label of the untreated samples, which must have RNA in every cell line with RNA.
+    fingerprint, n_bits
+        See :func:`cellfuse.pp.fingerprints`.
+    modalities
+        Name in the MuData of the roles ``"image"`` and ``"rna"``.
+
+    Raises
+    ------
+    KeyError
+        A modality, key or label is missing.
+    ValueError
+        SMILES that are not read (checked first), two structures of one compound, missing or
+        negative doses, one cell line only, no pairs, NaN, no counts where there should be.
+
+    Warns
+    -----
+    UserWarning
+        Compounds with the same fingerprint.
+    """
+    one_of("rna_likelihood", rna_likelihood, ("nb", "mse"))
     roles = roles_of(modalities)
     if set(roles) != {"image", "rna"}:
         raise ValueError(f"TIDE needs images and RNA; `modalities` names only {list(roles)}.")
@@ -305,7 +251,7 @@ def read_screen(
         reps={"image": image_rep, "rna": rna_rep},
         layers={"rna": rna_layer},
     )
-    counts = rna_counts and rna_rep is None
+    counts = rna_likelihood == "nb" and rna_rep is None
     if counts:
         check_counts(found.inputs[1].reader(adatas["rna"]), found.inputs[1].label)
     return {
@@ -327,5 +273,5 @@ def check_counts(reader: Reader, label: str) -> None:
     except ValueError as error:
         raise ValueError(
             f"{label} holds no raw counts; name their layer with `rna_layer`, or give "
-            "`rna_counts=False` for values that are read as they are (such as L1000's)."
+            "`rna_likelihood='mse'` for values that are read as they are (such as L1000's)."
         ) from error

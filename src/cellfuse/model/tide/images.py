@@ -1,0 +1,114 @@
+"""How TIDE reads images: scaled, cut, through the encoder that teacher and student share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cellfuse.data import Reader
+from cellfuse.data.readers import read_dense
+from cellfuse.model.tide.neighbours import bank_rows, neighbour_accuracy
+from cellfuse.nn.augment import center_crop
+from cellfuse.nn.dino import Dino
+from cellfuse.nn.tide import TideNetwork
+
+__all__ = ["ImageReading", "Neighbours"]
+
+#: Images that are read at a time to look at an epoch.
+CHUNK = 4096
+
+
+@dataclass
+class ImageReading:
+    """Images of a screen to embeddings.
+
+    Parameters
+    ----------
+    net
+        Holds the encoder.
+    channels
+        Names of the channels of the training.
+    side
+        Side of the images in pixels; None for flat features.
+    alone
+        Whether there are no pairs: the self-supervised method then gives its own embedding.
+    """
+
+    net: TideNetwork
+    channels: list[str]
+    side: int | None
+    alone: bool
+
+    def features(
+        self,
+        images: Tensor,
+        names: Sequence[str] | None = None,
+        *,
+        batch_size: int = 256,
+        average: bool = False,
+    ) -> Tensor:
+        """Embedding of raw images ``(N, ...)``, ``(N, width)``, by the encoder or its average."""
+        net, parts = self.net, []
+        names = self.channels if names is None else names
+        by_mean = (average or self.alone) and isinstance(net.image, Dino)
+        for part in images.split(batch_size):
+            x = part.to(net.mean.device)
+            if self.side is None:
+                parts.append(net.features(net.scale(x)).float())
+                continue
+            x = net.scale(x, [self.channels.index(name) for name in names])
+            x = center_crop(x, self.side)
+            embed = net.image.embed if by_mean else net.features  # type: ignore[union-attr]
+            parts.append(embed(x, channels=names).float())
+        return torch.cat(parts)
+
+    def head(self, at: str) -> Callable[[Tensor], Tensor]:
+        """From features to what is asked for: themselves, the student's place, its drugs."""
+        net = self.net
+        if at == "student":
+            return lambda h: torch.nn.functional.normalize(net.student(h), dim=1)
+        if at == "drugs":
+            return lambda h: net.codebook.log_probabilities(net.student(h)).exp()
+        return lambda h: h
+
+
+class Neighbours:
+    """Accuracy of the held-out images' nearest neighbours among the training images.
+
+    Parameters
+    ----------
+    images
+        How they are embedded.
+    reader
+        Where they are read.
+    compound, held
+        Compound of each image, and which are held out.
+    seed
+        Of the choice of the training images.
+    """
+
+    def __init__(
+        self,
+        images: ImageReading,
+        reader: Reader,
+        compound: NDArray[np.int64],
+        held: NDArray[np.bool_],
+        *,
+        seed: int,
+    ) -> None:
+        self.images, self.reader, self.compound = images, reader, compound
+        self.asked, self.bank = np.flatnonzero(held), bank_rows(compound, held, seed)
+
+    def __call__(self) -> dict[str, float]:
+        """Read the images in pieces, and embed them."""
+        found: list[Tensor] = []
+        for rows in (self.asked, self.bank):
+            pieces = (rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK))
+            x = torch.cat([self.images.features(read_dense(self.reader, p)) for p in pieces])
+            found += [x, torch.as_tensor(self.compound[rows]).to(x.device)]
+        return {"knn_accuracy": neighbour_accuracy(*found)}
