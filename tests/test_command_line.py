@@ -318,10 +318,10 @@ def chosen(monkeypatch):
     """What `cellfuse demo` would run."""
     seen = {}
 
-    def run_screen(mdata, out, settings, **kwargs):
+    def run_settings(mdata, out, settings, **kwargs):
         seen["settings"] = settings
 
-    monkeypatch.setattr(bench, "run_screen", run_screen, raising=False)
+    monkeypatch.setattr(bench, "run_settings", run_settings, raising=False)
     monkeypatch.setattr(bench, "read_screen", lambda *args, **kwargs: None, raising=False)
     return seen
 

@@ -10,7 +10,7 @@ from cellfuse._settings import settings
 
 if TYPE_CHECKING:
     from cellfuse import bench, data, datasets, io, pl, pp, tl
-    from cellfuse.bench import benchmark
+    from cellfuse.bench import benchmark, report
     from cellfuse.model import CLIP, DINO, MAE, PETRI, TIDE, CrossModalAE, PhenoSeq, SemiClipped
 
 try:
@@ -21,7 +21,7 @@ except PackageNotFoundError:  # a source tree that was never installed
 _SUBMODULES = ("bench", "data", "datasets", "io", "pl", "pp", "tl")
 _MODELS = ("CLIP", "CrossModalAE", "DINO", "MAE", "PETRI", "PhenoSeq", "SemiClipped", "TIDE")
 #: Functions of whole runs.
-_RUNS = ("benchmark",)
+_RUNS = ("benchmark", "report")
 
 __all__ = [*_SUBMODULES, *_MODELS, *_RUNS, "__version__", "settings"]
 

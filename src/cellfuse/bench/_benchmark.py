@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from numbers import Integral
 from pathlib import Path
@@ -15,15 +16,16 @@ from mudata import MuData
 from cellfuse._errors import missing_key
 from cellfuse.bench._design import Design
 from cellfuse.bench._engine import Job, Task, check_metrics, data_of, run_tasks, tasks_of
-from cellfuse.bench._methods import Method, fingerprint, read_methods
+from cellfuse.bench._methods import Method, Source, fingerprint, read_methods
 from cellfuse.bench._metrics import read_metrics
-from cellfuse.bench._result import Benchmark, collect
+from cellfuse.bench._result import Benchmark, collect, notes_of
 from cellfuse.bench._screen import Screen, open_screen
 from cellfuse.bench._store import Store, check_results
 from cellfuse.bench._views import CORRECTIONS
 
 __all__ = ["benchmark"]
 
+_NONE = Source("", "")
 Screens: TypeAlias = MuData | Callable[[int], MuData]
 
 
@@ -95,7 +97,7 @@ def benchmark(
     against
         Method that all others are compared with, paired.
     ceiling_of
-        Method whose embedding gives the ceiling. None is `against`, or the first method.
+        Method whose embedding gives the ceiling; None takes the best of all methods but the floors.
     folder
         Where embeddings and scores are kept. A cell that is there is not computed again, unless
         anything that it hangs on has changed. None keeps nothing.
@@ -163,28 +165,33 @@ def benchmark(
         place = kept or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         first = _screen(mdata, chosen, numbers[0])
         rows = read_methods(methods, obsm=_obsm(first))
-        named = _named(against, ceiling_of, rows)
-        job = Job(chosen, corrections, scored, Store(place), named[1], keep_models)
-        check_metrics(job, first, numbers[0])
+        ceilings = _ceilings(against, ceiling_of, rows)
+        job = Job(chosen, corrections, scored, Store(place), ceilings, keep_models)
+        with _noted():
+            check_metrics(job, first, numbers[0])
         tasks = _run(mdata, job, rows, numbers, first, n_jobs=n_jobs, say=say)
-        result = collect(
-            job,
-            tasks,
-            against=named[0],
-            folder=kept,
-            config={
-                "design": chosen.as_json(),
-                "methods": {m.name: m.as_json() for m in rows},
-                "metrics": {m.name: m.as_json()["options"] for m in scored},
-                "seeds": numbers,
-                "correction": corrections,
-                "against": named[0],
-            },
-        )
+        with _noted():
+            result = collect(
+                job,
+                tasks,
+                first,
+                against=against,
+                folder=kept,
+                config={
+                    "design": chosen.as_json(),
+                    "methods": {m.name: m.as_json() for m in rows},
+                    "metrics": {m.name: m.as_json()["options"] for m in scored},
+                    "seeds": numbers,
+                    "correction": corrections,
+                    "against": against,
+                },
+            )
         if kept is not None:
             result.write(kept)
     for _, row in result.failures.drop_duplicates(["method", "metric", "why"]).iterrows():
         say(f"  {row['method']} {row['metric']}: {row['why']}")
+    for note in notes_of(result.runs):
+        say(f"  note: {note}")
     return result
 
 
@@ -260,14 +267,23 @@ def _obsm(screen: Screen) -> set[str]:
     return {str(key) for adata in screen.mdata.mod.values() for key in adata.obsm}
 
 
-def _named(
-    against: str | None, ceiling_of: str | None, methods: list[Method]
-) -> tuple[str | None, str]:
+def _ceilings(against: str | None, ceiling_of: str | None, methods: list[Method]) -> frozenset[str]:
+    """Methods whose halves are looked at: the named one, or all but the floors."""
     names = [method.name for method in methods]
     for argument, name in (("against", against), ("ceiling_of", ceiling_of)):
         if name is not None and name not in names:
             raise missing_key(name, names, what=f"the methods (`{argument}`)")
-    return against, ceiling_of or against or names[0]
+    if ceiling_of is not None:
+        return frozenset([ceiling_of])
+    floors = ("random", "position")
+    return frozenset(m.name for m in methods if m.sources.get("", _NONE).kind not in floors)
+
+
+@contextmanager
+def _noted() -> Iterator[None]:
+    """Keep warnings back: every task notes its own, and the notes are in the result."""
+    with warnings.catch_warnings(record=True, action="always"):
+        yield
 
 
 def _say(text: str) -> None:

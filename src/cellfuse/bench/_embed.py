@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from cellfuse._access import representation
 from cellfuse._errors import listing, missing_key
+from cellfuse._mudata import make_mudata
 from cellfuse.bench import _plain
 from cellfuse.bench._methods import EMBEDS, Source, model_class
-from cellfuse.bench._screen import Screen, together
+from cellfuse.bench._screen import Screen
 from cellfuse.data import CellInput
 
 __all__ = ["Embedded", "embed"]
@@ -152,13 +153,13 @@ def _bare(screen: Screen, roles: dict[str, str]) -> MuData:
             obsm=dict(adata.obsm),
             layers=dict(adata.layers),
         )
-    return together(parts)
+    return make_mudata(parts)
 
 
 def _training_part(mdata: MuData, screen: Screen) -> MuData:
     if all(screen.train[name].all() for name in mdata.mod):
         return mdata
-    return together({name: a[screen.train[name]].copy() for name, a in mdata.mod.items()})
+    return make_mudata({name: a[screen.train[name]].copy() for name, a in mdata.mod.items()})
 
 
 def _dealt(mdata: MuData, seed: int) -> MuData:

@@ -44,7 +44,7 @@ class Job:
     corrections: tuple[str, ...]
     metrics: tuple[Metric, ...]
     store: Store
-    ceiling_of: str | None = None
+    ceiling_of: frozenset[str] = frozenset()
     keep_model: bool = False
 
     @property
@@ -93,7 +93,7 @@ def tasks_of(
                 "fusion": method.fusion,
                 "corrections": job.corrections,
                 "metrics": {m.name: m.as_json() for m in job.metrics},
-                "ceiling": job.ceiling_of == method.name,
+                "ceiling": method.name in job.ceiling_of,
             }
         )
         target = job.store.cell_file(method.name, seed, key)
@@ -252,7 +252,7 @@ def _score(job: Job, task: Task, screen: Screen, caught: list[Any]) -> None:
         fusion=task.method.fusion,
         seed=task.seed,
         synthetic=synthetic,
-        ceiling=job.ceiling_of == task.method.name,
+        ceiling=task.method.name in job.ceiling_of,
     )
     content = {
         "method": task.method.name,

@@ -1,271 +1,258 @@
-"""One self-contained page: what was run, what came out, what the numbers mean."""
+"""One self-contained page of a benchmark: what came out, what to conclude, what was found."""
 
 from __future__ import annotations
 
 import base64
-import html
-import os
-import platform
+import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from jinja2 import Environment, PackageLoader, select_autoescape
 
-from cellfuse.bench._settings import Settings
+from cellfuse.bench._figures import Figure, figures_of
+from cellfuse.bench._metrics import METRICS
+from cellfuse.bench._result import Benchmark, notes_of, shown, value_columns
+from cellfuse.bench._summary import CEILING
 
-__all__ = ["finding", "settings_table", "summary_text", "versions", "write_report"]
+__all__ = ["report"]
 
-PACKAGES = (
-    "cellfuse", "torch", "lightning", "scvi-tools", "scanpy", "anndata", "mudata", "numpy", "scipy",
-    "scikit-learn",
-)  # fmt: skip
+#: Rows of a table of hits in the page.
+MAX_ROWS = 400
 
-#: Dots per inch that figures are saved with, and that a browser counts.
-FIGURE_DPI, SCREEN_DPI = 150, 96
 
-#: Column -> heading, and what it means with what chance is.
-MEANINGS = {
-    "tpr": (
-        "TPR at 5% FPR",
-        "Share of the known pairs of targets that are found when 5% of the pairs without an edge "
-        "pass too. Chance is 0.05. In brackets: 95% bootstrap interval over genes.",
+def report(
+    result: Benchmark,
+    path: str | Path | None = None,
+    *,
+    title: str = "Benchmark",
+    about: str = "",
+    concepts: pd.DataFrame | None = None,
+    colour_key: str | None = None,
+    figures: Sequence[Figure] | None = None,
+    snippet: str = "",
+) -> Path:
+    """Write a benchmark as one page that needs no network and no other file.
+
+    Its parts: the sentence on whether the second modality adds anything, the table (with floors
+    and ceiling), paired comparisons, what each number means, the hits (active and consistent
+    perturbations, the most similar and the new pairs, searchable), figures, an atlas of concepts
+    where there is one, failures, and what computed all of it.
+
+    Parameters
+    ----------
+    result
+        What :func:`cellfuse.benchmark` gave.
+    path
+        File to write; None is ``report.html`` in the result's folder.
+    title, about
+        Heading, and a line on the data.
+    concepts
+        Atlas of concepts: one row per concept, any columns with text (its genes, terms,
+        perturbations), such as joined tables of :func:`cellfuse.tl.concept_features` and
+        :func:`cellfuse.tl.concept_enrichment`. A column ``image`` may hold PNGs as bytes.
+    colour_key
+        obs column that colours the map of cells and groups the similarities; None is the target.
+    figures
+        Figures in the place of those that the report draws itself.
+    snippet
+        Code to go on with, shown at the end.
+
+    Returns
+    -------
+    The file that was written.
+
+    Raises
+    ------
+    TypeError
+        Not the result of a benchmark.
+    ValueError
+        Neither `path` nor a folder.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> result = cf.benchmark(mdata, ["PETRI", "PCA"], ...)  # doctest: +SKIP
+    >>> cf.report(result, "report.html")  # doctest: +SKIP
+    """
+    if not isinstance(result, Benchmark):
+        raise TypeError(f"expected the result of `cf.benchmark`, found {type(result).__name__}.")
+    if path is None:
+        if result.folder is None:
+            raise ValueError("this result was kept in no folder: give `path`.")
+        path = result.folder / "report.html"
+    if figures is None:
+        figures = figures_of(result.table, result.best, result.edges, colour_key=colour_key)
+    environment = Environment(
+        loader=PackageLoader("cellfuse.bench"),
+        autoescape=select_autoescape(default=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=title,
+        about=about,
+        conclusion=result.conclusion,
+        scores=_scores(result.table),
+        comparisons=_comparisons(result.comparisons),
+        meanings=_meanings(result),
+        hits=_hits(result),
+        best=result.best,
+        figures=[(f, base64.b64encode(f.png).decode()) for f in figures],
+        concepts=_concepts(concepts),
+        failures=_failures(result.failures),
+        notes=notes_of(result.runs),
+        snippet=snippet,
+        config=_config(result.config),
+        provenance={**result.provenance, "command": _command()},
+        times=_times(result.runs),
+    )
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.tmp")
+    beside.write_text(page, encoding="utf-8")
+    beside.replace(target)
+    return target
+
+
+# -- tables as rows of text -----------------------------------------------------------------------
+
+
+def _scores(table: pd.DataFrame) -> dict[str, Any]:
+    """Headings and rows; the best value of each column, the ceiling aside, is marked."""
+    names = value_columns(table)
+    methods = table[table["method"] != CEILING]
+    best = {}
+    for name in names:
+        column = methods[name].dropna()
+        low = name.endswith("foscttm")
+        if len(column) > 1 and column.nunique() > 1:
+            best[name] = column.min() if low else column.max()
+    rows = []
+    previous = None
+    for _, row in table.iterrows():
+        cells = [{"text": shown(row, n), "top": best.get(n) == row[n]} for n in names]
+        if row["method"] == CEILING:
+            cells = [{**cell, "top": False} for cell in cells]
+        rows.append(
+            {
+                "method": row["method"], "view": row["view"], "correction": row["correction"],
+                "first": row["method"] != previous, "cells": cells,
+            }
+        )  # fmt: skip
+        previous = row["method"]
+    several = table["correction"].nunique() > 1 if len(table) else False
+    return {"heads": [n.replace("_", " ") for n in names], "rows": rows, "corrections": several}
+
+
+def _comparisons(paired: pd.DataFrame | None) -> dict[str, Any] | None:
+    """Differences of both modalities together from the named method."""
+    if paired is None or paired.empty:
+        return None
+    kept = paired[paired["view"].isin(["fused", "both"])].dropna(subset=["difference_low"])
+    rows = []
+    for _, row in kept.iterrows():
+        low, high = row["difference_low"], row["difference_high"]
+        rows.append(
+            {
+                "method": row["method"],
+                "what": f"{row['metric']} {row['score']}".replace("_", " "),
+                "over": f"{int(row['n'])} {row['over']}",
+                "difference": f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]",
+                "pvalue": "–" if pd.isna(row["pvalue"]) else f"{row['pvalue']:.2g}",
+                "apart": bool(low > 0 or high < 0),
+            }
+        )
+    return {"against": paired["against"].iloc[0], "rows": rows} if rows else None
+
+
+def _meanings(result: Benchmark) -> dict[str, str]:
+    used = [str(name) for name in result.scores["metric"].unique()]
+    return {m.replace("_", " "): METRICS[m].about for m in used if m in METRICS}
+
+
+def _failures(failures: pd.DataFrame) -> list[str]:
+    """What could not be had, the seeds of one reason together."""
+    lines = []
+    keys = ["method", "view", "metric", "why"]
+    for (method, view, metric, why), rows in failures.groupby(keys, sort=False):
+        where = f", {metric} ({view})" if metric else ""
+        seeds = ", ".join(map(str, sorted(rows["seed"].unique())))
+        lines.append(f"{method}{where}, seed {seeds}: {why}")
+    return lines
+
+
+HEADINGS = {
+    "perturbations": (
+        "Perturbations",
+        "Active: the profile is longer than 95% of the controls'. Consistent: its profiles agree "
+        "more than those of unrelated targets, at a false discovery rate of 5%.",
     ),
-    "auc": (
-        "AUC",
-        "Probability that a known pair is more similar than a pair without an edge. Chance is 0.5.",
-    ),
-    "n_edges": ("pairs", "Known pairs of which both targets have a profile."),
-    "share_consistent": (
-        "consistent targets",
-        "Share of targets whose profiles agree more than profiles of unrelated targets do, at a "
-        "false discovery rate of 5%; behind it, how many targets have two profiles and were "
-        "tested. Chance is close to 0: in 19 of 20 screens without any effect no target is found.",
-    ),
-    "n_profiles": ("profiles", "Contexts that every modality has, controls included."),
+    "pairs": ("Most similar pairs", "By the cosine of their profiles."),
+    "new": ("Similar and not known", "The most similar pairs that no edge lists."),
 }
 
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: #1c2430;
-  max-width: 64rem; margin: 2.5rem auto; padding: 0 1.25rem; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .25rem; }
-h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; padding-top: .8rem;
-  border-top: 1px solid #e2e6ec; }
-.sub { color: #5b6675; margin: 0 0 1.4rem; }
-.finding { background: #f1f6fb; border-left: 4px solid #0072b2; padding: .8rem 1rem;
-  margin: 1rem 0; }
-.note { background: #fff7e8; border-left: 4px solid #e69f00; padding: .5rem 1rem; margin: .5rem 0;
-  font-size: .92rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .32rem .55rem; border-bottom: 1px solid #e8ebf0;
-  white-space: nowrap; }
-th { color: #46505e; font-weight: 600; vertical-align: bottom; }
-td.text, th.text { text-align: left; }
-td.long { white-space: normal; overflow-wrap: anywhere; }
-tr.first td { border-top: 2px solid #b9c2ce; }
-td.top { font-weight: 700; }
-dt { font-weight: 600; margin-top: .5rem; } dd { margin: 0 0 0 1.2rem; color: #3a4554; }
-figure { margin: 1.6rem 0 2.2rem; } figure img { max-width: 100%; height: auto; display: block; }
-figcaption { color: #46505e; font-size: .92rem; max-width: 46rem; margin-top: .4rem; }
-h3 { font-size: 1.02rem; margin: 0 0 .5rem; }
-pre, code { font: .86rem/1.5 ui-monospace, SFMono-Regular, Menlo, monospace; }
-pre { background: #f6f7f9; padding: .8rem 1rem; overflow-x: auto; }
-"""
 
-
-def versions() -> dict[str, str]:
-    """Versions of what computed, and the machine's kind."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    found["machine"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
+def _hits(result: Benchmark) -> list[dict[str, Any]]:
+    found = []
+    for name, table in result.hits.items():
+        title, text = HEADINGS[name]
+        heads = list(table.columns)
+        rows = [[_text(v) for v in row] for row in table.head(MAX_ROWS).to_numpy(object)]
+        found.append(
+            {"name": name, "title": title, "text": text, "heads": heads, "rows": rows,
+             "n": len(table)}
+        )  # fmt: skip
     return found
 
 
-def settings_table(settings: Settings) -> dict[str, str]:
-    """All settings as text."""
-    table = {}
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        if isinstance(value, pd.DataFrame):
-            value = f"table of {len(value):,} pairs"
-        elif isinstance(value, Mapping):
-            value = ", ".join(f"{k}: {v}" for k, v in value.items())
-        elif not isinstance(value, str) and isinstance(value, Sequence):
-            value = ", ".join(map(str, value))
-        table[field.name] = str(value)
-    return table
-
-
-def finding(metrics: pd.DataFrame) -> str:
-    """One sentence on how the method stands to the floor, whichever way it goes."""
-    for column, what in (("tpr", "known pairs"), ("share_consistent", "consistent targets")):
-        if column not in metrics or metrics[column].isna().all():
-            continue
-        falling = metrics.sort_values(column, ascending=False)
-        by = {row["method"]: row for _, row in falling[::-1].iterrows()}  # the best comes last
-        petri, plain = by["PETRI"], by["plain features"]
-        name = MEANINGS[column][0]
-        text = (
-            f"{name}: the best PETRI profile ({petri['profile']}) reaches {petri[column]:.2f}"
-            f"{_interval(petri, column)}, the best plain one ({plain['profile']}: {plain['what']}) "
-            f"{plain[column]:.2f}{_interval(plain, column)}, random numbers "
-            f"{by['random numbers'][column]:.2f}."
-        )
-        gap = petri[column] - plain[column]
-        who = "PETRI finds more" if gap > 0 else "the plain features find more"
-        text += f" On {what} {who} here." if abs(gap) >= 0.005 else " Neither leads."
-        if f"{column}_low" in metrics:
-            apart = max(petri[f"{column}_low"], plain[f"{column}_low"]) > min(
-                petri[f"{column}_high"], plain[f"{column}_high"]
-            )
-            text += "" if apart else " The intervals overlap: one run does not settle it."
-        return text
-    return "Nothing was scored: give a target column (--target-key), and edges (--edges)."
-
-
-def _interval(row: pd.Series, column: str) -> str:
-    if f"{column}_low" not in row:
-        return ""
-    return f" [{row[f'{column}_low']:.2f}, {row[f'{column}_high']:.2f}]"
-
-
-def _cell(row: pd.Series, column: str) -> str:
-    value = row[column]
-    if isinstance(value, str):
-        return value
-    if pd.isna(value):
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or type(value).__name__ == "bool_":
+        return "yes" if value else "no"
+    if value is None or (isinstance(value, float) and pd.isna(value)):
         return "–"
-    if column.startswith("n_"):
-        return f"{int(value):,}"
-    if column == "share_consistent":
-        return f"{value:.2f} of {int(row['n_targets']):,}"
-    return f"{value:.2f}" + _interval(row, column)
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return str(value)
 
 
-def _shown(metrics: pd.DataFrame) -> list[str]:
-    shown = ("method", "profile", "what", *MEANINGS)
-    return [column for column in shown if column in metrics]
-
-
-def summary_text(metrics: pd.DataFrame) -> str:
-    """The table for a terminal."""
-    columns = [c for c in _shown(metrics) if c != "what"]
-    heads = [MEANINGS[c][0] if c in MEANINGS else c for c in columns]
-    rows = [[_cell(row, c) for c in columns] for _, row in metrics.iterrows()]
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    lines = []
-    for line in [heads, ["-" * w for w in widths], *rows]:
-        parts = [
-            t.ljust(w) if k < 2 else t.rjust(w)
-            for k, (t, w) in enumerate(zip(line, widths, strict=True))
-        ]
-        lines.append("  ".join(parts).rstrip())
-    return "\n".join(lines)
-
-
-def _metrics_html(metrics: pd.DataFrame) -> str:
-    columns = _shown(metrics)
-    text = ("method", "profile", "what")
-    head = "".join(
-        f"<th{' class=text' if c in text else ''}>"
-        f"{html.escape(MEANINGS[c][0] if c in MEANINGS else c.replace('what', 'made of'))}</th>"
-        for c in columns
-    )
-    top = {c: metrics[c].max() for c in ("tpr", "auc", "share_consistent") if c in metrics}
-    top = {c: best for c, best in top.items() if best > metrics[c].min()}
-    body, previous = "", None
-    for _, row in metrics.iterrows():
-        cells = ""
-        for c in columns:
-            kind = "text" if c in text else ("top" if c in top and row[c] == top[c] else "")
-            cells += f'<td class="{kind}">{html.escape(_cell(row, c))}</td>'
-        body += f"<tr{' class=first' if row['method'] != previous else ''}>{cells}</tr>\n"
-        previous = row["method"]
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="wide">{table}</div>'
-
-
-def _pairs_html(pairs: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f'<tr><td class="text">{html.escape(str(k))}</td>'
-        f'<td class="text long">{html.escape(str(v))}</td></tr>\n'
-        for k, v in pairs.items()
-    )
-    return f'<div class="wide"><table><tbody>{rows}</tbody></table></div>'
-
-
-def write_report(
-    path: Path,
-    *,
-    title: str,
-    about: str,
-    metrics: pd.DataFrame,
-    figures: Mapping[str, tuple[str, str]],
-    figure_folder: Path,
-    settings: Settings,
-    data: Mapping[str, str],
-    seconds: Mapping[str, float],
-    notes: Sequence[str],
-    snippet: str,
-) -> None:
-    """Write the page; figures are inside it, and nothing is loaded from elsewhere."""
-    shown = [column for column in _shown(metrics) if column in MEANINGS]
-    meanings = "".join(
-        f"<dt>{html.escape(MEANINGS[c][0])}</dt><dd>{html.escape(MEANINGS[c][1])}</dd>"
-        for c in shown
-    )
-    pictures = ""
-    for name, (heading, caption) in figures.items():
-        content = (figure_folder / name).read_bytes()
-        # A PNG's width stands in bytes 16 to 20; shown at the size it was drawn for.
-        width = round(int.from_bytes(content[16:20], "big") * SCREEN_DPI / FIGURE_DPI)
-        pictures += (
-            f"<figure><h3>{html.escape(heading)}</h3>"
-            f'<img alt="{html.escape(heading)}" width="{width}" '
-            f'src="data:image/png;base64,{base64.b64encode(content).decode()}">'
-            f"<figcaption>{html.escape(caption)}</figcaption></figure>\n"
+def _concepts(table: pd.DataFrame | None) -> dict[str, Any] | None:
+    """Cards of concepts: what is text, and their pictures."""
+    if table is None or table.empty:
+        return None
+    cards = []
+    for label, row in table.iterrows():
+        picture = row.get("image")
+        cards.append(
+            {
+                "name": str(label),
+                "image": base64.b64encode(picture).decode() if isinstance(picture, bytes) else "",
+                "facts": {
+                    str(k): _text(v) for k, v in row.items() if k != "image" and _text(v) != "–"
+                },
+            }
         )
-    warned = "".join(f'<p class="note">Note: {html.escape(note)}</p>\n' for note in notes)
-    times = {step: f"{s:.1f} s" for step, s in seconds.items()}
-    times["together"] = f"{sum(seconds.values()):.0f} s"
-    command = " ".join(Path(a).name if k == 0 else a for k, a in enumerate(sys.argv))
-    page = f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>
-<body>
-<h1>{html.escape(title)}</h1>
-<p class="sub">{html.escape(about)}</p>
-<p class="finding">{html.escape(finding(metrics))}</p>
-<h2>Scores</h2>
-{_metrics_html(metrics)}
-{warned}
-<h2>What the numbers mean</h2>
-<dl>{meanings}</dl>
-<p>The three blocks of the table are the trained model, plain features of the same cells (the floor
-that a trained model should pass), and random numbers in the place of embeddings (chance as it
-comes out in this very screen). All go through the same steps: centring and scaling by the controls,
-ZCA whitening of each modality, means over cells. All rows are scored on the same contexts.</p>
-<h2>Figures</h2>
-{pictures}
-<h2>Go on</h2>
-<pre>{html.escape(snippet)}</pre>
-<h2>Data</h2>
-{_pairs_html(data)}
-<h2>Settings</h2>
-{_pairs_html(settings_table(settings))}
-<h2>Time</h2>
-{_pairs_html(times)}
-<h2>Versions</h2>
-{_pairs_html(versions() | {"command": command})}
-</body></html>
-"""
-    path.write_text(page, encoding="utf-8")
+    return {"cards": cards, "n": len(cards)}
+
+
+def _config(config: dict[str, Any]) -> dict[str, str]:
+    flat = {}
+    for name, value in config.items():
+        flat[name] = value if isinstance(value, str) else json.dumps(value, default=str)
+    return flat
+
+
+def _times(runs: pd.DataFrame) -> list[dict[str, str]]:
+    if runs.empty:
+        return []
+    means = runs.groupby("method", sort=False)[["embed_seconds", "score_seconds"]].mean()
+    return [
+        {"method": str(m), "embed": f"{row.iloc[0]:.1f} s", "score": f"{row.iloc[1]:.1f} s"}
+        for m, row in means.iterrows()
+    ]
+
+
+def _command() -> str:
+    return " ".join(Path(a).name if k == 0 else a for k, a in enumerate(sys.argv))

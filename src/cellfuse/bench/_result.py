@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import os
 import platform
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from mudata import MuData
+from numpy.typing import NDArray
 
+from cellfuse._errors import warn_user
 from cellfuse.bench._engine import Job, Task
+from cellfuse.bench._hits import Best, best_of, hits_of
+from cellfuse.bench._screen import Screen
+from cellfuse.bench._store import SourceFailed
 from cellfuse.bench._summary import comparisons, conclusion, table_of
 
-__all__ = ["Benchmark", "collect", "versions"]
+__all__ = ["Benchmark", "collect", "notes_of", "shown", "text_table", "value_columns", "versions"]
 
 PACKAGES = (
     "cellfuse", "torch", "lightning", "scvi-tools", "scanpy", "anndata", "mudata", "numpy", "scipy",
@@ -53,6 +60,20 @@ class Benchmark:
         Where everything was written; None if it was not kept.
     config
         What was asked for, as text.
+    provenance
+        Versions of what computed.
+    best
+        The method with the best profiles of both modalities together, and its profiles on the
+        first seed's screen: ``best.fused.genes``, ``best.fused.guides``.
+    hits
+        Tables made of them: ``"perturbations"`` (how strong, active, consistent), ``"pairs"`` (the
+        most similar) and ``"new"`` (the most similar that no edge lists).
+    edges
+        The known pairs that a metric was given.
+    mdata, roles
+        The first seed's screen as it was read, and the name of each role's modality.
+    embeddings
+        Embeddings of the first seed's cells by method and role, before any correction.
     """
 
     table: pd.DataFrame
@@ -64,19 +85,29 @@ class Benchmark:
     folder: Path | None
     config: dict[str, Any]
     provenance: dict[str, str] = field(default_factory=dict)
+    best: Best | None = None
     hits: dict[str, pd.DataFrame] = field(default_factory=dict)
-    figures: dict[str, Any] = field(default_factory=dict)
+    edges: pd.DataFrame | None = None
+    mdata: MuData | None = None
+    roles: dict[str, str] = field(default_factory=dict)
+    embeddings: dict[tuple[str, str], NDArray] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """The table and the sentence."""
         return f"{text_table(self.table)}\n\n{self.conclusion}"
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """The table, under its old name."""
+        warn_user("`metrics` is now called `table`; the old name goes next.", FutureWarning)
+        return self.table
 
     def write(self, folder: str | Path) -> None:
         """Write the tables as CSV, and the configuration, into a folder."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         tables = {"table": self.table, "scores": self.scores, "failures": self.failures}
-        tables |= {"runs": self.runs}
+        tables |= {"runs": self.runs, **{f"hits_{k}": v for k, v in self.hits.items()}}
         if self.comparisons is not None:
             tables["comparisons"] = self.comparisons
         for name, table in tables.items():
@@ -90,6 +121,7 @@ class Benchmark:
 def collect(
     job: Job,
     tasks: list[Task],
+    screen: Screen,
     *,
     against: str | None,
     folder: Path | None,
@@ -130,6 +162,12 @@ def collect(
     paired = None
     if against is not None:
         paired = comparisons(scores, against, store=job.store, cells=cells)
+
+    def units(method: str, correction: str, view: str, metric: str) -> pd.DataFrame | None:
+        return job.store.read_units(cells[method, tasks[0].seed], f"{correction}_{view}_{metric}")
+
+    best = best_of(job, tasks, screen, scores, tasks[0].seed)
+    known = _edges_of(job, screen)
     return Benchmark(
         table=table_of(scores),
         scores=scores,
@@ -138,11 +176,41 @@ def collect(
             failures, columns=["method", "seed", "correction", "view", "metric", "why"]
         ),
         runs=pd.DataFrame(runs),
-        conclusion=conclusion(scores),
+        conclusion=conclusion(scores, units=units),
         folder=folder,
         config=config,
         provenance=versions(),
+        best=best,
+        hits={} if best is None else hits_of(best.fused, known),
+        edges=known,
+        mdata=screen.mdata,
+        roles=screen.roles,
+        embeddings=_embeddings(job, tasks),
     )
+
+
+def _embeddings(job: Job, tasks: list[Task]) -> dict[tuple[str, str], NDArray]:
+    found = {}
+    for task in tasks:
+        if task.seed != tasks[0].seed:
+            continue
+        for role, folder in task.parts:
+            with suppress(SourceFailed):
+                for name, array in job.store.read_embedding(folder)[0].items():
+                    if role in ("", name):
+                        found[task.label, name] = array
+    return found
+
+
+def _edges_of(job: Job, screen: Screen) -> pd.DataFrame | None:
+    """The known pairs that a metric was given, above its threshold."""
+    for metric in job.metrics:
+        given = metric.options.get("edges")
+        if isinstance(given, str):
+            given = screen.mdata.uns.get(given.removeprefix("uns:"))
+        if isinstance(given, pd.DataFrame):
+            return given
+    return None
 
 
 def _sources(task: Task) -> tuple[float, list[str]]:
@@ -153,6 +221,15 @@ def _sources(task: Task) -> tuple[float, list[str]]:
         seconds += about.get("seconds", 0.0)
         notes += about.get("notes", [])
     return seconds, notes
+
+
+def notes_of(runs: pd.DataFrame) -> list[str]:
+    """Warnings of the runs, each once with the methods that it came from."""
+    found: dict[str, list[str]] = {}
+    for _, row in runs.iterrows():
+        for note in filter(None, str(row["notes"]).split("; ")):
+            found.setdefault(note, []).append(str(row["method"]))
+    return [f"{', '.join(dict.fromkeys(methods))}: {note}" for note, methods in found.items()]
 
 
 def versions() -> dict[str, str]:

@@ -1,81 +1,38 @@
-"""From a screen to a folder with embeddings, profiles, scores, figures and a report."""
+"""A benchmark with everything that is looked at: embeddings, profiles, figures and the report."""
 
 from __future__ import annotations
 
 import json
-import math
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from mudata import MuData
 
+from cellfuse._access import is_mudata
+from cellfuse._errors import warn_user
 from cellfuse._mudata import columns_stay
-from cellfuse.bench._baselines import plain_features
-from cellfuse.bench._figures import draw_figures
-from cellfuse.bench._folder import check_folder, result_folder
-from cellfuse.bench._read import Screen, open_screen
-from cellfuse.bench._report import finding, settings_table, summary_text, versions, write_report
-from cellfuse.bench._scores import Both, Scored, correct, metrics_table, score
+from cellfuse.bench._benchmark import benchmark
+from cellfuse.bench._config import Config, read_config
+from cellfuse.bench._figures import figures_of
+from cellfuse.bench._folder import check_folder
+from cellfuse.bench._report import report
+from cellfuse.bench._result import Benchmark
 from cellfuse.bench._settings import Settings
-from cellfuse.datasets import simulated_screen
-from cellfuse.model import PETRI
+from cellfuse.bench._store import MARK
+from cellfuse.bench._views import REP, View
 
-__all__ = ["Result", "run_demo", "run_screen"]
+__all__ = ["run_config", "run_demo", "run_screen", "run_settings"]
 
-CORRECTED = "X_petri_corrected"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run leaves.
-
-    Parameters
-    ----------
-    folder
-        Where everything was written.
-    metrics
-        One row per method and profile, as in ``metrics.csv``.
-    mdata
-        The modalities that were read, with their embeddings, as in ``screen.h5mu``.
-    model
-        The trained model.
-    """
-
-    folder: Path
-    metrics: pd.DataFrame
-    mdata: MuData
-    model: PETRI
-
-
-class Steps:
-    """Says what is going on, and takes the time of it."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say, self.seconds = say, dict[str, float]()
-
-    @contextmanager
-    def __call__(self, name: str, detail: str = "") -> Iterator[None]:
-        """Run a step."""
-        self.say(f"{name} ...{f' {detail}' if detail else ''}")
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - start
-        self.say(f"  done in {self.seconds[name]:.1f} s")
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _silent(text: str) -> None:
-    pass
+#: What :func:`run_screen` compares where nothing is named.
+MODELS = {"PETRI": {}, "plain features": {"model": "features"}, "random": {}}
+DEMO = Path(__file__).with_name("configs") / "demo.toml"
+#: The demo made so small that its numbers mean nothing.
+QUICK = {"n_targets": 16, "n_control_guides": 8, "cells_per_guide": 12, "no_effect": 0.0}
 
 
 def run_demo(
@@ -88,8 +45,10 @@ def run_demo(
     accelerator: str = "auto",
     overwrite: bool = False,
     progress: bool = True,
-) -> Result:
-    """Simulate a screen, train PETRI on it, score it beside plain features and write a report.
+) -> Benchmark:
+    """Compare PETRI, its permuted twin and plain features on a simulated screen; leave a report.
+
+    It is one configuration, ``cellfuse/bench/configs/demo.toml``, to be copied and changed.
 
     Parameters
     ----------
@@ -100,121 +59,165 @@ def run_demo(
     seed
         Seed of the screen, the training and the scores.
     max_epochs, documents_per_context, accelerator
-        As in :class:`Settings`; None is its default.
+        Of the trainings; None is the configuration's.
     overwrite
-        Replace an earlier result in `out`.
+        Replace an earlier result in `out`; otherwise it is taken up where it ended.
     progress
-        Print a line per step and show the training's progress bar.
+        Print a line per step.
 
     Returns
     -------
-    The folder, the metrics, the data and the model.
+    The benchmark; see :func:`cellfuse.benchmark`.
 
     Raises
     ------
     FileExistsError
-        `out` holds something, or is the folder you are in.
+        `out` holds something else, or is the folder you are in.
 
     Examples
     --------
     >>> import cellfuse.bench
     >>> result = cellfuse.bench.run_demo("demo", seed=1)  # doctest: +SKIP
     """
-    check_folder(out, overwrite=overwrite)
-    steps = Steps(_say if progress else _silent)
-    with steps("simulating a screen"):
-        if quick:
-            mdata = simulated_screen(
-                100, n_targets=16, n_control_guides=8, cells_per_guide=12, no_effect=0.0, seed=seed
-            )
-        else:
-            mdata = simulated_screen(seed=seed)
-    settings = Settings(
-        context_keys="guide",
-        image_rep="crops",
-        control_key="gene",
-        control="non-targeting",
-        batch_key={"image": "well", "rna": None},
-        target_key="gene",
-        edges=mdata.uns["edges"],
-        colour_key="complex",
-        accelerator=accelerator,
-        seed=seed,
-    )
+    config = read_config(DEMO)
+    training: dict[str, Any] = {"accelerator": accelerator}
     if quick:
-        settings = replace(settings, max_epochs=2, documents_per_context=1, n_null=10_000)
+        training |= {"max_epochs": 1, "documents_per_context": 1}
     if max_epochs is not None:
-        settings = replace(settings, max_epochs=max_epochs)
+        training["max_epochs"] = max_epochs
     if documents_per_context is not None:
-        settings = replace(settings, documents_per_context=documents_per_context)
-    about = (
-        "A simulated screen: guides read out by images and by counts, on different cells, with "
-        "known complexes of targets."
-    )
+        training["documents_per_context"] = documents_per_context
+    methods = {name: _trained(entry, training) for name, entry in config.methods.items()}
+    config = config.changed(methods=methods)
     if quick:
-        about += " Made with --quick: a few steps on a small screen, whose numbers mean nothing."
-    return _run(
-        mdata,
-        Path(out),
-        settings,
-        title="cellfuse demo: PETRI on a simulated screen",
-        about=about,
-        steps=steps,
-        overwrite=overwrite,
-        progress=progress,
-    )
+        source = config.source
+        assert callable(source)
+        config = config.changed(
+            source=partial(source, **QUICK),
+            about=f"{config.about} Made with --quick: its numbers mean nothing.",
+            metrics=config.metrics | {"guide_consistency": {"n_null": 10_000, "n_boot": 50}},
+        )
+    return run_config(config, out, seeds=[seed], overwrite=overwrite, progress=progress)
+
+
+def _trained(entry: Any, training: Mapping[str, Any]) -> Any:
+    """A method with other arguments of its training, if it is trained."""
+    if not isinstance(entry, Mapping) or "train" not in entry:
+        return entry
+    return {**entry, "train": {**entry["train"], **training}}
+
+
+def run_config(
+    config: Config | str | Path,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    **changes: Any,
+) -> Benchmark:
+    """Run a configuration and leave tables, embeddings, profiles, figures and the report.
+
+    Parameters
+    ----------
+    config
+        A configuration, or the TOML file that holds it (see :func:`read_config`).
+    out
+        Folder to write; an earlier result of the same benchmark is taken up where it ended.
+    overwrite
+        Remove an earlier result first.
+    **changes
+        Arguments of :func:`cellfuse.benchmark` in the place of the configuration's.
+
+    Returns
+    -------
+    The benchmark.
+
+    Examples
+    --------
+    >>> import cellfuse.bench
+    >>> result = cellfuse.bench.run_config("table.toml", "results")  # doctest: +SKIP
+    """
+    read = config if isinstance(config, Config) else read_config(config)
+    folder = _cleared(out, overwrite=overwrite)
+    result = read.run(folder, **changes)
+    _finish(
+        result, title=read.title, about=read.about, colour_key=read.colour_key,
+        say=changes.get("progress", True),
+    )  # fmt: skip
+    return result
 
 
 def run_screen(
     mdata: MuData,
-    out: str | Path,
-    settings: Settings,
+    models: Mapping[str, Any] | Iterable[Any] | None = None,
+    out: str | Path | None = None,
     *,
-    title: str = "PETRI on a screen",
+    metrics: Mapping[str, Any] | Iterable[Any] | None = None,
+    edges: Any = None,
+    seeds: int | Iterable[int] = 1,
+    title: str = "Benchmark of a screen",
+    about: str | None = None,
+    colour_key: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
-) -> Result:
-    """Train PETRI on a screen, score it beside plain features and write a report.
-
-    Before the training, the same scoring is run on random numbers: a wrong column is found at
-    once, and chance is measured and not only stated.
+    **arguments: Any,
+) -> Benchmark:
+    """Compare models and embeddings on a screen, and leave everything that one looks at next.
 
     Parameters
     ----------
     mdata
-        The screen. Its modalities get ``obsm["X_petri"]`` and ``obsm["X_petri_corrected"]``, unless
-        `settings` drop cells: then copies do.
+        The screen; nothing is written into it.
+    models
+        As `methods` of :func:`cellfuse.benchmark`, such as
+        ``{"PETRI": {}, "CLIP": {}, "mine": "X_obsm"}``. None: PETRI, plain features and random
+        numbers.
     out
-        Folder to write: ``screen.h5mu`` (the modalities with both embeddings; the metrics in
-        ``uns["metrics"]``), ``guides.h5ad`` and ``genes.h5ad`` (profiles with their scores),
-        ``metrics.csv``, ``model/``, ``figures/``, ``settings.json``, ``report.html``. It is written
-        beside and renamed at the end.
-    settings
-        What is read, trained and scored.
-    title
-        Heading of the report.
+        Folder to write, which must be named: ``report.html``; the tables as CSV; ``screen.h5mu``
+        (the screen with each method's embedding of the first seed in ``obsm["X_<method>"]``);
+        ``guides.h5ad`` and ``genes.h5ad`` (profiles of the best method); ``figures/``;
+        ``embeddings/`` (of every seed, with the trained models) and ``cells/``. A run that was
+        interrupted is taken up where it ended.
+    metrics
+        As in :func:`cellfuse.benchmark`. None: what the screen allows, ``guide_consistency`` with
+        targets, ``edges`` with `edges`, ``alignment`` with two modalities.
+    edges
+        Known pairs of targets: a data frame with ``source``, ``target`` and optionally ``score``.
+    seeds
+        Seeds, or their number.
+    title, about, colour_key
+        For the report, see :func:`cellfuse.report`.
     overwrite
-        Replace an earlier result in `out`.
+        Remove an earlier result in `out` first.
     progress
-        Print a line per step and show the training's progress bar.
+        Print a line per step.
+    **arguments
+        Of :func:`cellfuse.benchmark`: `context_keys`, `control`, `target_key`, ...
 
     Returns
     -------
-    The folder, the metrics, the data and the model.
+    The benchmark.
 
     Raises
     ------
     FileExistsError
-        `out` holds something, or is the folder you are in.
+        `out` holds something else than results, or the folder you are in.
     KeyError, ValueError
-        A column, key or label is missing or unfit; see the verbs and :class:`cellfuse.PETRI`.
+        As :func:`cellfuse.benchmark`.
+
+    Warns
+    -----
+    FutureWarning
+        Called as before, ``run_screen(mdata, out, Settings(...))``.
 
     Examples
     --------
     >>> import cellfuse as cf
     >>> import cellfuse.bench
     >>> mdata = cf.datasets.simulated_screen(n_targets=8, cells_per_guide=8, seed=0)
-    >>> settings = cf.bench.Settings(
+    >>> result = cf.bench.run_screen(  # doctest: +SKIP
+    ...     mdata,
+    ...     {"PETRI": {}, "CLIP": {}, "PCA": {}},
+    ...     "result",
     ...     context_keys="guide",
     ...     image_rep="crops",
     ...     control_key="gene",
@@ -222,228 +225,179 @@ def run_screen(
     ...     target_key="gene",
     ...     edges=mdata.uns["edges"],
     ... )
-    >>> cf.bench.run_screen(mdata, "result", settings).metrics  # doctest: +SKIP
     """
-    return _run(
+    settings = next((v for v in (out, arguments.get("settings")) if isinstance(v, Settings)), None)
+    if settings is not None:
+        warn_user(
+            "run_screen(mdata, out, Settings(...)) is now run_screen(mdata, models, out, "
+            "context_keys=..., control=..., ...); the old form goes with the next version.",
+            FutureWarning,
+        )
+        place = models if isinstance(models, (str, Path)) else arguments["out"]
+        return run_settings(
+            mdata, place, settings, title=title, overwrite=overwrite, progress=progress
+        )
+    if out is None:
+        raise ValueError("run_screen writes a folder: name it with `out`.")
+    is_mudata(mdata)
+    if metrics is None:
+        metrics = _default_metrics(mdata, arguments, edges)
+    elif edges is not None:
+        raise ValueError("give `edges` among the options of `metrics`, or leave `metrics` out.")
+    folder = _cleared(out, overwrite=overwrite)
+    result = benchmark(
         mdata,
-        Path(out),
-        settings,
-        title=title,
-        about="Cells of the same context, read out by "
-        f"{' and '.join(settings.modalities or mdata.mod)}; contexts by "
-        f"{' and '.join(settings.contexts)}.",
-        steps=Steps(_say if progress else _silent),
-        overwrite=overwrite,
+        MODELS if models is None else models,
+        metrics,
+        seeds=seeds,
+        folder=folder,
         progress=progress,
+        **({"keep_models": True} | arguments),
     )
+    _finish(
+        result,
+        title=title,
+        about=about or f"Cells of the same context, read out by {' and '.join(mdata.mod)}.",
+        colour_key=colour_key,
+        say=progress,
+    )
+    return result
 
 
-def _run(
+def _default_metrics(mdata: MuData, design: Mapping[str, Any], edges: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if design.get("target_key") is not None:
+        found["guide_consistency"] = {}
+        if edges is not None:
+            found["edges"] = {"edges": edges}
+    elif edges is not None:
+        raise ValueError("`edges` are of targets: name their obs column with `target_key`.")
+    if len(design.get("modalities") or mdata.mod) > 1:
+        found["alignment"] = {}
+    return found or {"profiles": n_profiles}
+
+
+def n_profiles(view: View) -> int:
+    """How many profiles there are, where nothing is to be scored."""
+    return view.guides.n_obs
+
+
+def run_settings(
     mdata: MuData,
-    out: Path,
+    out: str | Path,
     settings: Settings,
     *,
-    title: str,
-    about: str,
-    steps: Steps,
-    overwrite: bool,
-    progress: bool,
-) -> Result:
-    target = check_folder(out, overwrite=overwrite)
-    with _kept_warnings() as notes, result_folder(target, keep="model") as folder:
-        with steps("checking the data, with random numbers in the place of embeddings"):
-            screen = open_screen(mdata, settings)
-            model = _model(screen)
-            chance = _chance(screen, width=model.sizes.width)
-        with steps("training PETRI", _plan(screen)):
-            model.train(
-                max_epochs=settings.max_epochs,
-                documents_per_context=settings.documents_per_context,
-                validation_size=_validation_size(screen),
-                accelerator=settings.accelerator,
-                enable_progress_bar=progress,
-            )
-            model.save(folder / "model")
-        with steps("embedding, correcting and scoring"):
-            cells, petri = _petri(screen, model)
-        # After the training: scanpy's compiled loops reset the number of threads that torch uses.
-        with steps("plain features of the same cells"):
-            plain, kinds = _plain(screen, model)
-            scored = [petri, plain, chance]
-            kinds |= {f"PETRI/{name}": "cell embeddings" for name in petri.guides}
-            metrics = metrics_table(scored, kinds)
-        with steps("figures"):
-            figures = draw_figures(
-                folder / "figures",
-                screen=screen.mdata,
-                cells=cells,
-                scored=scored,
-                model=model,
-                metrics=metrics,
-                settings=settings,
-            )
-        with steps("writing"):
-            _write(folder, screen=screen.mdata, petri=petri, metrics=metrics, settings=settings)
-            write_report(
-                folder / "report.html",
-                title=title,
-                about=about,
-                metrics=metrics,
-                figures=figures,
-                figure_folder=folder / "figures",
-                settings=settings,
-                data=_data_table(screen.mdata),
-                seconds=steps.seconds,
-                notes=list(dict.fromkeys(notes)),
-                snippet=_snippet(petri, settings),
-            )
-    steps.say(f"\n{summary_text(metrics)}\n\n{finding(metrics)}\n")
-    total = sum(steps.seconds.values())
-    steps.say(
-        f"{total:.0f} s together. Open {target / 'report.html'}; it says what each number means."
-    )
-    return Result(target, metrics, screen.mdata, model)
-
-
-def _model(screen: Screen) -> PETRI:
-    settings = screen.settings
-    PETRI.setup_mudata(
-        screen.mdata,
-        context_keys=settings.contexts,
-        image_rep=settings.image_rep,
-        rna_rep=settings.rna_rep,
-        rna_layer=settings.rna_layer,
-        rna_likelihood=settings.rna_likelihood,
-        modalities=screen.roles,
-    )
-    return PETRI(
-        screen.mdata,
-        preset=settings.preset,
-        set_size=settings.set_size,
-        crop=settings.crop,
-        seed=settings.seed,
-    )
-
-
-def _chance(screen: Screen, *, width: int) -> Scored:
-    rng = np.random.default_rng(screen.settings.seed)
-    arrays = {
-        name: rng.normal(size=(len(table), width)).astype(np.float32)
-        for name, table in screen.tables.items()
-    }
-    return _correct_and_score(screen, screen.cells(arrays), "random numbers", "average")
-
-
-def _plain(screen: Screen, model: PETRI) -> tuple[Scored, dict[str, str]]:
-    arrays, kinds = {}, {}
-    for role, name in screen.roles.items():
-        kinds[f"plain features/{role}"], arrays[name] = plain_features(
-            screen.mdata.mod[name],
-            model.inputs[role],
-            crop=screen.settings.crop,
-            seed=screen.settings.seed,
+    title: str = "PETRI on a screen",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Benchmark:
+    """Run PETRI beside plain features as :class:`Settings` say, for what was written with them."""
+    chosen = {
+        name: getattr(settings, name)
+        for name in (
+            "context_keys", "control", "control_key", "target_key", "modalities", "image_rep",
+            "rna_rep", "rna_layer", "rna_likelihood", "crop", "batch_key", "background_key",
+            "drop_missing",
         )
-    kinds["plain features/concatenation"] = "both of these"
-    cells = screen.cells(arrays)
-    return _correct_and_score(screen, cells, "plain features", "concatenation"), kinds
-
-
-def _petri(screen: Screen, model: PETRI) -> tuple[MuData, Scored]:
-    arrays = {}
-    for role, name in screen.roles.items():
-        adata = screen.mdata.mod[name]
-        adata.obsm["X_petri"] = model.get_latent_representation(modality=role)
-        arrays[name] = adata.obsm["X_petri"].copy()
-    cells = screen.cells(arrays)
-    scored = _correct_and_score(screen, cells, "PETRI", "average")
-    for name in screen.roles.values():
-        screen.mdata.mod[name].obsm[CORRECTED] = cells.mod[name].obsm["rep"]
-    return cells, scored
-
-
-def _correct_and_score(screen: Screen, cells: MuData, method: str, both: Both) -> Scored:
-    correct(cells, screen.settings, screen.roles)
-    return score(cells, screen.settings, method=method, roles=screen.roles, both=both)
-
-
-def _plan(screen: Screen) -> str:
-    settings = screen.settings
-    tables = [table[settings.contexts].astype(str) for table in screen.tables.values()]
-    n = len(pd.concat(tables).drop_duplicates())
-    documents = settings.documents_per_context
-    return f"{n:,} contexts x {documents} documents x {settings.max_epochs} epochs"
-
-
-def _validation_size(screen: Screen) -> float:
-    """None where the contexts of a modality are too small: its losses would be those of nothing."""
-    share = screen.settings.validation_size
-    for name, table in screen.tables.items():
-        largest = table.groupby(screen.settings.contexts, observed=True).size().max()
-        if 0 < share and largest * share < 1:
-            warnings.warn(
-                f"no context of modality {name!r} has the {math.ceil(1 / share)} cells of which "
-                "one can be held out: no validation loss is taken.",
-                UserWarning,
-                stacklevel=3,
-            )
-            return 0.0
-    return share
-
-
-def _data_table(screen: MuData) -> dict[str, str]:
-    return {
-        name: f"{adata.n_obs:,} cells, {adata.n_vars:,} variables"
-        + "".join(
-            f", obsm[{key!r}] {' x '.join(map(str, np.shape(adata.obsm[key])[1:]))}"
-            for key in adata.obsm
-            if key not in ("X_petri", CORRECTED)
-        )
-        for name, adata in screen.mod.items()
+    }  # fmt: skip
+    petri = {
+        "preset": settings.preset,
+        "set_size": settings.set_size,
+        "train": {
+            "max_epochs": settings.max_epochs,
+            "documents_per_context": settings.documents_per_context,
+            "accelerator": settings.accelerator,
+        },
     }
+    metrics: dict[str, Any] = {}
+    if settings.target_key is not None:
+        metrics["guide_consistency"] = {"n_null": settings.n_null, "n_boot": settings.n_boot}
+        if settings.edges is not None:
+            metrics["edges"] = {
+                "edges": settings.edges,
+                "score_threshold": settings.score_threshold,
+                "n_boot": settings.n_boot,
+            }
+    result = run_screen(
+        mdata,
+        MODELS | {"PETRI": petri},
+        out,
+        metrics=metrics or None,
+        seeds=[settings.seed],
+        title=title,
+        colour_key=settings.colour_key,
+        overwrite=overwrite,
+        progress=progress,
+        **chosen,
+    )
+    assert result.folder is not None
+    kept = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "edges"}
+    text = json.dumps({"settings": kept}, indent=1, default=str) + "\n"
+    (result.folder / "settings.json").write_text(text, encoding="utf-8")
+    return result
 
 
-def _write(
-    folder: Path, *, screen: MuData, petri: Scored, metrics: pd.DataFrame, settings: Settings
+# -- what is left -------------------------------------------------------------------------------
+
+
+def _cleared(out: str | Path, *, overwrite: bool) -> Path:
+    """The folder: new, an earlier result to take up, or with `overwrite` emptied of one."""
+    target = check_folder(out)
+    if overwrite and (target / MARK).is_file():
+        shutil.rmtree(target)
+    return target
+
+
+def _finish(
+    result: Benchmark, *, title: str, about: str, colour_key: str | None, say: bool
 ) -> None:
-    metrics.to_csv(folder / "metrics.csv", index=False)
-    screen.uns["metrics"] = metrics
+    folder = result.folder
+    assert folder is not None
+    figures = figures_of(result.table, result.best, result.edges, colour_key=colour_key)
+    (folder / "figures").mkdir(exist_ok=True)
+    for figure in figures:
+        (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png)
+    _write_screen(result, folder)
+    report(
+        result, title=title, about=about, figures=figures, colour_key=colour_key,
+        snippet=_snippet(result),
+    )  # fmt: skip
+    if say:
+        print(f"\n{result}\n\nOpen {folder / 'report.html'}; it says what each number means.")
+
+
+def _write_screen(result: Benchmark, folder: Path) -> None:
+    """The screen with embeddings, and the best method's profiles."""
+    best = result.best
+    if best is not None:
+        best.fused.guides.write_h5ad(folder / "guides.h5ad")
+        if best.fused.genes is not None:
+            best.fused.genes.write_h5ad(folder / "genes.h5ad")
+    if result.mdata is None:
+        return
+    screen = result.mdata.copy()
+    for (method, role), array in result.embeddings.items():
+        name = result.roles[role]
+        key = method if method.startswith("X_") else f"X_{method}"
+        if screen.mod[name].n_obs == len(array):
+            screen.mod[name].obsm[key.replace("/", "_")] = np.asarray(array)
+    if best is not None:
+        for role, name in best.fused.roles.items():
+            del role
+            screen.mod[name].obsm["X_best_corrected"] = best.fused.cells.mod[name].obsm[REP]
     with columns_stay():
         screen.write(folder / "screen.h5mu")
-    petri.guides[petri.best].write_h5ad(folder / "guides.h5ad")
-    if petri.genes:
-        petri.genes[petri.best].write_h5ad(folder / "genes.h5ad")
-    text = {"settings": settings_table(settings), "versions": versions()}
-    (folder / "settings.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
 
 
-def _snippet(petri: Scored, settings: Settings) -> str:
+def _snippet(result: Benchmark) -> str:
     lines = [
-        "import anndata as ad, cellfuse as cf, mudata as md",
-        'mdata = md.read_h5mu("screen.h5mu")',
+        "import anndata as ad, cellfuse as cf, mudata as md, pandas as pd",
+        'mdata = md.read_h5mu("screen.h5mu")       # obsm["X_<method>"]: embeddings of the cells',
+        'scores = pd.read_csv("scores.csv")        # every number, seed by seed',
     ]
-    lines.append('model = cf.PETRI.load("model", mdata)')
-    lines.append('guides = ad.read_h5ad("guides.h5ad")')
-    if "guide_consistency" in petri.guides[petri.best].uns:
-        lines.append('guides.uns["guide_consistency"]["table"]   # one row per target')
-    if petri.genes:
-        lines.append('genes = ad.read_h5ad("genes.h5ad")')
-        if settings.edges is not None:
-            lines.append("cf.pl.roc(genes)")
+    if result.best is not None and result.best.fused.genes is not None:
+        lines.append(
+            f'genes = ad.read_h5ad("genes.h5ad")        # profiles of {result.best.method}'
+        )
         lines.append("cf.pl.similarity(genes)")
     return "\n".join(lines)
-
-
-@contextmanager
-def _kept_warnings() -> Iterator[list[str]]:
-    """Note the library's own warnings for the report; they are shown as ever."""
-    notes: list[str] = []
-    show, package = warnings.showwarning, Path(__file__).parents[1]
-
-    def keep(message: Any, category: type[Warning], filename: str, *rest: Any, **more: Any) -> None:
-        if package in Path(filename).parents:
-            notes.append(str(message))
-        show(message, category, filename, *rest, **more)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = keep  # type: ignore[assignment]
-        yield notes

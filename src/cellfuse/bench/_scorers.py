@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from anndata import AnnData
 from cellfuse import tl
 from cellfuse._access import context_labels, representation
 from cellfuse._errors import missing_key
-from cellfuse.bench._screen import together
+from cellfuse._mudata import make_mudata
 from cellfuse.bench._views import REP, View
 from cellfuse.kernels.cosine import unit_rows
 
@@ -166,14 +166,15 @@ def transfer(
     view: View,
     *,
     k: Sequence[int] = (1, 5),
+    level: Literal["profiles", "cells"] = "profiles",
     n_draws: int = 50,
     n_boot: int = N_BOOT,
     **options: Any,
 ) -> Scores:
-    """One-shot transfer to held-out targets (TIDE, task 1)."""
-    tested = view.unseen(view.tested(view.guides))
+    """One-shot transfer to held-out targets (TIDE, task 1), of profiles or of cells."""
+    examples = _examples(view, level)
     table = tl.one_shot_transfer(
-        tested,
+        examples,
         use_rep=None,
         by=view.target_key,
         k=list(k),
@@ -188,6 +189,25 @@ def transfer(
             for place, row in table.iterrows()
         }
     )
+
+
+def _examples(view: View, level: str) -> AnnData:
+    """Profiles or cells of targets that no model saw."""
+    if level == "profiles":
+        if view.use_sim is not None:
+            raise ValueError("transfer compares embeddings; this fusion has similarities alone.")
+        return view.unseen(view.tested(view.guides))
+    if level != "cells":
+        raise missing_key(level, ["profiles", "cells"], what="the levels of transfer")
+    if view.name not in view.roles:
+        raise ValueError("cells are of one modality: transfer of cells has no fused view.")
+    adata = view.cells.mod[view.roles[view.name]]
+    adata = AnnData(np.asarray(adata.obsm[REP]), obs=adata.obs.copy())
+    tested = view.tested(adata)
+    if view.held_out:
+        labels = context_labels(tested, view.design.contexts)
+        tested = tested[labels.isin(view.held_out).to_numpy()].copy()
+    return tested
 
 
 def target_discovery(
@@ -274,14 +294,14 @@ def alignment(view: View, *, top: Sequence[int] = (1, 5)) -> Scores:
     return Scores({**values, "gap": Value(gap, chance=0.0, n=n)}, units, "foscttm")
 
 
-def fidelity(view: View, *, n_boot: int = N_BOOT) -> Scores:
+def fidelity(view: View, *, by: str | None = None, n_boot: int = N_BOOT) -> Scores:
     """Whether a drawn profile finds its own context among the real ones (PhenoSeq, A.3)."""
     if view.synthetic is None:
         raise ValueError("this method draws no profiles of expression.")
     real, drawn = _measured(view, "rna"), view.synthetic.copy()
     for adata in (real, drawn):
-        adata.obs["context"] = context_labels(adata, view.design.contexts).to_numpy()
-    if view.held_out:
+        adata.obs["context"] = context_labels(adata, by or view.design.contexts).to_numpy()
+    if view.held_out and by is None:
         drawn = drawn[drawn.obs["context"].isin(view.held_out).to_numpy()].copy()
     drawn = drawn[drawn.obs["context"].isin(set(real.obs["context"])).to_numpy()].copy()
     table = tl.fidelity(real, drawn, "context", use_rep=(REP, "X"), n_boot=n_boot, seed=view.seed)
@@ -317,7 +337,7 @@ def classification(
         )
     usable = [list(chosen) for chosen in inputs if set(chosen) <= set(parts)]
     table = tl.classify_treatments(
-        together(parts), view.target_key, usable, split_key=split_key, use_rep=REP,
+        make_mudata(parts), view.target_key, usable, split_key=split_key, use_rep=REP,
         **{"seeds": (view.seed,), **options},
     )  # fmt: skip
     values = {}

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import mudata as md
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -16,9 +15,10 @@ from numpy.typing import NDArray
 
 from cellfuse._access import context_labels, control_mask, is_mudata, obs_column
 from cellfuse._errors import listing, missing_key
+from cellfuse._mudata import make_mudata
 from cellfuse.bench._design import Design
 
-__all__ = ["ROLES", "Screen", "has_label", "open_screen", "together"]
+__all__ = ["ROLES", "Screen", "has_label", "open_screen"]
 
 ROLES = ("image", "rna")
 #: Label that :func:`cellfuse.tl.split` gives to what no training sees.
@@ -27,15 +27,9 @@ HELD_OUT = "test"
 STREAM = 32_452_843
 
 
-def together(parts: Mapping[str, AnnData]) -> MuData:
-    """Make a MuData of `parts` without copying them."""
-    with md.set_options(pull_on_update=False):  # what mudata 0.4 does; 0.3 warns without it
-        return MuData(dict(parts))
-
-
 def has_label(column: pd.Series) -> NDArray[np.bool_]:
     """Rows that hold a label: neither NaN nor empty text."""
-    return (column.notna() & (column.astype(str).str.strip() != "")).to_numpy(bool)
+    return (column.notna() & (column.astype(str).str.strip() != "")).to_numpy(bool, copy=True)
 
 
 @dataclass(frozen=True)
@@ -69,14 +63,14 @@ class Screen:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Put the MuData together again."""
-        mdata = together(state.pop("parts"))
+        mdata = make_mudata(state.pop("parts"))
         mdata.uns.update(state.pop("uns"))
         for name, value in {**state, "mdata": mdata}.items():
             object.__setattr__(self, name, value)
 
     def cells(self, arrays: Mapping[str, Any]) -> MuData:
         """Cells with one representation each, ``obsm["rep"]``, and nothing else to carry around."""
-        return together(
+        return make_mudata(
             {
                 name: AnnData(obs=self.tables[name].copy(), obsm={"rep": np.array(array)})
                 for name, array in arrays.items()
@@ -110,7 +104,7 @@ def open_screen(mdata: MuData, design: Design, *, seed: int = 0) -> Screen:
                 obs_column(adata, key, modality=name, missing=True)
         if design.background_key is not None:
             obs_column(adata, design.background_key, modality=name)
-    used = together(parts)
+    used = make_mudata(parts)
     used.uns.update(mdata.uns)
     tables = {name: adata.obs.copy() for name, adata in parts.items()}
     if design.target_key is not None:

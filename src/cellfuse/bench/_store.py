@@ -19,29 +19,18 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from cellfuse import __version__
-from cellfuse._errors import listing
 from cellfuse._files import put_in_place
+from cellfuse.bench._folder import MARK, check_folder
 
-__all__ = ["SourceFailed", "Store", "check_results", "fingerprint_of", "key_of"]
+__all__ = ["MARK", "SourceFailed", "Store", "check_results", "fingerprint_of", "key_of"]
 
-#: File by which a results folder is known.
-MARK = "benchmark.json"
 #: Rows of each array that tell one data set from another.
 N_WITNESSES = 32
 
 
 def check_results(folder: str | Path) -> Path:
     """Make a results folder, or take one up again; refuse a folder that is none."""
-    target = Path(folder)
-    if target.exists() and not target.is_dir():
-        raise FileExistsError(f"{str(target)!r} is a file; name a folder.")
-    if target.is_dir() and not (target / MARK).is_file():
-        others = sorted(path.name for path in target.iterdir())
-        if others:
-            raise FileExistsError(
-                f"the folder {str(target)!r} holds something else than results "
-                f"({listing(others, 3)}); name another."
-            )
+    target = check_folder(folder)
     target.mkdir(parents=True, exist_ok=True)
     (target / MARK).touch()
     return target
@@ -127,12 +116,16 @@ class Store:
 
     def read_embedding(self, source: Path) -> tuple[dict[str, NDArray], AnnData | None]:
         """Embeddings by role, and drawn profiles; why there are none, if so."""
-        about = json.loads((source / "about.json").read_text())
+        about = self.about(source)
         if about.get("why"):
             raise SourceFailed(about["why"])
         arrays = {p.stem: np.load(p, allow_pickle=False) for p in sorted(source.glob("*.npy"))}
         drawn = source / "synthetic.h5ad"
         return arrays, ad.read_h5ad(drawn) if drawn.is_file() else None
+
+    def about(self, source: Path) -> dict[str, Any]:
+        """Notes on an embedding: seconds, losses by epoch, warnings."""
+        return json.loads((source / "about.json").read_text())
 
     # -- cells -----------------------------------------------------------------------------------
 

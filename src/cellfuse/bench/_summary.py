@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def base_of(metric: str) -> str:
     return metric.split(" ")[0] if metric not in METRICS else metric
 
 
-def better_of(metric: str, score: str) -> int:
+def better_of(score: str) -> int:
     """1 where a high value is good, -1 where a low one is."""
     return -1 if score in ("foscttm", "euclidean") else 1
 
@@ -52,7 +52,7 @@ def table_of(scores: pd.DataFrame) -> pd.DataFrame:
     """
     known = scores[scores["score"] != ""].copy()
     known = _one_row(known)
-    known.loc[known["ceiling"], "method"] = CEILING
+    known = pd.concat([known[~known["ceiling"]], _ceiling(known[known["ceiling"]])])
     rows: dict[tuple[str, ...], dict[str, float]] = {}
     for metric in known["metric"].unique():
         mains = mains_of(known, metric)
@@ -67,6 +67,16 @@ def table_of(scores: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=ROW)
     place = table["method"].map(order)
     return table.iloc[np.argsort(place, kind="stable")].reset_index(drop=True)
+
+
+def _ceiling(scores: pd.DataFrame) -> pd.DataFrame:
+    """Of each value the best that the halves of any method's embedding gave, seed by seed."""
+    rows = []
+    keys = ["seed", "correction", "metric", "score"]
+    for (*_, score), group in scores.dropna(subset=["value"]).groupby(keys, sort=False):
+        signed = group["value"].astype(float) * better_of(str(score))
+        rows.append(group.loc[[signed.idxmax()]].assign(method=CEILING, view="both"))
+    return pd.concat(rows) if rows else scores
 
 
 def _one_row(scores: pd.DataFrame) -> pd.DataFrame:
@@ -189,8 +199,15 @@ def _mean_table(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 # -- what to conclude -----------------------------------------------------------------------------
 
 
-def conclusion(scores: pd.DataFrame, *, names: dict[str, str] | None = None) -> str:
-    """One sentence on whether the second modality adds anything, whichever way it goes."""
+Units = Callable[[str, str, str, str], pd.DataFrame | None]
+
+
+def conclusion(scores: pd.DataFrame, *, units: Units | None = None) -> str:
+    """One sentence on whether the second modality adds anything, whichever way it goes.
+
+    `units` gives the table behind a method's (correction's, view's, metric's) score: where seeds
+    have no interval, the targets' is taken.
+    """
     known = scores[(scores["score"] != "") & ~scores["ceiling"]]
     for metric, score, what in (
         ("edges", "auc", "AUC of known pairs"),
@@ -199,7 +216,7 @@ def conclusion(scores: pd.DataFrame, *, names: dict[str, str] | None = None) -> 
         ("mean_average_precision", "map", "mAP"),
     ):
         part = known[(known["metric"] == metric) & (known["score"] == score)]
-        text = _gain(part, what)
+        text = _gain(part, what, metric, units)
         if text:
             return text
     if known.empty:
@@ -210,7 +227,7 @@ def conclusion(scores: pd.DataFrame, *, names: dict[str, str] | None = None) -> 
     return "No metric scored each modality beside both together: whether they add is not known."
 
 
-def _gain(part: pd.DataFrame, what: str) -> str:
+def _gain(part: pd.DataFrame, what: str, metric: str, units: Units | None) -> str:
     """The fused profile against the better single one, of the method that is best when fused."""
     part = part.dropna(subset=["value"])
     fused = part[~part["view"].isin(["image", "rna", "both"])]
@@ -233,21 +250,37 @@ def _gain(part: pd.DataFrame, what: str) -> str:
         f"for {own} alone, {of[second].median():.2f} for {other} alone; "
         f"difference {row['difference']:+.3f}"
     )
+    over = f"over {row['n']} seeds"
+    if np.isnan(low) and units is not None and metric in ("edges", "guide_consistency"):
+        tables = [units(method, correction, v, metric) for v in (view, single)]
+        low, high, over = _over_targets(tables, metric)
+        numbers += over
+    elif not np.isnan(low):
+        numbers += f" [{low:+.3f}, {high:+.3f}] {over}"
     if np.isnan(low):
-        verdict = f"whether {other} add to {own} is not settled by {row['n']} seed(s)"
-        if row["n"] >= MIN_SEEDS:
-            verdict = f"{other} change nothing over {row['n']} seeds"
+        n = row["n"]
+        verdict = f"whether {other} add to {own} is not settled by {n} seed{'s' * (n > 1)}"
+    elif low > 0:
+        verdict = f"{other} add to {own}"
+    elif high < 0:
+        verdict = f"{other} take away from {own}"
     else:
-        numbers += f" [{low:+.3f}, {high:+.3f}] over {row['n']} seeds"
-        if low > 0:
-            verdict = f"{other} add to {own}"
-        elif high < 0:
-            verdict = f"{other} take away from {own}"
-        else:
-            verdict = f"whether {other} add to {own} is not shown"
-    verdict = (
-        verdict.replace("expression add", "expression adds")
-        .replace("expression take", "expression takes")
-        .replace("expression change", "expression changes")
-    )
+        verdict = f"whether {other} add to {own} is not shown"
+    for word in ("add", "take"):
+        verdict = verdict.replace(f"expression {word}", f"expression {word}s")
     return f"{verdict[0].upper()}{verdict[1:]}: {numbers}."
+
+
+def _over_targets(tables: list[pd.DataFrame | None], metric: str) -> tuple[float, float, str]:
+    """Interval over targets of the difference of two views, and words for it."""
+    of = "hit" if metric == "edges" else "significant"
+    if any(table is None for table in tables):
+        return np.nan, np.nan, ""
+    try:
+        row = tl.compare(*tables, value=of).iloc[0]  # type: ignore[arg-type]
+    except ValueError:  # fewer than five targets
+        return np.nan, np.nan, ""
+    low, high = float(row["difference_low"]), float(row["difference_high"])
+    what = "known pairs found" if metric == "edges" else "consistent targets"
+    share = f"; {what} {row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return low, high, f"{share} over {int(row['n_genes'])} targets of one screen"

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from cellfuse import pp, tl
 from cellfuse._access import context_labels, control_mask
 from cellfuse._errors import MissingKeyError, listing, missing_key
+from cellfuse._mudata import make_mudata
 from cellfuse.bench._design import Design
-from cellfuse.bench._screen import Screen, has_label, together
+from cellfuse.bench._screen import Screen, has_label
 from cellfuse.tl.fusion import Fusion
 
 __all__ = ["CORRECTIONS", "View", "correct", "halves", "views_of"]
@@ -218,7 +219,7 @@ def _targeted(cells: MuData, target_key: str) -> MuData:
         if not kept.any():
             raise ValueError(f"no cell of modality {name!r} has a target in obs[{target_key!r}].")
         parts[name] = adata if kept.all() else adata[kept].copy()
-    return together(parts)
+    return make_mudata(parts)
 
 
 def _fused(own: dict[str, AnnData], fusion: str) -> AnnData:
@@ -264,7 +265,7 @@ def halves(view: View, *, fusion: str) -> View:
             label = obs[target].astype(str)
             obs[target] = np.where(has_label(obs[target]) & ~control, label + half, label)
         parts[name] = AnnData(obs=obs, obsm={REP: adata.obsm[REP]})
-    found = views_of(together(parts), view.screen, fusion=fusion, seed=view.seed)
+    found = views_of(make_mudata(parts), view.screen, fusion=fusion, seed=view.seed)
     twin = next(other for other in found if other.name == view.name)
     if target is not None:
         control = view.controls(twin.guides)

@@ -133,13 +133,13 @@ def demo(
     choices = settings_of(data, own | {"score_threshold": score_threshold}) | training
     with verbosity(quiet):
         loading(quiet)
-        from cellfuse.bench import Settings, read_screen, run_screen
+        from cellfuse.bench import Settings, read_screen, run_settings
         from cellfuse.bench._read import read_edges
 
         if edges is not None:
             choices["edges"] = read_edges(edges)
         mdata = read_screen(data, modality=own.get("modality"))
-        run_screen(
+        run_settings(
             mdata,
             out,
             Settings(**choices),

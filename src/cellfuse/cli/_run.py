@@ -46,7 +46,8 @@ def check_writable(target: Path, option: str) -> None:
 
 def check_result(out: str, *, overwrite: bool) -> Path:
     """Refuse a folder for a result that would lose something or cannot be made."""
-    target = check_folder(out, overwrite=overwrite)
+    target = check_folder(out)
+    del overwrite  # an earlier result is taken up where it ended, or removed by the run
     check_writable(target, "--out")
     return target
 

@@ -14,6 +14,7 @@ from cellfuse.pl._accuracy import (
     retrieval,
 )
 from cellfuse.pl._activity import mean_average_precision, perturbation_magnitude
+from cellfuse.pl._benchmark import benchmark
 from cellfuse.pl._cells import cells
 from cellfuse.pl._codebook import codebook
 from cellfuse.pl._concept import concept
@@ -33,6 +34,7 @@ from cellfuse.pl._umap import umap
 __all__ = [
     "batch_predictability",
     "cells",
+    "benchmark",
     "classify_treatments",
     "codebook",
     "compare",

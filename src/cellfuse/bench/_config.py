@@ -1,0 +1,211 @@
+"""A benchmark as a TOML file: data, screen, methods, metrics; wrong keys are refused by name."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mudata import MuData
+
+from cellfuse import datasets
+from cellfuse._errors import missing_key
+from cellfuse.bench._benchmark import benchmark
+from cellfuse.bench._design import Design
+from cellfuse.bench._methods import read_methods
+from cellfuse.bench._metrics import METRICS, read_metrics
+from cellfuse.bench._read import read_edges, read_screen
+from cellfuse.bench._result import Benchmark
+
+__all__ = ["Config", "read_config"]
+
+#: Simulators by name.
+SIMULATORS = ("simulated_screen", "simulated_drugs")
+#: Tables, and what may stand beside them.
+TABLES = ("data", "screen", "methods", "metrics")
+PLAIN = (
+    "title", "about", "seeds", "correction", "against", "ceiling_of", "hold_out", "hold_out_by",
+    "n_jobs", "keep_models", "colour_key",
+)  # fmt: skip
+#: Options of metrics that name a table.
+OF_TABLES = ("edges", "pairs", "targets")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A benchmark that was read from a file.
+
+    Parameters
+    ----------
+    source
+        The MuData, or a function of the seed that makes one.
+    methods, metrics
+        As :func:`cellfuse.benchmark` takes them.
+    arguments
+        Its further arguments.
+    title, about, colour_key
+        For the report.
+    """
+
+    source: MuData | Callable[[int], MuData]
+    methods: dict[str, Any]
+    metrics: dict[str, Any]
+    arguments: dict[str, Any]
+    title: str = "Benchmark"
+    about: str = ""
+    colour_key: str | None = None
+
+    def run(self, folder: str | Path | None = None, **changes: Any) -> Benchmark:
+        """Run it, with some arguments of :func:`cellfuse.benchmark` changed."""
+        given = self.arguments | {"folder": folder} | changes
+        return benchmark(self.source, self.methods, self.metrics, **given)
+
+    def changed(self, **changes: Any) -> Config:
+        """The same with other fields."""
+        return replace(self, **changes)
+
+
+def read_config(path: str | Path) -> Config:
+    """Read a benchmark from a TOML file.
+
+    Top level: ``title``, ``about``, ``seeds``, ``correction``, ``against``, ``ceiling_of``,
+    ``hold_out``, ``hold_out_by``, ``n_jobs``, ``keep_models``, ``colour_key``. Tables:
+
+    - ``[data]``: ``file`` (``.h5mu``, or ``.h5ad`` with ``modality``; relative to the file), or
+      ``simulated = "simulated_screen"`` with its arguments; without ``seed`` among these another
+      screen is made for each seed;
+    - ``[screen]``: ``context_keys``, ``control``, ``control_key``, ``target_key``, ``batch_key``,
+      ``image_rep``, ... (a ``control`` of ``""`` takes all cells);
+    - ``[methods]`` and ``[metrics]``: names with their options, which may be empty. ``edges``,
+      ``pairs`` and ``targets`` name a table: a file, or ``"uns:key"`` of the screen.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    The configuration; ``.run(folder)`` runs it.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file, or none of those that it names.
+    KeyError
+        A key, method, metric or option that does not exist; the likely spelling is named.
+    ValueError
+        No valid TOML, or no data, methods, metrics or ``context_keys``.
+
+    Examples
+    --------
+    >>> import cellfuse.bench
+    >>> config = cellfuse.bench.read_config("table.toml")  # doctest: +SKIP
+    >>> result = config.run("results", n_jobs=2)  # doctest: +SKIP
+    """
+    file = Path(path)
+    if not file.is_file():
+        near = sorted(p.name for p in file.parent.glob("*.toml"))
+        raise FileNotFoundError(f"there is no file {str(file)!r}; its folder holds {near[:8]}.")
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(file)!r} is no valid TOML: {error}") from error
+    return config_of(content, where=file)
+
+
+def config_of(content: Mapping[str, Any], *, where: Path) -> Config:
+    """A configuration from what a file holds."""
+    name = repr(str(where))
+    for key in content:
+        if key not in (*TABLES, *PLAIN):
+            raise missing_key(key, [*TABLES, *PLAIN], what=f"the keys of {name}")
+    for table in TABLES:
+        if not content.get(table):
+            raise ValueError(f"{name} has no [{table}].")
+    screen = dict(content["screen"])
+    known = [f.name for f in fields(Design)]
+    for key in screen:
+        if key not in known:
+            raise missing_key(key, known, what=f"[screen] of {name}")
+    if "context_keys" not in screen:
+        raise ValueError(f"[screen] of {name} has no context_keys.")
+    if "control" not in screen:
+        raise ValueError(
+            f'[screen] of {name} has no control: the label of the controls, or "" for all cells.'
+        )
+    screen["control"] = screen["control"] or None
+    batch = screen.get("batch_key")
+    if isinstance(batch, Mapping):  # TOML has no null: a role without batches is left out
+        screen["batch_key"] = {"image": None, "rna": None} | dict(batch)
+    own = {
+        k: content[k] for k in PLAIN if k in content and k not in ("title", "about", "colour_key")
+    }
+    metrics = _metrics(content["metrics"], where)
+    read_metrics(metrics)  # wrong words are found before the data are read
+    _check_methods(content["methods"])
+    return Config(
+        _source(dict(content["data"]), where),
+        dict(content["methods"]),
+        metrics,
+        {**screen, **own},
+        title=str(content.get("title", "Benchmark")),
+        about=str(content.get("about", "")),
+        colour_key=content.get("colour_key"),
+    )
+
+
+def _check_methods(methods: Mapping[str, Any]) -> None:
+    """Refuse unknown models and options; obsm keys are only known once the data are read."""
+    for name, entry in methods.items():
+        keys = {entry["use_rep"]} if isinstance(entry, Mapping) and "use_rep" in entry else set()
+        if isinstance(entry, str):
+            keys.add(entry.split("@")[0])
+        if isinstance(entry, Mapping) and not ({"image", "rna"} & set(entry)):
+            read_methods({name: entry}, obsm=keys)
+
+
+def _metrics(given: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """Metrics with the tables that they name read."""
+    found = {}
+    for name, options in given.items():
+        if not isinstance(options, Mapping):
+            raise TypeError(f"[metrics] {name}: expected a table of options, such as {{}}.")
+        read = dict(options)
+        for key in OF_TABLES:
+            value = read.get(key)
+            if isinstance(value, str) and not value.startswith("uns:"):
+                read[key] = read_edges(where.parent / value)
+        found[name] = read
+    for name, options in found.items():
+        base = str(options.get("metric", name))
+        if base not in METRICS:
+            raise missing_key(base, list(METRICS), what="the metrics")
+    return found
+
+
+def _source(data: dict[str, Any], where: Path) -> MuData | Callable[[int], MuData]:
+    if "file" in data:
+        modality = data.pop("modality", None)
+        file = where.parent / str(data.pop("file"))
+        if data:
+            raise missing_key(next(iter(data)), ["file", "modality"], what="[data]")
+        return read_screen(file, modality=modality)
+    if "simulated" not in data:
+        raise ValueError(
+            f"[data] of {str(where)!r} names neither a `file` nor what is `simulated`."
+        )
+    name = str(data.pop("simulated"))
+    if name not in SIMULATORS:
+        raise missing_key(name, SIMULATORS, what="the simulators")
+    if "seed" in data:  # one screen for all seeds
+        return getattr(datasets, name)(**data)
+    return partial(simulate, simulator=name, **data)
+
+
+def simulate(seed: int, *, simulator: str, **options: Any) -> MuData:
+    """A simulated screen for a seed."""
+    return getattr(datasets, simulator)(**options, seed=seed)
