@@ -189,7 +189,7 @@ def test_a_dose_of_1_and_of_1_0_is_one_label() -> None:
 def test_labels_are_one_or_several_texts_or_numbers(given) -> None:
     assert access.label_list(given) == ["0"]
     assert access.label_list("DMSO") == ["DMSO"]
-    assert access.label_list(["DMSO", 1.0]) == ["DMSO", "1.0"]  # beside text 1.0 is text
+    assert access.label_list(["DMSO", 1.0]) == ["DMSO", "1"]  # beside text as well
     assert access.label_list([0.1, 1.0]) == ["0.1", "1"]
 
 

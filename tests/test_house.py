@@ -22,11 +22,12 @@ MAX_LINES = 600
 LAYERS = {
     "_errors": set(),
     "_files": set(),
+    "_labels": set(),
     "_mudata": set(),
     "_renamed": {"_errors"},
     "_settings": {"_errors"},
     "_console": {"_settings"},
-    "_access": {"_errors"},
+    "_access": {"_errors", "_labels"},
     "kernels": {"_errors"},
     "_batches": {"_access", "_errors", "kernels"},
     "nn": {"_errors", "kernels"},

@@ -156,10 +156,6 @@ def different_widths(mdata):
     mdata["rna"].obsm["emb"] = np.ones((3, 2))
 
 
-def different_types(mdata):
-    mdata["rna"].obs["gene"] = [1, 2, 3]
-
-
 def nan_label(mdata):
     mdata["rna"].obs["gene"] = ["A", None, "B"]
 
@@ -176,7 +172,6 @@ def no_common_group(mdata):
     ("damage", "text"),
     [
         (different_widths, r"different widths: \{'image': 1, 'rna': 2\}"),
-        (different_types, "'image': 'text', 'rna': 'integer'"),
         (nan_label, "missing .NaN. for 1 of 3"),
         (nan_value, "obsm\\['emb'\\] of modality 'rna' holds 1 NaN"),
         (no_common_group, "no group by \\['gene'\\] is in every modality"),

@@ -13,9 +13,11 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from cellfuse._errors import listing, missing_key
+from cellfuse._labels import label_codes, label_list, label_text, text_of
 
 __all__ = [
     "Data",
+    "as_json",
     "check_finite",
     "check_key",
     "constant_columns",
@@ -23,8 +25,10 @@ __all__ = [
     "control_mask",
     "forget",
     "is_mudata",
+    "label_codes",
     "label_list",
     "label_text",
+    "pair_labels",
     "modalities",
     "obs_column",
     "per_modality",
@@ -36,6 +40,7 @@ __all__ = [
     "refuse_view",
     "representation",
     "take_rows",
+    "text_of",
 ]
 
 Data: TypeAlias = AnnData | MuData
@@ -134,6 +139,11 @@ def obs_column(adata: AnnData, key: str, *, modality: str = "", missing: bool = 
     if key not in adata.obs.columns:
         raise missing_key(key, list(adata.obs.columns), what=f"obs{where(modality)}")
     column = adata.obs[key]
+    if isinstance(column, pd.DataFrame):
+        raise ValueError(
+            f"obs{where(modality)} has {column.shape[1]} columns named {key!r}; rename or drop all "
+            "but one."
+        )
     n_missing = int(column.isna().sum())
     if n_missing and not missing:
         raise ValueError(
@@ -143,35 +153,37 @@ def obs_column(adata: AnnData, key: str, *, modality: str = "", missing: bool = 
     return column
 
 
-def label_text(values: pd.Index) -> pd.Index:
-    """Write labels as text; a dose of 1 is the same whether it was stored as 1 or as 1.0."""
-    text = values.astype(str)
-    return text.str.removesuffix(".0") if pd.api.types.is_float_dtype(values.dtype) else text
+def context_labels(
+    adata: AnnData, keys: str | Iterable[str], *, modality: str = "", missing: bool = False
+) -> pd.Series:
+    """Joint label of one or several obs columns, as text (``"a | b"`` for several).
 
-
-def label_list(labels: object) -> list[str]:
-    """Labels that a user gave, one or several, as text; a number stands for its text."""
-    several = isinstance(labels, Iterable) and not isinstance(labels, str)
-    return label_text(pd.Index(list(labels) if several else [labels])).tolist()  # type: ignore[call-overload]
-
-
-def _as_text(column: pd.Series) -> pd.Series:
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        values = column.cat.categories
-        return pd.Series(label_text(values).to_numpy()[column.cat.codes], index=column.index)
-    return pd.Series(label_text(pd.Index(column)).to_numpy(), index=column.index)
-
-
-def context_labels(adata: AnnData, keys: str | list[str], *, modality: str = "") -> pd.Series:
-    """Joint label of one or several obs columns, as strings (``"a | b"`` for several)."""
+    With `missing` a row without a label gets None; else it is an error.
+    """
     names = [keys] if isinstance(keys, str) else list(keys)
     if not names:
         raise ValueError("no obs column was named to group by.")
-    columns = [_as_text(obs_column(adata, name, modality=modality)) for name in names]
-    joint = columns[0].astype(object)
+    columns = []
+    for name in names:
+        column = obs_column(adata, name, modality=modality, missing=missing)
+        try:
+            columns.append(pd.Series(label_text(column), index=column.index, dtype=object))
+        except TypeError as error:
+            raise TypeError(f"obs[{name!r}]{where(modality)} holds no labels: {error}.") from error
+    joint = columns[0]
     for column in columns[1:]:
-        joint = joint + " | " + column.astype(object)
+        known = joint.notna() & column.notna()
+        joint = (joint + " | " + column).where(known, None) if missing else joint + " | " + column
     return joint
+
+
+def pair_labels(
+    pairs: pd.DataFrame, columns: tuple[str, ...] = ("source", "target")
+) -> pd.DataFrame:
+    """Columns of a table of pairs as text, None where one is missing, in a frame of their own."""
+    return pd.DataFrame(
+        {name: np.asarray(label_text(pairs[name])) for name in columns}, index=pairs.index
+    )
 
 
 def representation(adata: AnnData, use_rep: str | None, *, modality: str = "") -> Any:
@@ -229,18 +241,13 @@ def check_finite(array: Any, name: str) -> None:
 
 
 def control_mask(
-    adata: AnnData, control_key: str, control: str | list[str], *, modality: str = ""
+    adata: AnnData, control_key: str, control: object, *, modality: str = ""
 ) -> np.ndarray:
     """Boolean mask of the control cells; an absent label is an error that shows the likely one."""
-    column = obs_column(adata, control_key, modality=modality, missing=True)
-    known = column.notna().to_numpy()
-    text = np.full(len(column), None, dtype=object)  # a missing label is no control
-    text[known] = _as_text(column[known]).to_numpy()
-    present = sorted(set(text[known]))
-    # A control may be labelled by a number: 0, 0.0 and their texts are one label.
-    labels = [
-        label if label in present else label.removesuffix(".0") for label in label_list(control)
-    ]
+    # A missing label is no control.
+    text = context_labels(adata, control_key, modality=modality, missing=True)
+    present = sorted(text.dropna().unique())
+    labels = label_list(control)
     for label in labels:
         if label not in present:
             raise missing_key(
@@ -249,10 +256,23 @@ def control_mask(
                 what=f"obs[{control_key!r}]{where(modality)}",
                 fix="Give `control` the label of the control cells, or None to use all cells.",
             )
-    return np.isin(text, labels)
+    return text.isin(labels).to_numpy(copy=True)
 
 
 # -- provenance: what was done to which key -------------------------------------------------------
+
+
+def as_json(value: Any) -> str:
+    """Arguments as JSON: labels and numbers as a user has them, arrays and sets among them."""
+    return json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=str)
+    if hasattr(value, "tolist"):  # numpy's scalars and arrays, pandas' columns
+        return value.tolist()
+    return str(value)
 
 
 def _stored(adata: AnnData, key: str | None) -> Any:
@@ -300,7 +320,7 @@ def record(
     verbs.pop(verb, None)  # the dict keeps the order in which the verbs were last run
     verbs[verb] = dict(params)
     notes = adata.uns.setdefault(PROVENANCE, {}).setdefault("written", {})
-    notes[_slot(key)] = json.dumps({"verbs": verbs, "rows": _witness(adata, array)}, default=str)
+    notes[_slot(key)] = as_json({"verbs": verbs, "rows": _witness(adata, array)})
 
 
 def recorded(adata: AnnData, key: str | None) -> dict[str, Any]:
@@ -341,7 +361,7 @@ def refuse_twice(
     """
     past = recorded(adata, key)
     if verb in past and not overwrite:
-        if other is not None and past[verb] != json.loads(json.dumps(dict(other), default=str)):
+        if other is not None and past[verb] != json.loads(as_json(dict(other))):
             return
         name = "X" if key in (None, "X") else f"obsm[{key!r}]"
         raise ValueError(
@@ -369,8 +389,14 @@ def constant_columns(
     group = codes[inside]
     first = np.empty(n_groups, dtype=np.intp)
     first[group[::-1]] = inside[::-1]
+    # Two columns of one name, and lists, say nothing that a group could be labelled by.
+    names = list(obs.columns[~obs.columns.duplicated(keep=False)])
     constant = {}
-    for name in obs.columns:
-        value = pd.factorize(obs[name])[0]
-        constant[str(name)] = bool(np.all(value[inside] == value[first][group]))
-    return obs.iloc[first][[name for name in obs.columns if constant[str(name)]]], constant
+    for name in names:
+        try:
+            value = pd.factorize(obs[name])[0]
+        except TypeError:
+            constant[str(name)] = False
+        else:
+            constant[str(name)] = bool(np.all(value[inside] == value[first][group]))
+    return obs.iloc[first][[name for name in names if constant[str(name)]]], constant

@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import PROVENANCE, label_text, obs_column, where
+from cellfuse._access import PROVENANCE, label_codes, obs_column, where
 from cellfuse._errors import listing, missing_key
 
 __all__ = ["Contexts", "Members"]
@@ -138,7 +138,6 @@ class Contexts:
 
     @classmethod
     def _columns(cls, adatas: Mapping[str, AnnData], keys: list[str]) -> Contexts:
-        _check_same_type(adatas, keys)
         joint = np.zeros(sum(a.n_obs for a in adatas.values()), np.int64)
         labels = []
         for key in keys:
@@ -335,23 +334,12 @@ class Contexts:
             logger.info("%d contexts shared by all modalities; %s.", int(shared.sum()), only)
 
 
-def _values(column: pd.Series) -> pd.Series | pd.Index:
-    return column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
-
-
 def _label_codes(columns: list[pd.Series]) -> tuple[Ints, NDArray[np.object_]]:
     """Number the labels of one key over all modalities; as many strings as labels, not as cells."""
-    parts = []
-    for column in columns:
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            codes, values = column.cat.codes.to_numpy(), column.cat.categories
-        else:
-            codes, values = pd.factorize(column)
-        text = label_text(pd.Index(values))
-        parts.append((codes, text))
-    names = np.unique(np.concatenate([text.to_numpy(dtype=object) for _, text in parts]))
+    parts = [label_codes(column) for column in columns]
+    names = np.unique(np.concatenate([found for _, found in parts]))
     index = pd.Index(names)
-    joint = [index.get_indexer(text)[codes] for codes, text in parts]
+    joint = [index.get_indexer(pd.Index(found))[codes] for codes, found in parts]
     return np.concatenate(joint).astype(np.int64), names
 
 
@@ -362,18 +350,3 @@ def _ranks(codes: Ints, n_codes: int) -> tuple[Ints, Ints]:
         return found, position.astype(np.int64)
     occurs = np.bincount(codes, minlength=n_codes) > 0
     return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[codes]
-
-
-def _check_same_type(adatas: Mapping[str, AnnData], keys: list[str]) -> None:
-    """The same label read as a number here and as text there would never match."""
-    for key in keys:
-        kinds = {}
-        for name, adata in adatas.items():
-            dtype = _values(obs_column(adata, key, modality=name)).dtype
-            kinds[name] = "numbers" if pd.api.types.is_numeric_dtype(dtype) else "text"
-        if len(set(kinds.values())) > 1:
-            found = ", ".join(f"{kind} in {name!r}" for name, kind in kinds.items())
-            raise ValueError(
-                f"obs[{key!r}] holds {found}. Make them alike, such as "
-                f"`adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)`."
-            )

@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
+from cellfuse._access import context_labels
 from cellfuse._errors import listing
 from cellfuse._mudata import columns_stay, make_mudata
 from cellfuse.datasets._fetch import Remote, locate, path_needed
@@ -77,7 +78,7 @@ def papalexi_eccite(*, path: str | Path | None = None, checksum: str | None = No
             f"scPerturb's 'guide_id', but {listing(cells.obs.columns)}."
         )
     # A cell without a guide has no gene either: missing, and not a perturbation called "nan".
-    guide = cells.obs["guide_id"].astype(object)
+    guide = context_labels(cells, "guide_id", missing=True)
     gene = guide.str.replace(r"g\d+$", "", regex=True)
     cells.obs["guide"] = guide
     cells.obs["gene"] = gene.where(~gene.isin(["NT", "control"]), "non-targeting")

@@ -11,7 +11,15 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from cellfuse._access import context_labels, control_mask, obs_column, per_modality, where
+from cellfuse._access import (
+    check_key,
+    context_labels,
+    control_mask,
+    obs_column,
+    per_modality,
+    text_of,
+    where,
+)
 from cellfuse._errors import listing
 from cellfuse._mudata import make_mudata
 
@@ -234,6 +242,8 @@ def _add_common(
     """Give every modality the context columns under one name."""
     own = {m: _as_list(per_modality(context_keys, m, name="context_keys")) for m in adatas}
     common = _as_list(next(iter(own.values())) if key_added is None else key_added)
+    for name in common:
+        check_key(name)
     for modality, keys in own.items():
         if len(keys) != len(common) or not keys:
             raise ValueError(
@@ -279,7 +289,7 @@ def _changes(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _plain(label: object, ignore_case: bool) -> str:
-    text = " ".join(str(label).split())
+    text = " ".join(text_of(label).split())
     return text.casefold() if ignore_case else text
 
 

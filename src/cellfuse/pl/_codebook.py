@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from cellfuse._access import obs_column, profiles_only
+from cellfuse._access import context_labels, profiles_only
 from cellfuse._errors import missing_key
 from cellfuse.pl._drawn import drawn
 from cellfuse.pl._figure import GREY, FigSize, Save, finish, legend_beside, panels
@@ -83,7 +83,7 @@ def codebook(
         raise missing_key("pairs", list(book.uns), what="uns", fix="Pass `model.codebook`.")
     if n_pairs < 0:
         raise ValueError(f"n_pairs={n_pairs}: expected 0 or more.")
-    groups = None if color is None else obs_column(book, color).astype(str)
+    groups = None if color is None else context_labels(book, color)
     axes = panels(ax, 2, (4.6, 4.2), figsize)
     pairs = book.uns["pairs"]
     there = pairs[["source", "target"]].isin(book.obs_names).all(axis=1)  # of a part of the drugs

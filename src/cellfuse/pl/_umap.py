@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from cellfuse._access import Data, label_text, modalities, obs_column
@@ -156,7 +155,7 @@ def _labels(mods: Mapping, rows: Mapping[str, NDArray], key: str) -> NDArray:
             parts.append(np.full(len(rows[name]), "", dtype=object))
             continue
         column = obs_column(mod, key, modality=name, missing=True)
-        parts.append(label_text(pd.Index(column)).to_numpy(object)[rows[name]])
+        parts.append(label_text(column).fillna("").to_numpy(object)[rows[name]])
     return np.concatenate(parts)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from anndata import AnnData
 
-from cellfuse._access import is_mudata, refuse_view
+from cellfuse._access import check_key, is_mudata, refuse_view
 from cellfuse._errors import listing
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def check_target(data: object, key_added: str, *, verb: str, overwrite: bool) ->
         )
     assert isinstance(data, AnnData)
     refuse_view(data)
+    check_key(key_added)
     if data.n_obs == 0:
         raise ValueError("the AnnData has no cells.")
     if key_added in data.obsm and not overwrite:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cellfuse._access import (
     Data,
     check_finite,
+    check_key,
     modalities,
     per_modality,
     record,
@@ -67,6 +68,8 @@ def open_matrices(
 
     With `params`, those that will be noted, a second run that differs may go to another key.
     """
+    if key_added is not None:
+        check_key(key_added)
     mods = modalities(data)
     return [
         _open(

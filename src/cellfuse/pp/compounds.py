@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import obs_column, record
+from cellfuse._access import check_key, obs_column, record
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.fingerprints import Kind, check_fingerprint, smiles_fingerprints
 from cellfuse.pp._embed import check_target
@@ -97,7 +97,7 @@ def fingerprints(
             f"{listing(get_args(Invalid))}; found {kind!r} and {invalid!r}."
         )
     check_fingerprint(kind, n_bits)
-    key = f"X_{kind}" if key_added is None else key_added
+    key = f"X_{kind}" if key_added is None else check_key(key_added)
     if isinstance(data, pd.DataFrame):
         if smiles_key not in data.columns:
             raise missing_key(smiles_key, list(data.columns), what="the columns of the data frame")

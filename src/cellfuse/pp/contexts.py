@@ -14,10 +14,11 @@ from scipy import sparse
 from cellfuse._access import (
     PROVENANCE,
     Data,
+    check_key,
     context_labels,
     is_mudata,
     modalities,
-    obs_column,
+    pair_labels,
     per_modality,
     refuse_view,
     where,
@@ -167,6 +168,7 @@ def map_contexts(
     for column in (source, target):
         if column not in table.columns:
             raise missing_key(column, list(table.columns), what="the columns of `table`")
+    check_key(key_added)
     mods = modalities(data)
     labels = {}
     for modality, adata in mods.items():
@@ -176,10 +178,10 @@ def map_contexts(
                 f"obsm[{key_added!r}]{where(modality)} exists; choose another `key_added`, or "
                 "pass `overwrite=True`."
             )
-        labels[modality] = obs_column(adata, by, modality=modality, missing=True).astype(object)
-    topics, members = _memberships(labels, table[[source, target]].dropna().astype(str))
+        labels[modality] = context_labels(adata, by, modality=modality, missing=True)
+    topics, members = _memberships(labels, pair_labels(table, (source, target)).dropna())
     if not topics:
-        here = pd.unique(pd.concat(labels.values()).dropna().astype(str))
+        here = pd.unique(pd.concat(labels.values()).dropna())
         raise ValueError(
             f"no gene of the table's {source!r} is in obs[{by!r}]: the table has "
             f"{listing(table[source].unique(), 3)}, the cells have {listing(here, 3)}. Are they "
@@ -202,8 +204,7 @@ def _memberships(
 ) -> tuple[list[str], dict[str, sparse.csr_matrix]]:
     table = table.drop_duplicates()
     table.columns = pd.Index(["source", "target"])
-    named = {m: column.map(str, na_action="ignore") for m, column in labels.items()}
-    here = pd.unique(pd.concat(named.values()).dropna())
+    here = pd.unique(pd.concat(labels.values()).dropna())
     table = table[table["source"].isin(here)]
     topic, topics = pd.factorize(table["target"], sort=True)
     gene, genes = pd.factorize(table["source"], sort=True)
@@ -211,7 +212,7 @@ def _memberships(
     by_gene = sparse.csr_matrix(
         (np.ones(len(table), dtype=np.uint8), (gene, topic)), shape=(len(genes) + 1, len(topics))
     )
-    rows = {m: pd.Index(genes).get_indexer(column) for m, column in named.items()}
+    rows = {m: pd.Index(genes).get_indexer(column) for m, column in labels.items()}
     return list(topics), {m: by_gene[np.where(r < 0, len(genes), r)] for m, r in rows.items()}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 
 from cellfuse._access import (
     Data,
+    as_json,
+    check_key,
     context_labels,
     control_mask,
     modalities,
@@ -166,6 +167,7 @@ def select_features(
     ['correlation_threshold', 'variance_threshold', '', '']
     """
     chosen = _check_operations(operations)
+    check_key(key_added)
     if "noise_removal" in chosen and (noise_by is None or noise_cutoff is None):
         raise ValueError(
             "'noise_removal' needs `noise_by`, the obs column of the perturbation, and "
@@ -203,7 +205,7 @@ def select_features(
     for modality, adata in modalities(data).items():
         adata.var[key_added] = found[modality] == ""
         adata.var[f"{key_added}_out"] = found[modality].astype(object)
-        adata.uns["select_features"] = {"params": json.dumps(params)}
+        adata.uns["select_features"] = {"params": as_json(params)}
         logger.info(
             "select_features%s: %d of %d features are kept.",
             where(modality),

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from cellfuse._access import Data, check_finite, modalities, representation, where
+from cellfuse._access import Data, check_finite, check_key, modalities, representation, where
 from cellfuse._errors import listing, missing_key
 
 __all__ = ["activations_of", "chosen_concepts", "keep_table", "kept_table"]
@@ -69,7 +69,7 @@ def chosen_concepts(
 
 def keep_table(data: Data, key: str, tables: Mapping[str, Any], params: Mapping[str, Any]) -> None:
     """Note tables and parameters in ``.uns[key]``, in forms that a file can hold."""
-    data.uns[key] = {
+    data.uns[check_key(key)] = {
         **{
             name: table.copy() if isinstance(table, pd.DataFrame) else table
             for name, table in tables.items()

@@ -25,7 +25,7 @@ def folds(
     """Samples of training, validation and each test set, for every fold."""
     found = sorted(set(split))
     learn, check = label_list(train), label_list(val)
-    turns = label_list(cross_validate or [])
+    turns = label_list(cross_validate or [], name="cross_validate")
     named = None if test is None else _named(test, found, split_key)
     for label in turns or [*learn, *check]:
         if label not in found:

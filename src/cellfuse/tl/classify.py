@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -12,6 +11,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from cellfuse._access import (
+    as_json,
     check_key,
     context_labels,
     is_mudata,
@@ -222,10 +222,10 @@ def classify_treatments(
         "params": {
             "by": by,
             "split_key": split_key,
-            "control": json.dumps(controls),
+            "control": as_json(controls),
             "examples": examples,
             "n_cells": n_cells or "all",
-            "test": json.dumps(dict(test or {})),
+            "test": as_json(dict(test or {})),
             "seeds": [int(seed) for seed in seeds],
             "n_draws": n_draws,
         },

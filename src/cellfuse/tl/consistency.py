@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any
 
@@ -12,7 +11,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
-from cellfuse._access import check_key, context_labels, label_list, profiles_only
+from cellfuse._access import as_json, check_key, context_labels, label_list, profiles_only
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.nulls import empirical_pvalue
 from cellfuse.tl._labels import by_name, control_rows, several_labels
@@ -143,9 +142,9 @@ def perturbation_consistency(
     }
     table.attrs.update(figures)
     params: dict[str, Any] = {
-        "by": json.dumps(by),
-        "control": json.dumps(control),
-        "null_labels": json.dumps(null_labels),
+        "by": as_json(by),
+        "control": as_json(control),
+        "null_labels": as_json(null_labels),
         "sep": sep or "",
         "n_null": n_null,
         "alpha": alpha,
@@ -166,7 +165,7 @@ def perturbation_consistency(
 
 def _against(table: pd.DataFrame, null_labels: str | list[str], alpha: float) -> pd.DataFrame:
     """The perturbations other than the null ones, tested against those."""
-    names = list(dict.fromkeys(label_list(null_labels)))
+    names = list(dict.fromkeys(label_list(null_labels, name="null_labels")))
     for name in names:
         if name not in table.index:
             raise missing_key(name, table.index.tolist(), what="the perturbations")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,15 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_key, label_text, obs_column, per_side, profiles_only
+from cellfuse._access import (
+    as_json,
+    check_key,
+    context_labels,
+    label_text,
+    pair_labels,
+    per_side,
+    profiles_only,
+)
 from cellfuse._errors import listing, missing_key
 from cellfuse._renamed import renamed
 from cellfuse.tl._intervals import crossed_intervals, mean_present
@@ -171,7 +178,7 @@ def target_discovery(
             "k": k,
             "dose_key": dose_key or "",
             "use_rep": [rep or "X" for rep in reps],
-            "control": json.dumps(control),
+            "control": as_json(control),
             "negatives": negatives,
             "n_boot": n_boot,
             "seed": seed,
@@ -200,7 +207,7 @@ def _doses(compounds: AnnData, dose_key: str | None) -> NDArray:
     """Doses as numbers where all of them are, otherwise as text."""
     if dose_key is None:
         return np.zeros(compounds.n_obs)
-    text = obs_column(compounds, dose_key).astype(str)
+    text = context_labels(compounds, dose_key)
     numbers = pd.to_numeric(text, errors="coerce")
     return text.to_numpy(str) if numbers.isna().any() else numbers.to_numpy(float)
 
@@ -208,7 +215,7 @@ def _doses(compounds: AnnData, dose_key: str | None) -> NDArray:
 def _names(adata: AnnData, key: str | None) -> NDArray:
     if key is None:
         return adata.obs_names.to_numpy(str)
-    return obs_column(adata, key).astype(str).to_numpy(str)
+    return context_labels(adata, key).to_numpy(str)
 
 
 def _task(
@@ -236,7 +243,7 @@ def _task(
             "per gene with `cf.tl.aggregate`."
         )
     _refuse_double(compound_names, doses)
-    pairs = targets[["source", "target"]].dropna().astype(str).drop_duplicates()
+    pairs = pair_labels(targets).dropna().drop_duplicates()
     pairs = pairs[pairs["source"].isin(compound_names) & pairs["target"].isin(gene_names)]
     if pairs.empty:
         raise ValueError(

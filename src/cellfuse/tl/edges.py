@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_key, obs_column, profiles_only
+from cellfuse._access import as_json, check_key, context_labels, pair_labels, profiles_only
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.bootstrap import draw_nodes, interval
 from cellfuse.kernels.quantiles import count_at_least
@@ -153,14 +152,14 @@ def edge_classification(
     network = _network(edges, score_threshold)
     names = genes.obs_names.to_numpy(str)
     if gene_key is not None:
-        names = obs_column(genes, gene_key).astype(str).to_numpy(str)
+        names = context_labels(genes, gene_key).to_numpy(str)
     kept = np.ones(genes.n_obs, dtype=bool)
     if control is not None:
         kept &= ~control_rows(names, control)
     if background_key is None:
         groups = {"all": np.flatnonzero(kept)}
     else:
-        background = obs_column(genes, background_key).astype(str)
+        background = context_labels(genes, background_key)
         groups = {b: np.flatnonzero(kept & (background == b)) for b in sorted(background.unique())}
     scored = {}
     for name, rows in groups.items():
@@ -179,7 +178,7 @@ def edge_classification(
     params: dict[str, Any] = {
         "score_threshold": score_threshold,
         "fpr": fpr,
-        "control": json.dumps(control),
+        "control": as_json(control),
         "use_rep": source_name(use_rep, use_sim) if use_sim else use_rep or "X",
         "gene_key": gene_key or "obs_names",
         "n_boot": n_boot,
@@ -225,8 +224,9 @@ def _network(edges: pd.DataFrame, score_threshold: float) -> _Network:
                 f"{np.fmax.reduce(score):g} and {int(np.isnan(score).sum())} missing. STRING's "
                 "own files hold 0 to 1000: divide by 1000."
             )
-    ends = pd.concat([edges["source"], edges["target"]]).astype(str)
-    proper = np.tile(edges["source"].astype(str).to_numpy() != ends[len(edges) :].to_numpy(), 2)
+    pairs = pair_labels(edges)
+    ends = pd.concat([pairs["source"], pairs["target"]])
+    proper = np.tile((pairs["source"] != pairs["target"]).to_numpy(), 2)
     codes, genes = pd.factorize(ends[proper], sort=True)
     if not len(genes):
         raise ValueError("`edges` holds no pair of two different genes.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any
 
@@ -13,7 +12,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import false_discovery_control
 
-from cellfuse._access import check_key, control_mask, obs_column, profiles_only
+from cellfuse._access import (
+    as_json,
+    check_key,
+    context_labels,
+    control_mask,
+    obs_column,
+    profiles_only,
+)
 from cellfuse._errors import listing
 from cellfuse.kernels.cosine import mean_pairwise_cosine, mean_within
 from cellfuse.kernels.nulls import empirical_pvalue, null_similarity
@@ -118,7 +124,7 @@ def guide_consistency(
     guides = profiles_only(guides)
     check_key(key_added)
     check_level(alpha)
-    targets = obs_column(guides, target_key, missing=control is not None).astype(str).to_numpy()
+    targets = context_labels(guides, target_key, missing=control is not None).to_numpy(object)
     kept = np.ones(guides.n_obs, dtype=bool)
     if control is not None:
         kept &= ~control_mask(guides, target_key, control)
@@ -127,7 +133,7 @@ def guide_consistency(
     if background_key is None:
         groups = {"": np.flatnonzero(kept)}
     else:
-        background = obs_column(guides, background_key).astype(str)
+        background = context_labels(guides, background_key)
         groups = {b: np.flatnonzero(kept & (background == b)) for b in sorted(background.unique())}
     n_null = null_sets(n_null, len(np.unique(targets[kept])), alpha)
     streams = np.random.SeedSequence(seed).spawn(len(groups))
@@ -148,7 +154,7 @@ def guide_consistency(
     table.attrs.update(figures)
     params: dict[str, Any] = {
         "target_key": target_key,
-        "control": json.dumps(control),
+        "control": as_json(control),
         "n_null": n_null,
         "alpha": alpha,
         "use_rep": source_name(use_rep, use_sim) if use_sim else use_rep or "X",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any
 
@@ -14,9 +13,11 @@ from scipy import sparse
 from scipy.stats import false_discovery_control
 
 from cellfuse._access import (
+    as_json,
     check_finite,
     check_key,
     context_labels,
+    label_list,
     profiles_only,
     representation,
 )
@@ -127,7 +128,7 @@ def perturbation_magnitude(
     check_finite(values, source_name(use_rep, None))
     values = sparse.csr_array(values) if sparse.issparse(values) else np.asarray(values)
     labels = context_labels(adata, by).to_numpy(str)
-    if control is None or not len(np.atleast_1d(control)):
+    if control is None or not label_list(control):
         raise ValueError(f"control={control!r}: the distance is one to controls; name their label.")
     is_control = control_rows(labels, control)
     batch = np.zeros(len(labels), dtype=np.intp)
@@ -157,9 +158,9 @@ def perturbation_magnitude(
     }
     table.attrs.update(figures)
     params: dict[str, Any] = {
-        "by": json.dumps(by),
-        "control": json.dumps(control),
-        "batch_key": json.dumps(batch_key),
+        "by": as_json(by),
+        "control": as_json(control),
+        "batch_key": as_json(batch_key),
         "min_replicates": min_replicates,
         "max_rows": max_rows,
         "n_null": n_null,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import false_discovery_control
 
-from cellfuse._access import check_key, context_labels, control_mask, profiles_only
+from cellfuse._access import as_json, check_key, context_labels, control_mask, profiles_only
 from cellfuse._errors import listing
 from cellfuse._renamed import renamed
 from cellfuse.kernels.groups import group_rows
@@ -213,11 +212,11 @@ def mean_average_precision(
     }
     table.attrs.update(figures)
     params: dict[str, Any] = {
-        "by": json.dumps(by),
-        "negatives_by": json.dumps(negatives_by),
-        "control": json.dumps(control),
-        "control_key": json.dumps(control_key),
-        "positives_across": json.dumps(positives_across),
+        "by": as_json(by),
+        "negatives_by": as_json(negatives_by),
+        "control": as_json(control),
+        "control_key": as_json(control_key),
+        "positives_across": as_json(positives_across),
         "use_rep": source_name(use_rep, use_sim),
         "sep": sep or "",
         "null": null,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Mapping
@@ -13,14 +12,13 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from cellfuse._access import (
     Data,
+    as_json,
     check_finite,
     constant_columns,
     context_labels,
-    obs_column,
     per_modality,
     representation,
     take_rows,
@@ -134,7 +132,7 @@ def aggregate(
     values = {
         m: _values(adata, per_modality(use_rep, m, name="use_rep"), m) for m, adata in mods.items()
     }
-    _check_alike(mods, values, columns)
+    _check_widths(values)
     parts = {
         m: _profiles(
             adata,
@@ -159,7 +157,7 @@ def aggregate(
         "modalities": modalities,
         "sep": sep,
     }
-    profiles.uns["aggregate"] = {"params": json.dumps(params)}
+    profiles.uns["aggregate"] = {"params": as_json(params)}
     logger.info("aggregate: %d profiles by %s.", profiles.n_obs, " and ".join(columns))
     if n_partial and modalities == "all":
         warnings.warn(
@@ -179,10 +177,8 @@ def _values(adata: AnnData, use_rep: str | None, modality: str) -> Any:
     return values
 
 
-def _check_alike(
-    mods: Mapping[str, AnnData], values: Mapping[str, Any], columns: list[str]
-) -> None:
-    """Refuse modalities whose profiles cannot be averaged or whose labels cannot meet."""
+def _check_widths(values: Mapping[str, Any]) -> None:
+    """Refuse modalities whose profiles cannot be averaged."""
     widths = {m: int(v.shape[1]) for m, v in values.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(
@@ -190,22 +186,6 @@ def _check_alike(
             "which needs one shared space; give such a `use_rep`, or aggregate one modality at a "
             "time (`aggregate(mdata['image'], ...)`) and concatenate."
         )
-    for column in columns:
-        kinds = {m: _kind(obs_column(a, column, modality=m)) for m, a in mods.items()}
-        if len(set(kinds.values())) > 1:
-            raise ValueError(
-                f"obs[{column!r}] has different types in the modalities: {kinds}. The same label "
-                f"would not match; convert both (`adata.obs[{column!r}].astype(str)`)."
-            )
-
-
-def _kind(column: pd.Series) -> str:
-    dtype = column.cat.categories.dtype if hasattr(column, "cat") else column.dtype
-    if is_bool_dtype(dtype):
-        return "bool"
-    if is_numeric_dtype(dtype):
-        return "integer" if getattr(dtype, "kind", "i") in "iu" else "float"
-    return "text"
 
 
 def _profiles(

@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_key, obs_column, profiles_only
+from cellfuse._access import check_key, context_labels, pair_labels, profiles_only
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.bootstrap import draw_nodes, interval, pair_means
 from cellfuse.kernels.quantiles import N_PILOT, count_at_least, count_at_most, order_statistics
@@ -166,9 +166,9 @@ def _tables(pairs: object) -> dict[str, pd.DataFrame]:
 def _map_names(
     profiles: AnnData, gene_key: str | None, control: str | list[str] | None
 ) -> tuple[pd.Index, NDArray]:
-    names = (
-        profiles.obs_names if gene_key is None else pd.Index(obs_column(profiles, gene_key))
-    ).astype(str)
+    names = profiles.obs_names.astype(str)
+    if gene_key is not None:
+        names = pd.Index(context_labels(profiles, gene_key))
     rows = np.arange(len(names))
     if control is not None:
         rows = np.flatnonzero(~control_rows(names.to_numpy(str), control))
@@ -191,16 +191,15 @@ def _ends(pairs: pd.DataFrame, names: pd.Index, table: str) -> tuple[NDArray, ND
     for column in ("source", "target"):
         if column not in pairs.columns:
             raise missing_key(column, list(pairs.columns), what=f"the columns of {table!r}")
-    ends = np.stack(
-        [names.get_indexer(pd.Index(pairs[c].astype(str))) for c in ("source", "target")]
-    )
+    labels = pair_labels(pairs)
+    ends = np.stack([names.get_indexer(pd.Index(labels[c])) for c in ("source", "target")])
     inside = (ends >= 0).all(axis=0) & (ends[0] != ends[1])
     low, high = np.sort(ends[:, inside], axis=0)
     both = np.unique(low.astype(np.int64) * len(names) + high)
     if not both.size:
         raise ValueError(
             f"no pair of {table!r} joins two of the {len(names)} profiles: its names are like "
-            f"{listing(pairs['source'].astype(str).unique(), 3)}, the profiles' like "
+            f"{listing(labels['source'].dropna().unique(), 3)}, the profiles' like "
             f"{listing(names, 3)}."
         )
     first, second = np.divmod(both, len(names))

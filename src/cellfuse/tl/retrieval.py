@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -12,6 +11,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse._access import (
+    as_json,
     check_finite,
     check_key,
     context_labels,
@@ -144,7 +144,7 @@ def retrieval(
     if per_query:
         return pd.concat(queries)
     table = _summary(queries, [len(codes[1]), len(codes[0])], ks, n_boot, seed)
-    params = {"by": json.dumps(by), "use_rep": [rep or "X" for rep in reps], "k": ks}
+    params = {"by": as_json(by), "use_rep": [rep or "X" for rep in reps], "k": ks}
     a.uns[key_added] = {
         "table": table.reset_index(),
         "params": {**params, "n_boot": n_boot, "seed": seed},

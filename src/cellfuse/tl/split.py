@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 
 from cellfuse._access import (
     Data,
+    as_json,
+    check_key,
     context_labels,
     label_list,
     modalities,
@@ -101,6 +102,7 @@ def split(
     {'train': 6, 'test': 4}
     """
     shares = _checked_sizes(SIZES if sizes is None else sizes)
+    check_key(key_added)
     mods = modalities(adata)
     for name, mod in mods.items():
         refuse_view(mod, modality=name)
@@ -131,7 +133,7 @@ def split(
     for name, mod in mods.items():
         for columns in [apart] if isinstance(apart, str) else apart:
             _check_apart(mod, columns, parts[name], name)
-    note = json.dumps(
+    note = as_json(
         {"by": by, "stratify": stratify, "sizes": shares, "control": control, "seed": seed}
     )
     for name, mod in mods.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from numbers import Real
@@ -13,7 +12,15 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_key, control_mask, obs_column, profiles_only
+from cellfuse._access import (
+    as_json,
+    check_key,
+    context_labels,
+    control_mask,
+    label_list,
+    obs_column,
+    profiles_only,
+)
 from cellfuse._errors import listing, missing_key
 from cellfuse._renamed import renamed
 from cellfuse.kernels.bootstrap import draw_nodes, interval
@@ -245,10 +252,11 @@ def knn_accuracy(
     everyone = np.arange(len(profiles.rows))
     asked, known = everyone, everyone
     if split_key is not None:
-        split = obs_column(adata, split_key, missing=True).astype(str).to_numpy()[profiles.rows]
+        split = context_labels(adata, split_key, missing=True).to_numpy(object)[profiles.rows]
+        train, test = label_list(train, name="train")[0], label_list(test, name="test")[0]
         for label in (train, test):
             if label not in split:
-                raise missing_key(label, sorted(set(split)), what=f"obs[{split_key!r}]")
+                raise missing_key(label, sorted(set(split) - {None}), what=f"obs[{split_key!r}]")
         asked, known = np.flatnonzero(split == test), np.flatnonzero(split == train)
     n_known = len(np.unique(profiles.codes[known]))
     if n_known < 2:
@@ -340,7 +348,7 @@ def _read(
     control: str | list[str] | None,
     group_key: str | list[str] | None,
 ) -> Profiles:
-    labels = obs_column(adata, by, missing=control is not None)
+    labels = context_labels(adata, by, missing=control is not None)
     kept = np.ones(adata.n_obs, bool)
     if control is not None:
         kept &= ~control_mask(adata, by, control)
@@ -348,7 +356,7 @@ def _read(
     rows = np.flatnonzero(kept)
     if not len(rows):
         raise ValueError(f"no profile is left: all of {adata.n_obs} are controls.")
-    codes, classes = pd.factorize(labels.astype(str).to_numpy()[rows], sort=True)
+    codes, classes = pd.factorize(labels.to_numpy(object)[rows], sort=True)
     order = np.lexsort((adata.obs_names.to_numpy(str)[rows], codes))
     rows, codes = rows[order], codes[order]
     units = unit_profiles(adata, use_rep, rows)
@@ -360,7 +368,7 @@ def _read(
         rows, codes, units = rows[order], codes[order], units[order]
     keys = [group_key] if isinstance(group_key, str) else group_key or []
     groups = tuple(
-        pd.factorize(obs_column(adata, key).astype(str).to_numpy()[rows])[0] for key in keys
+        pd.factorize(context_labels(adata, key).to_numpy(object)[rows])[0] for key in keys
     )
     return Profiles(rows, units, codes, np.asarray(classes), groups)
 
@@ -375,8 +383,8 @@ def _params(
     return {
         "use_rep": use_rep or "X",
         "by": by,
-        "control": json.dumps(control),
-        "group_key": json.dumps(group_key),
+        "control": as_json(control),
+        "group_key": as_json(group_key),
         "seed": seed,
     }
 
