@@ -43,7 +43,7 @@ class Settings:
     edges
         Known pairs of targets: a data frame with ``source``, ``target`` and optionally ``score``.
     score_threshold
-        Score above which an edge counts as known (0.95 in the paper); without scores all do.
+        Score above which an edge counts as known (0.95 is this library's); without scores all do.
     colour_key
         obs column that colours the UMAP beside the modality; None is `target_key`.
     drop_missing

@@ -67,7 +67,8 @@ class PETRI(DocumentModel):
     adata
         MuData on which :meth:`setup_mudata` was called.
     preset
-        ``"small"`` (two CPU cores) or ``"base"`` (the paper: 259 M parameters).
+        ``"small"`` (two CPU cores) or ``"base"`` (the paper's sizes: 256.3 M parameters with its
+        18,082 genes; the paper counts 259).
     set_size
         Cells of each modality in a document, 16 (paper).
     crop

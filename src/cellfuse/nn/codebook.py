@@ -19,7 +19,7 @@ class Codebook(nn.Module):
     Parameters
     ----------
     fingerprints
-        One row per training drug, ``(K, bits)``; 2,048-bit FCFP4 in TIDE.
+        One row per training drug, ``(K, bits)``; TIDE takes FCFP, 2,048 bits are this library's.
     width
         Of the prototypes, and of the embeddings compared with them.
     hidden

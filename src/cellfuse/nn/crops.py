@@ -23,7 +23,7 @@ class CropSettings:
     Parameters
     ----------
     n_global, n_local
-        Views of each kind; 2 and 4 in TIDE.
+        Views of each kind; 2 and 4 are this library's (what is known of TIDE names none).
     global_size, local_size
         Sides of the views in pixels.
     global_scale, local_scale
