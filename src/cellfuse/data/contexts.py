@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cellfuse._access import PROVENANCE, label_codes, obs_column, where
 from cellfuse._errors import listing, missing_key
 
-__all__ = ["Contexts", "Members"]
+__all__ = ["PAIRED", "Contexts", "Members"]
 
 logger = logging.getLogger("cellfuse")
 

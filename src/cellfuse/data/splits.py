@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cellfuse._access import context_labels, label_list, obs_column
 from cellfuse._errors import listing, missing_key
-from cellfuse.data.contexts import Contexts
+from cellfuse.data.contexts import PAIRED, Contexts
 
 __all__ = [
     "HeldContexts",
@@ -65,7 +65,8 @@ def training_rows(contexts: Contexts, share: float, seed: int) -> tuple[Masks, M
     """Split cells into training and validation, the same share of every context.
 
     A context keeps at least one training cell. A cell of several contexts is held out of all of
-    them or of none.
+    them or of none. Where each context is one cell in several modalities
+    (``context_keys="obs_names"``), the share is of the cells, each held out in all of them.
 
     Parameters
     ----------
@@ -95,6 +96,8 @@ def training_rows(contexts: Contexts, share: float, seed: int) -> tuple[Masks, M
     True
     """
     _check_share(share, "validation_size")
+    if PAIRED in contexts.table:
+        return _paired_rows(contexts, share, seed)
     train, held_out = {}, {}
     for number, (modality, members) in enumerate(contexts.members.items()):
         n_rows = contexts.n_rows[modality]
@@ -106,6 +109,19 @@ def training_rows(contexts: Contexts, share: float, seed: int) -> tuple[Masks, M
         is_held[rows[rank < np.floor(members.counts * share)[members.codes]]] = True
         is_held[rows[rank == (members.counts - 1)[members.codes]]] = False
         held_out[modality], train[modality] = is_held, ~is_held
+    return train, held_out
+
+
+def _paired_rows(contexts: Contexts, share: float, seed: int) -> tuple[Masks, Masks]:
+    """Hold cells out in all modalities that measured them."""
+    order = np.random.default_rng([seed, SALT]).permutation(len(contexts))
+    is_held = np.zeros(len(contexts), bool)
+    is_held[order[: int(share * len(contexts))]] = True
+    train, held_out = {}, {}
+    for modality, members in contexts.members.items():
+        held_out[modality] = np.zeros(contexts.n_rows[modality], bool)
+        held_out[modality][members.rows[is_held[members.codes]]] = True
+        train[modality] = ~held_out[modality]
     return train, held_out
 
 

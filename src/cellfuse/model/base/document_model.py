@@ -20,6 +20,7 @@ from torch import Tensor
 from cellfuse._access import Data
 from cellfuse._errors import listing, missing_key
 from cellfuse.data import Contexts, DocumentDataModule, Source, held_contexts, training_rows
+from cellfuse.data.contexts import PAIRED
 from cellfuse.data.splits import HeldContexts, Rows, rows_of_contexts
 from cellfuse.model.base.checks import check_whole, one_of
 from cellfuse.model.base.fitting import Held, Losses, method_callbacks
@@ -79,7 +80,8 @@ class DocumentModel(ScreenModel):
         check_whole("set_size", set_size)
         one_of("begin", begin, ("linear", "random"))
         self.preset, self.recipe = preset, self.recipes[preset]
-        self.set_size, self.permute_contexts = set_size, permute_contexts
+        self.set_size = set_size if not self._paired else self._one_cell(set_size)
+        self.permute_contexts = permute_contexts
         self.begin, self.seed = begin, seed
 
     @classmethod
@@ -105,7 +107,8 @@ class DocumentModel(ScreenModel):
             obs column or columns, in every modality, whose joint value is the context: the guide,
             the compound, or the chemical background and the guide. An obsm key of
             :func:`cellfuse.pp.map_contexts` gives cells several contexts; ``"obs_names"`` means
-            cells measured in both modalities.
+            cells measured in both modalities: `set_size` is then 1, and an epoch shows each cell
+            once (PETRI on Perturb-Multi, 4.1 and A.4).
         image_rep
             obsm key of pixels ``(n, C, H, W)``, tokens ``(n, T, D)`` or a flat embedding
             ``(n, D)``; None is X.
@@ -213,7 +216,7 @@ class DocumentModel(ScreenModel):
         batch_size
             Documents per batch, over all devices.
         documents_per_context
-            Documents of each context per epoch.
+            Documents of each context per epoch; 1 where each context is one cell.
         replace
             ``"if_needed"``: a cell stands once in a document where the context has enough cells.
             True: cells are drawn independently.
@@ -221,7 +224,8 @@ class DocumentModel(ScreenModel):
             Contexts that one modality lacks: ``"keep"`` makes documents of the other alone,
             ``"drop"`` leaves them out.
         validation_size
-            Share of each context's cells held out; losses on them are in :attr:`history`.
+            Share of each context's cells held out (of all cells, where each context is one cell);
+            losses on them are in :attr:`history`.
         validation_contexts
             Contexts held out as wholes: a share of them, a list of their labels, or the name of a
             boolean obs column. They give no training documents.
@@ -256,6 +260,8 @@ class DocumentModel(ScreenModel):
             Contexts with fewer cells than a document; constant features.
         """
         self._refuse(locals(), trainer_kwargs)
+        if self._paired and documents_per_context is None:
+            documents_per_context = 1
         recipe = self.recipe.given(
             max_epochs=max_epochs,
             batch_size=batch_size,
@@ -317,6 +323,21 @@ class DocumentModel(ScreenModel):
             self.n_epochs_ = max(self.n_epochs_, n_epochs(self.history_))
         self.module.eval()
         self.is_trained_ = True
+
+    @property
+    def _paired(self) -> bool:
+        """Whether each context is one cell that was measured in every modality."""
+        return self.context_keys == [PAIRED]
+
+    def _one_cell(self, set_size: int) -> int:
+        """1, the only set size of paired cells; another one that was asked for is refused."""
+        usual = signature(type(self).__init__).parameters.get("set_size")
+        if set_size not in (1, usual.default if usual is not None else 1):
+            raise ValueError(
+                f"set_size={set_size}: with context_keys={PAIRED!r} each context is one cell; "
+                "leave it out."
+            )
+        return 1
 
     def _refuse(self, given: Mapping[str, Any], trainer_kwargs: Mapping[str, Any]) -> None:
         """Refuse arguments of :meth:`train` that mean nothing here."""
