@@ -74,7 +74,7 @@ def test_held_out_cells_are_validated_on_and_not_trained_on(tiny, monkeypatch):
     mdata = hepatocytes()
     cf.PETRI.setup_mudata(mdata, context_keys="obs_names", image_rep="crops", rna_likelihood="mse")
     model = cf.PETRI(mdata, **{k: v for k, v in tiny.items() if k != "set_size"})
-    seen = rows_of_an_epoch(model, monkeypatch, batch_size=8, validation_size=0.25)
+    seen = rows_of_an_epoch(model, monkeypatch, batch_size=6, validation_size=0.25)
     contexts = Contexts.from_modalities(mdata.mod, "obs_names")
     train = training_rows(contexts, 0.25, seed=model.seed)[0]["image"]
     assert sorted(seen["image"]) == np.flatnonzero(train).tolist()
