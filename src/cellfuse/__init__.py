@@ -11,7 +11,17 @@ from cellfuse._settings import settings
 if TYPE_CHECKING:
     from cellfuse import bench, data, datasets, io, pl, pp, tl
     from cellfuse.bench import benchmark, report
-    from cellfuse.model import CLIP, DINO, MAE, PETRI, TIDE, CrossModalAE, PhenoSeq, SemiClipped
+    from cellfuse.model import (
+        CLIP,
+        DINO,
+        MAE,
+        PETRI,
+        TIDE,
+        Concepts,
+        CrossModalAE,
+        PhenoSeq,
+        SemiClipped,
+    )
 
 try:
     __version__ = version("cellfuse")
@@ -19,7 +29,17 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0.0.0"
 
 _SUBMODULES = ("bench", "data", "datasets", "io", "pl", "pp", "tl")
-_MODELS = ("CLIP", "CrossModalAE", "DINO", "MAE", "PETRI", "PhenoSeq", "SemiClipped", "TIDE")
+_MODELS = (
+    "CLIP",
+    "Concepts",
+    "CrossModalAE",
+    "DINO",
+    "MAE",
+    "PETRI",
+    "PhenoSeq",
+    "SemiClipped",
+    "TIDE",
+)
 #: Functions of whole runs.
 _RUNS = ("benchmark", "report")
 

@@ -1,6 +1,7 @@
 """The methods, as scvi-tools-style models on MuData."""
 
 from cellfuse.model.clip import CLIP
+from cellfuse.model.concepts import Concepts
 from cellfuse.model.cross_modal import CrossModalAE
 from cellfuse.model.dino import DINO
 from cellfuse.model.mae import MAE
@@ -13,6 +14,7 @@ __all__ = [
     "CLIP",
     "DINO",
     "MAE",
+    "Concepts",
     "CrossModalAE",
     "PETRI",
     "PhenoSeq",
