@@ -292,6 +292,7 @@ def score_arrays(
         cells = screen.cells(arrays)
         correct(cells, screen, correction)
         views = views_of(cells, screen, fusion=fusion, seed=seed, synthetic=synthetic)
+        halved = halves(views[-1], fusion=fusion) if ceiling and _has_ceiling(job) else None
         for metric in job.metrics:
             for view in views if metric.scope == "view" else views[-1:]:
                 base = {"correction": correction, "view": view.name, "metric": metric.name}
@@ -302,7 +303,7 @@ def score_arrays(
                 if table is not None:
                     units["_".join(base.values())] = table
                 if ceiling and view is views[-1]:
-                    rows += [{**base, **row} for row in _ceiling_rows(metric, view, fusion)]
+                    rows += [{**base, **row} for row in _ceiling_rows(metric, view, halved)]
     return rows, units
 
 
@@ -324,13 +325,18 @@ def _metric_rows(
     ], table
 
 
-def _ceiling_rows(metric: Metric, view: View, fusion: str) -> list[dict[str, Any]]:
+def _has_ceiling(job: Job) -> bool:
+    return any(metric.name in WITH_CEILING for metric in job.metrics)
+
+
+def _ceiling_rows(metric: Metric, view: View, halved: View | None) -> list[dict[str, Any]]:
     """The same metric on two halves of the data, whose truth is known."""
     if metric.name not in METRICS or metric.function is not METRICS[metric.name].function:
         return []
     try:
         if metric.name in WITH_CEILING:
-            found = [metric(halves(view, fusion=fusion)).values]
+            assert halved is not None
+            found = [metric(halved).values]
         elif metric.name == "alignment":
             found = [metric(half).values for half in halves_of_each(view)]
         else:

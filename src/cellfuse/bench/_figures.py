@@ -113,7 +113,8 @@ def _consistency(view: View) -> AnnData | None:
     if view.design.target_key is None:
         return None
     tested = view.tested(view.guides)
-    if tested.obs[view.target_key].astype(str).value_counts().max() < 2:
+    counts = tested.obs[view.target_key].astype(str).value_counts()
+    if not 1 < counts.max() <= len(counts):  # a null set takes each profile from another target
         return None
     tl.guide_consistency(
         tested, target_key=view.target_key, control=None, use_sim=view.use_sim,

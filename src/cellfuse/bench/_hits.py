@@ -123,7 +123,8 @@ def _perturbations(view: View) -> pd.DataFrame:
         table["strength"] = own.reindex(table.index).to_numpy() / np.median(reference)
         if control.any():
             table["active"] = own.reindex(table.index).to_numpy() > np.quantile(reference, ACTIVE)
-    if targets.value_counts().max() > 1:
+    # A null set takes each profile from another target.
+    if 1 < targets.value_counts().max() <= targets.nunique():
         agreed = tl.guide_consistency(
             tested, target_key=view.target_key, control=None, use_sim=view.use_sim,
             background_key=view.design.background_key, n_boot=0, seed=view.seed,

@@ -172,6 +172,8 @@ def transfer(
     **options: Any,
 ) -> Scores:
     """One-shot transfer to held-out targets (TIDE, task 1), of profiles or of cells."""
+    if level == "cells" and view.name not in view.roles:
+        return Scores({})  # cells are of one modality
     examples = _examples(view, level)
     table = tl.one_shot_transfer(
         examples,
@@ -199,8 +201,6 @@ def _examples(view: View, level: str) -> AnnData:
         return view.unseen(view.tested(view.guides))
     if level != "cells":
         raise missing_key(level, ["profiles", "cells"], what="the levels of transfer")
-    if view.name not in view.roles:
-        raise ValueError("cells are of one modality: transfer of cells has no fused view.")
     adata = view.cells.mod[view.roles[view.name]]
     adata = AnnData(np.asarray(adata.obsm[REP]), obs=adata.obs.copy())
     tested = view.tested(adata)
