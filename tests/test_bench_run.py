@@ -616,10 +616,9 @@ def test_backgrounds_are_corrected_and_scored_apart(screen):
     [
         ("e.csv", "source,target,score\nA,B,.9\nA,C,\n", "1 of 2 scores.*first in row 2"),
         ("e.csv", "source,target\nA,B\n,C\n", "1 of 2 pairs.*lack a name.*row 2"),
-        ("e.csv", "source;target\nA;B\n", "read with commas between"),
-        ("e.tsv", "source,target\nA,B\n", "read with tabs between"),
+        ("e.csv", "source,partner\nA,B\n", "'target' is not in the columns"),
+        ("e.csv", "source,target\nA,B\nA\n", "no readable table.*line 3 has 1 fields"),
         ("e.csv", "", "no readable table"),
-        ("e.csv.gz", "source,target\nA,B\n", "no readable table"),
     ],
 )
 def test_edges_that_cannot_be_used_are_named(name, text, message, tmp_path):
@@ -630,6 +629,8 @@ def test_edges_that_cannot_be_used_are_named(name, text, message, tmp_path):
 
 def test_genes_called_na_are_kept(tmp_path):
     (tmp_path / "e.csv").write_text("source,target,score\nNA,NAN,0.97\n")
+    assert _read.read_edges(tmp_path / "e.csv").to_numpy().tolist() == [["NA", "NAN", 0.97]]
+    (tmp_path / "e.csv").write_text("source;target;score\nNA;NAN;0.97\n")
     assert _read.read_edges(tmp_path / "e.csv").to_numpy().tolist() == [["NA", "NAN", 0.97]]
 
 

@@ -13,6 +13,7 @@ from mudata import MuData
 from cellfuse._errors import listing, missing_key
 from cellfuse._mudata import columns_stay, make_mudata
 from cellfuse.bench._screen import ROLES, has_label
+from cellfuse.io._tables import read_table
 
 __all__ = ["read_edges", "read_screen"]
 
@@ -81,21 +82,13 @@ def read_edges(path: str | Path) -> pd.DataFrame:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {str(file)!r} (--edges).")
-    separator = "\t" if ".tsv" in file.suffixes or ".txt" in file.suffixes else ","
     try:
-        # "NA" and "NAN" are names of genes.
-        edges = pd.read_csv(file, sep=separator, keep_default_na=False)
-    except (EOFError, OSError, ValueError) as error:
+        edges = read_table(file, numeric=lambda name: name == "score")
+    except ValueError as error:
         raise ValueError(f"{str(file)!r} (--edges) is no readable table: {error}") from error
     for column in ("source", "target"):
         if column not in edges:
-            kind = "tabs" if separator == "\t" else "commas"
-            raise missing_key(
-                column,
-                list(edges),
-                what=f"the columns of {str(file)!r} (--edges)",
-                fix=f"By its ending the table is read with {kind} between its columns.",
-            )
+            raise missing_key(column, list(edges), what=f"the columns of {str(file)!r} (--edges)")
     named = has_label(edges["source"]) & has_label(edges["target"])
     if not named.all():
         raise ValueError(

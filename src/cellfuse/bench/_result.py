@@ -16,6 +16,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from cellfuse._errors import warn_user
+from cellfuse._files import write_csv
 from cellfuse.bench._engine import Job, Task
 from cellfuse.bench._hits import Best, best_of, hits_of
 from cellfuse.bench._screen import Screen
@@ -111,7 +112,7 @@ class Benchmark:
         if self.comparisons is not None:
             tables["comparisons"] = self.comparisons
         for name, table in tables.items():
-            table.to_csv(target / f"{name}.csv", index=False)
+            write_csv(table, target / f"{name}.csv")
         about = {
             "config": self.config, "conclusion": self.conclusion, "provenance": self.provenance
         }  # fmt: skip

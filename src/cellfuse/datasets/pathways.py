@@ -12,7 +12,7 @@ import pandas as pd
 from cellfuse._errors import listing
 from cellfuse.datasets._fetch import Remote, locate, path_needed
 from cellfuse.datasets.networks import EFAAR, pairs_of, undirected
-from cellfuse.io._tables import first_line, read_table
+from cellfuse.io._tables import column_names, read_table
 from cellfuse.io._text import read_text
 
 __all__ = ["corum", "pathways", "signor"]
@@ -64,7 +64,7 @@ def corum(
     >>> cf.tl.relationship_recall(genes, {"CORUM": pairs})  # doctest: +SKIP
     """
     file = locate(CORUM, path, checksum=checksum)
-    header = first_line(file)
+    header = column_names(file)
     genes = next((name for name in SUBUNITS if name in header), None)
     if genes is None:
         return pairs_of(file, "CORUM")
@@ -119,7 +119,7 @@ def signor(
     >>> pairs = cf.datasets.signor(path="all_data.tsv")  # doctest: +SKIP
     """
     file = locate(SIGNOR, path, checksum=checksum)
-    if "ENTITYA" not in first_line(file):
+    if "ENTITYA" not in column_names(file):
         return pairs_of(file, "SIGNOR")
     try:
         table = read_table(file, sep="\t", quoted=False)

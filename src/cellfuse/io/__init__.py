@@ -7,6 +7,7 @@ from cellfuse.io.gct import read_gct
 from cellfuse.io.guides import guides_from_matrix
 from cellfuse.io.joining import JoinReport, join
 from cellfuse.io.labels import read_labels
+from cellfuse.io.plate_map import add_metadata
 from cellfuse.io.profiles import read_profiles
 from cellfuse.io.store import open_store, write_store
 
@@ -14,6 +15,7 @@ __all__ = [
     "Field",
     "Fields",
     "JoinReport",
+    "add_metadata",
     "guides_from_matrix",
     "join",
     "open_store",

@@ -20,7 +20,7 @@ from cellfuse.io._text import damage, encoding_of, open_text
 from cellfuse.io._values import COMMON_GAPS, is_no_number, number_of
 
 __all__ = [
-    "first_line",
+    "column_names",
     "is_parquet",
     "numbers_or_words",
     "read_parquet",
@@ -104,12 +104,14 @@ def read_table(
     return table
 
 
-def first_line(path: Path) -> str:
-    """First line with something in it: the header of a table."""
+def column_names(path: Path) -> list[str]:
+    """Names in the header of a table, of which no row is read."""
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} does not exist.")
     with damage(path, "a table"), open_text(path, encoding_of(path, "a table")) as text:
-        return next(line for line in text if line.strip())
+        line = next((line for line in text if line.strip()), "")
+        names, _ = _record(line, text, _separator(path, line), quoted=True)
+    return [name.strip() for name in names]
 
 
 def is_parquet(path: Path) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["COMMON_GAPS", "NO_NUMBER", "is_no_number", "joined", "number_of", "typed"]
+__all__ = ["COMMON_GAPS", "NO_NUMBER", "as_text", "is_no_number", "joined", "number_of", "typed"]
 
 #: Missing numbers as most programs write them, of which nothing needs to be said.
 COMMON_GAPS = [
@@ -107,7 +107,7 @@ def joined(parts: Sequence[pd.Series]) -> pd.Series:
         return pd.Series(np.full(sum(map(len, parts)), np.nan))
     if kinds == {"number"} or kinds == {"bool"} or len(parts) == 1 and "text" not in kinds:
         return pd.concat([_plain(part) for part in parts], ignore_index=True)
-    return pd.Series(np.concatenate([_as_text(part) for part in parts]), dtype=object)
+    return pd.Series(np.concatenate([as_text(part) for part in parts]), dtype=object)
 
 
 def _kind(column: pd.Series) -> str:
@@ -128,7 +128,9 @@ def _plain(column: pd.Series) -> pd.Series:
     return pd.Series(column.to_numpy(dtype=bool if _kind(column) == "bool" else kind))
 
 
-def _as_text(column: pd.Series) -> NDArray[Any]:
+def as_text(column: pd.Series) -> NDArray[Any]:
+    """Values as texts, whole numbers as such (1, not 1.0), missing ones as NaN."""
+
     def text(value: Any) -> Any:
         if isinstance(value, bytes):
             return value.decode("utf-8", errors="replace")
