@@ -85,13 +85,12 @@ def write_dense(
         )
     else:
         rows = max(shard, memory // max(1, 2 * row_bytes) // shard * shard)
-        pieces = _through_buckets(source, stored, rows, work)
+        pieces = _through_buckets(source, stored, rows, shard, work)
     clean = True
     for start, values in pieces:
-        for first in range(0, len(values), shard):
-            part = np.ascontiguousarray(values[first : first + shard], dtype=source.dtype)
-            array[start + first : start + first + len(part)] = part
-            clean = clean and _clean(part)
+        part = np.ascontiguousarray(values, dtype=source.dtype)
+        array[start : start + len(part)] = part
+        clean = clean and _clean(part)
     array.attrs["cellfuse-finite"] = clean and array.attrs.get("cellfuse-finite", True)
 
 
@@ -143,9 +142,9 @@ def _deal(source: Source, place: Ints, rows: int, buckets: _Buckets, add: Any) -
 
 
 def _through_buckets(
-    source: Source, stored: Ints, rows: int, work: Path
+    source: Source, stored: Ints, rows: int, shard: int, work: Path
 ) -> Iterator[tuple[int, NDArray]]:
-    """Stretches of the store, in order; those whose bucket is gone are written already."""
+    """Files of the store, in order; those whose bucket is gone are written already."""
     n = len(stored)
     place = np.empty(n, np.int64)
     place[stored] = np.arange(n)
@@ -165,8 +164,10 @@ def _through_buckets(
         start = number * rows
         wanted = stored[start : start + rows]
         found = np.fromfile(file, dtype).reshape(len(wanted), *shape)
-        yield start, found[np.argsort(np.argsort(wanted, kind="stable"), kind="stable")]
-        file.unlink()  # only after it has been written
+        order = np.argsort(np.argsort(wanted, kind="stable"), kind="stable")
+        for first in range(0, len(wanted), shard):
+            yield start + first, found[order[first : first + shard]]
+        file.unlink()  # only after all of it has been written
 
 
 def write_csr(
