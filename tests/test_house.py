@@ -45,7 +45,7 @@ LAYERS = {
         "data",
     },
     "pp": {"_access", "_batches", "_errors", "_renamed", "_files", "kernels", "nn", "data"},
-    "tl": {"_access", "_errors", "_renamed", "kernels", "nn", "data", "pp"},
+    "tl": {"_mudata", "_access", "_errors", "_renamed", "kernels", "nn", "data", "pp"},
     "pl": {"_access", "_errors", "_renamed"},
     "io": {"_mudata", "_access", "_errors", "_renamed", "_files", "data"},
     "datasets": {"_mudata", "_access", "_errors", "_renamed", "kernels", "io"},

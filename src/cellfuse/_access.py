@@ -186,8 +186,13 @@ def pair_labels(
     )
 
 
-def representation(adata: AnnData, use_rep: str | None, *, modality: str = "") -> Any:
-    """Return ``obsm[use_rep]`` (``X`` for None) as it is stored, two-dimensional, not empty."""
+def representation(
+    adata: AnnData, use_rep: str | None, *, modality: str = "", on_disk: bool = False
+) -> Any:
+    """Return ``obsm[use_rep]`` (``X`` for None) as it is stored, two-dimensional, not empty.
+
+    A sparse matrix on a disk is refused unless `on_disk` says that the caller can read it.
+    """
     if use_rep is None or use_rep == "X":
         array, name = adata.X, "X"
         if array is None:
@@ -198,12 +203,12 @@ def representation(adata: AnnData, use_rep: str | None, *, modality: str = "") -
         array, name = adata.obsm[use_rep], f"obsm[{use_rep!r}]"
     if isinstance(array, pd.DataFrame):
         array = array.to_numpy()
-    if not hasattr(array, "ndim"):
+    if not hasattr(array, "ndim") and not on_disk:
         raise TypeError(
             f"{name}{where(modality)} is a sparse matrix on disk ({type(array).__name__}); read it "
             "first: `adata = adata.to_memory()`."
         )
-    if array.ndim != 2:
+    if len(array.shape) != 2:
         raise ValueError(
             f"{name}{where(modality)} has shape {tuple(array.shape)}; expected (cells, features)."
         )
@@ -282,7 +287,7 @@ def _stored(adata: AnnData, key: str | None) -> Any:
 def _row_sums(array: Any, rows: np.ndarray) -> np.ndarray:
     if isinstance(array, pd.DataFrame):
         array = array.to_numpy()
-    part = array[rows]
+    part = take_rows(getattr(array, "cellfuse_source", array), rows)
     return np.asarray(part.sum(axis=tuple(range(1, part.ndim)), dtype=np.float64)).ravel()
 
 

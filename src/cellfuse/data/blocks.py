@@ -21,6 +21,8 @@ __all__ = ["CACHE_BYTES", "BlockReader", "Blocks", "blocks_of", "stored_blocks"]
 
 #: Decoded blocks kept by a reader of an array that is not in memory.
 CACHE_BYTES = 1 << 30
+#: Bytes of a block of an array in memory.
+BYTES_IN_MEMORY = 8 << 20
 #: Rows read together of an array that has no chunks of its own.
 ROWS_WITHOUT_CHUNKS = 64
 
@@ -62,6 +64,10 @@ def _even(n_rows: int, rows: int) -> Ints:
 def blocks_of(array: Any) -> Blocks:
     """Cut a zarr, h5py or dask array, or a CSR matrix in a file, along its chunks."""
     shape, dtype = tuple(map(int, array.shape)), np.dtype(array.dtype)
+    if isinstance(array, np.ndarray):
+        rows = max(1, BYTES_IN_MEMORY // max(1, array.nbytes // max(1, shape[0])))
+        bounds = _even(shape[0], rows)
+        return Blocks(shape, dtype, bounds, lambda first, last, number: array[first:last])
     if hasattr(array, "compute"):
         return _dask_blocks(array)
     if "CSR" in type(array).__name__:
@@ -86,7 +92,8 @@ def _dask_blocks(array: Any) -> Blocks:
     bounds = np.append(0, np.cumsum(array.chunks[0])).astype(np.int64)
 
     def fetch(first: int, last: int, number: int) -> Any:
-        return array.blocks[number].compute()
+        # Whoever asks is a thread or a worker already.
+        return array.blocks[number].compute(scheduler="synchronous")
 
     sparse = sp.issparse(getattr(array, "_meta", None))
     return Blocks(tuple(map(int, array.shape)), np.dtype(array.dtype), bounds, fetch, sparse)

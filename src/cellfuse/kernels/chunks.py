@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["in_threads", "n_threads", "row_blocks"]
+__all__ = ["in_threads", "n_threads", "over_pieces", "pieces", "row_blocks"]
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -29,6 +29,37 @@ def row_blocks(n_rows: int, n_columns: int, *, block_bytes: int = 1 << 20) -> It
     step = max(16, block_bytes // (4 * max(1, n_columns)))
     for start in range(0, n_rows, step):
         yield slice(start, min(start + step, n_rows))
+
+
+def pieces(values: Any, rows: Any = None, *, block_bytes: int = 1 << 20) -> list[Any]:
+    """What to index `values` with to go through (some of) its rows piece by piece.
+
+    A matrix that is not in memory (:class:`cellfuse.data.lazy.LazyMatrix`) cuts itself, so that
+    each of its blocks is read once; its pieces are row numbers, in no order.
+    """
+    if hasattr(values, "pieces"):
+        return values.pieces(rows)
+    n = values.shape[0] if rows is None else len(rows)
+    blocks = row_blocks(n, values.shape[1], block_bytes=block_bytes)
+    return list(blocks) if rows is None else [rows[block] for block in blocks]
+
+
+def over_pieces(
+    values: Any,
+    function: Callable[[Job], Result],
+    jobs: list[Job],
+    *,
+    linear_algebra: bool = False,
+) -> Iterator[Result]:
+    """Results of `function`, which reads `values`, over jobs in their order.
+
+    In threads; or, where the matrix is not in memory, as it runs them (threads or a cluster), of
+    which a few results at a time are there.
+    """
+    if hasattr(values, "run"):
+        yield from values.run(function, jobs)
+    else:
+        yield from in_threads(function, jobs, linear_algebra=linear_algebra)
 
 
 def in_threads(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from cellfuse.kernels.chunks import in_threads, row_blocks
+from cellfuse.kernels.chunks import in_threads, over_pieces, row_blocks
 
 __all__ = ["group_means", "group_medians", "group_rows"]
 
@@ -36,21 +36,30 @@ def group_means(values: Any, codes: NDArray, n_groups: int) -> NDArray:
     -------
     Shape (groups, d), float64.
     """
-    n, d = values.shape
+    d = values.shape[1]
     total = np.zeros((n_groups, d))
-    for block in row_blocks(n, d, block_bytes=8 << 20):
-        code = codes[block]
+
+    def sums_of(piece: Any) -> tuple[NDArray, Any]:
+        code = codes[piece]
         inside = np.flatnonzero(code >= 0)
-        if not len(inside):
-            continue
         # Only the groups of this block, so that many groups cost no dense zeros per block.
         here, local = np.unique(code[inside], return_inverse=True)
         indicator = sparse.csr_array(
             (np.ones(len(inside)), (local, inside)), shape=(len(here), len(code))
         )
-        part = values[block]
+        if not len(inside):
+            return here, np.zeros((0, d))
+        part = values[piece]
         product = indicator @ (part if sparse.issparse(part) else np.asarray(part))
-        total[here] += product.toarray() if sparse.issparse(product) else product
+        return here, product.toarray() if sparse.issparse(product) else product
+
+    if hasattr(values, "pieces"):
+        blocks = values.pieces(np.flatnonzero(codes >= 0))
+    else:
+        blocks = list(row_blocks(*values.shape, block_bytes=8 << 20))
+    lazy = hasattr(values, "run")
+    for here, product in over_pieces(values, sums_of, blocks) if lazy else map(sums_of, blocks):
+        total[here] += product
     count = np.bincount(codes[codes >= 0], minlength=n_groups)
     with np.errstate(invalid="ignore"):
         return total / count[:, None]
@@ -59,6 +68,13 @@ def group_means(values: Any, codes: NDArray, n_groups: int) -> NDArray:
 def group_medians(values: Any, codes: NDArray, n_groups: int) -> NDArray:
     """Median of each column in each group; arguments and result as in :func:`group_means`."""
     out = np.full((n_groups, values.shape[1]), np.nan)
+    if hasattr(values, "column_groups"):
+        # All rows of some columns at a time: a pass for each GiB.
+        rows = np.flatnonzero(codes >= 0)
+        for columns in values.column_groups(len(rows)):
+            held = values.gather(rows, columns)
+            out[:, columns] = group_medians(held, codes[rows], n_groups)
+        return out
 
     def one(job: tuple[int, NDArray]) -> None:
         group, rows = job

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from cellfuse.kernels.chunks import in_threads
+from cellfuse.kernels.chunks import in_threads, over_pieces, pieces
 
 __all__ = ["grouped_mean_sd", "mean_sd"]
 
@@ -15,16 +18,41 @@ def mean_sd(values: NDArray, rows: NDArray | None = None) -> tuple[NDArray, NDAr
 
     A standard deviation that is no larger than the rounding of the values is returned as 0.
     """
+    if hasattr(values, "run"):
+        return _lazy_mean_sd(values, rows)
     part = np.asarray(values if rows is None else values[rows])
     mean = part.mean(axis=0, dtype=np.float64)
     centred = np.subtract(part, mean, dtype=np.float64)
     sd = np.sqrt(np.einsum("ij,ij->j", centred, centred) / len(part))
-    kind = np.finfo(part.dtype if part.dtype.kind == "f" else np.float64)
+    return mean, _above_rounding(mean, sd, part.dtype)
+
+
+def _above_rounding(mean: NDArray, sd: NDArray, dtype: np.dtype) -> NDArray:
+    kind = np.finfo(dtype if dtype.kind == "f" else np.float64)
     sd[sd <= np.maximum(kind.eps * np.abs(mean), float(kind.tiny))] = 0.0
-    return mean, sd
+    return sd
+
+
+def _lazy_mean_sd(values: Any, rows: NDArray | None) -> tuple[NDArray, NDArray]:
+    """Two passes over what is not in memory."""
+    n, blocks = (len(values) if rows is None else len(rows)), pieces(values, rows)
+    mean = (
+        sum(over_pieces(values, lambda piece: values[piece].sum(axis=0, dtype=np.float64), blocks))
+        / n
+    )
+
+    def squares(piece: Any) -> NDArray:
+        centred = np.subtract(values[piece], mean, dtype=np.float64)
+        return np.einsum("ij,ij->j", centred, centred)
+
+    sd = np.sqrt(sum(over_pieces(values, squares, blocks)) / n)
+    return mean, _above_rounding(mean, sd, values.dtype)
 
 
 def grouped_mean_sd(values: NDArray, rows: list[NDArray]) -> tuple[NDArray, NDArray]:
     """Compute :func:`mean_sd` of each group of rows; two arrays of shape (groups, d)."""
-    fitted = in_threads(lambda chosen: mean_sd(values, chosen), rows)
+    if hasattr(values, "hold"):
+        values, rows = values.hold(rows)
+    one = partial(mean_sd, values)
+    fitted = list(map(one, rows)) if hasattr(values, "run") else in_threads(one, rows)
     return np.stack([f[0] for f in fitted]), np.stack([f[1] for f in fitted])

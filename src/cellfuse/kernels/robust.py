@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,12 +79,26 @@ def grouped_location_scale(
     -------
     Two arrays of shape (groups, d), float64.
     """
+    if hasattr(values, "hold"):
+        return _lazy_location_scale(values, rows, scale)
 
     def one(chosen: NDArray) -> tuple[NDArray, NDArray]:
         return location_scale(values[chosen], scale=scale)
 
     fitted = in_threads(one, rows)
     return np.stack([f[0] for f in fitted]), np.stack([f[1] for f in fitted])
+
+
+def _lazy_location_scale(values: Any, rows: list[NDArray], scale: Scale) -> tuple[NDArray, NDArray]:
+    """A matrix that is not in memory: its chosen rows are, or as many of their columns as fit."""
+    every = np.concatenate(rows)
+    ends = np.cumsum([len(chosen) for chosen in rows])
+    groups = np.split(np.arange(len(every)), ends[:-1])
+    parts = [
+        grouped_location_scale(values.gather(every, columns), groups, scale=scale)
+        for columns in values.column_groups(len(every))
+    ]
+    return np.hstack([part[0] for part in parts]), np.hstack([part[1] for part in parts])
 
 
 def center_scale(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from cellfuse.kernels.chunks import in_threads, row_blocks
+from cellfuse.kernels.chunks import over_pieces, pieces
 
 __all__ = ["fourth_moment", "ledoit_wolf", "ridge_of"]
 
@@ -25,13 +27,13 @@ def fourth_moment(
     """Mean over rows of ``|x - mean|^4``, features multiplied with `inverse` before, by blocks."""
     n = values.shape[0] if rows is None else len(rows)
 
-    def one(block: slice) -> float:
-        part = np.asarray(values[block] if rows is None else values[rows[block]]) - mean
+    def one(piece: Any) -> float:
+        part = np.asarray(values[piece]) - mean
         if inverse is not None:
             part = part * inverse
         return float((np.einsum("ij,ij->i", part, part) ** 2).sum())
 
-    return sum(in_threads(one, row_blocks(n, values.shape[1], block_bytes=BLOCK_BYTES))) / n
+    return sum(over_pieces(values, one, pieces(values, rows, block_bytes=BLOCK_BYTES))) / n
 
 
 def ledoit_wolf(covariance: NDArray, fourth: float, n: int) -> float:

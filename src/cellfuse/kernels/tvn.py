@@ -75,6 +75,8 @@ def fit_tvn(
     tolerance
         Directions whose variance is below this share of the largest are dropped.
     """
+    if hasattr(values, "hold"):  # not in memory: its controls are, where they fit
+        values, controls = values.hold(controls)
     every = np.sort(np.concatenate(controls))
     _, sd = mean_sd(values, every)
     mean, covariance = mean_and_covariance(values, every)
@@ -98,6 +100,10 @@ def fit_tvn(
     return TVN(
         mean,
         shared @ back,
-        np.stack(in_threads(of_batch, controls, linear_algebra=True)),
+        np.stack(
+            [of_batch(rows) for rows in controls]
+            if hasattr(values, "run")
+            else in_threads(of_batch, controls, linear_algebra=True)
+        ),
         fit.n_dropped,
     )

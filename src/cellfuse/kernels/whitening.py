@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellfuse.kernels.chunks import in_threads, row_blocks
+from cellfuse.kernels.chunks import over_pieces, pieces, row_blocks
 from cellfuse.kernels.spectrum import spectrum_of
 
 __all__ = [
@@ -63,19 +63,22 @@ def mean_and_covariance(
     if n < 2:
         raise ValueError(f"a covariance needs at least 2 rows, found {n}.")
 
-    def block_of(block: slice) -> NDArray:
-        return values[block] if rows is None else values[rows[block]]
+    def total_of(piece: Any) -> NDArray:
+        return values[piece].sum(axis=0, dtype=np.float64)
 
-    def total_of(block: slice) -> NDArray:
-        return block_of(block).sum(axis=0, dtype=np.float64)
-
-    blocks = list(row_blocks(n, d, block_bytes=BLOCK_BYTES))
-    mean = np.sum(in_threads(total_of, blocks), axis=0) / n
+    blocks = pieces(values, rows, block_bytes=BLOCK_BYTES)
+    mean = np.sum(list(over_pieces(values, total_of, blocks)), axis=0) / n
     centre = mean.astype(dtype)
+
+    def scatter_of(piece: Any) -> NDArray:
+        centred = np.subtract(values[piece], centre, dtype=dtype)
+        return centred.T @ centred
+
     scatter = np.zeros((d, d))
-    for block in blocks:
-        centred = np.subtract(block_of(block), centre, dtype=dtype)
-        scatter += centred.T @ centred
+    # In memory one product after another, each on all threads of the linear algebra library.
+    lazy = hasattr(values, "run")
+    for part in over_pieces(values, scatter_of, blocks) if lazy else map(scatter_of, blocks):
+        scatter += part
     return mean, scatter / (n - 1)
 
 

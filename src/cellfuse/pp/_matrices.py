@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,11 @@ from cellfuse._access import (
     representation,
     where,
 )
+from cellfuse.kernels.robust import center_scale
+from cellfuse.kernels.steps import AffineStep, ScaleStep
+from cellfuse.kernels.whitening import apply_whitening
 
-__all__ = ["Matrix", "open_matrices"]
+__all__ = ["Matrix", "as_lazy", "open_matrices"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Matrix:
     modality: str
     key_in: str | None
     key_out: str | None
-    values: NDArray
+    values: Any
     writable: bool
     past: dict[str, Any]
 
@@ -46,7 +49,31 @@ class Matrix:
         dtype = self.values.dtype if self.values.dtype in (np.float32, np.float64) else np.float32
         return np.empty(self.values.shape, dtype=dtype)
 
-    def store(self, array: NDArray, verb: str, params: Mapping[str, Any]) -> None:
+    @property
+    def lazy(self) -> bool:
+        """Whether the matrix is not in memory; what is made of it is computed when it is read."""
+        return not isinstance(self.values, np.ndarray)
+
+    def scaled(self, codes: NDArray, location: NDArray, spread: NDArray) -> Any:
+        """``(x - location) / spread`` by the group of each row."""
+        if self.lazy:
+            return self.values.after(ScaleStep(codes, location, spread)).as_dask()
+        return center_scale(self.values, codes, location, spread, out=self.target())
+
+    def mapped(self, parts: Sequence[tuple[NDArray | None, NDArray, NDArray]]) -> Any:
+        """``(x - mean) @ matrix`` of each part: its rows (None: all), mean and matrix."""
+        if self.lazy:
+            codes = np.zeros(len(self.values), np.intp)
+            for number, (rows, _, _) in enumerate(parts):
+                codes[slice(None) if rows is None else rows] = number
+            step = AffineStep(codes, [mean for _, mean, _ in parts], [w for _, _, w in parts])
+            return self.values.after(step).as_dask()
+        out = self.target()
+        for rows, mean, matrix in parts:
+            apply_whitening(self.values, mean, matrix, out=out, rows=rows)
+        return out
+
+    def store(self, array: Any, verb: str, params: Mapping[str, Any]) -> None:
         """Put `array` in its place and note what was done."""
         if self.key_out is None:
             self.adata.X = array
@@ -101,14 +128,16 @@ def _open(
     refuse_view(adata, modality=modality)
     values = representation(adata, key_in, modality=modality)
     name = f"{'X' if key_in is None else f'obsm[{key_in!r}]'}{where(modality)}"
-    if not isinstance(values, np.ndarray):
+    values = as_lazy(values, name)
+    if not isinstance(values, np.ndarray) and getattr(values, "sparse", True):
         raise TypeError(
             f"{name} is a {type(values).__name__}; {verb} centres its input, which leaves nothing "
-            "sparse or lazy. Give a dense representation (an embedding in obsm)."
+            "sparse. Give a dense representation (an embedding in obsm)."
         )
     if values.dtype.kind not in "fiub":
         raise TypeError(f"{name} has dtype {values.dtype}; expected numbers.")
-    check_finite(values, name)
+    if isinstance(values, np.ndarray):
+        check_finite(values, name)  # what is not in memory is looked at as it is read
     other = params if key_out != key_in else None
     refuse_twice(adata, key_in, verb, overwrite=overwrite, other=other)
     if key_out != key_in and key_out in adata.obsm and not overwrite:
@@ -119,7 +148,8 @@ def _open(
             )
     stored = adata.X if key_in is None else adata.obsm[key_in]
     writable = (
-        key_out == key_in
+        isinstance(values, np.ndarray)
+        and key_out == key_in
         and stored is values
         and values.dtype in (np.float32, np.float64)
         and values.flags.writeable
@@ -128,6 +158,15 @@ def _open(
         and sum(np.may_share_memory(values, other) for other in slots) == 1
     )
     return Matrix(adata, modality, key_in, key_out, values, writable, recorded(adata, key_in))
+
+
+def as_lazy(values: Any, name: str) -> Any:
+    """An array that is on a disk, or of dask, as the kernels take it; others as they are."""
+    if isinstance(values, np.ndarray) or hasattr(values, "tocsr"):
+        return values
+    from cellfuse.data.lazy import LazyMatrix  # it brings torch
+
+    return LazyMatrix(values, name=name)
 
 
 def _is_mapped(array: Any) -> bool:

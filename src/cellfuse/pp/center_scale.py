@@ -34,7 +34,9 @@ def center_scale(
     Per batch b and feature j: ``(x - mean(controls_bj)) / sd(controls_bj)``, the standard
     deviation with n in its denominator, as EFAAR and scikit-learn's StandardScaler have it. A
     feature whose controls do not vary in a batch is centred and left unscaled there; one warning
-    counts them. :func:`robust_center_scale` does the same with medians.
+    counts them. :func:`robust_center_scale` does the same with medians, and has what holds for
+    matrices that are not in memory; here the controls are read once, or twice for each batch if
+    they are more than a GiB.
 
     Parameters
     ----------

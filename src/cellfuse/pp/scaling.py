@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cellfuse._access import Data, per_modality, where
 from cellfuse._batches import Batches, Labels, batches_of
-from cellfuse.kernels.robust import Scale, center_scale, grouped_location_scale
+from cellfuse.kernels.robust import Scale, grouped_location_scale
 from cellfuse.pp._matrices import Matrix, open_matrices
 
 __all__ = ["robust_center_scale", "scale_by_controls"]
@@ -48,6 +48,10 @@ def robust_center_scale(
     controls do not vary in a batch is centred and left unscaled there; one warning counts them.
 
     Everything is checked and fitted in all modalities before anything is written.
+
+    A matrix on a disk or of dask is read piece by piece, in threads or on the cluster of a
+    `dask.distributed` client: the controls once for each GiB of them. The result is then a dask
+    array, computed when it is read or aggregated.
 
     Parameters
     ----------
@@ -154,9 +158,8 @@ def scale_by_controls(
         fits.append(_Fit(matrix, batches, *fit(matrix.values, batches.controls)))
     for fitted in fits:
         matrix, batches = fitted.matrix, fitted.batches
-        out = matrix.target()
-        center_scale(matrix.values, batches.codes, fitted.location, fitted.spread, out=out)
-        matrix.store(out, verb, params)
+        scaled = matrix.scaled(batches.codes, fitted.location, fitted.spread)
+        matrix.store(scaled, verb, params)
         logger.info(
             "%s%s: %d cells in %d batches, by %d control cells.",
             verb,

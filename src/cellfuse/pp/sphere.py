@@ -15,7 +15,6 @@ from cellfuse._errors import warn_user
 from cellfuse._renamed import renamed
 from cellfuse.kernels.groups import group_rows
 from cellfuse.kernels.sphering import RankError, Sphering, SpheringMethod, fit_sphering
-from cellfuse.kernels.whitening import apply_whitening
 from cellfuse.pp._matrices import Matrix, open_matrices
 from cellfuse.pp._rank import (
     FEW_ROWS,
@@ -50,6 +49,9 @@ def sphere(
     with ``V diag(1 / (S + eps)) sqrt(n - 1)``, and for ``"ZCA"`` with the transpose of V after
     that. :func:`whiten` differs in that it drops directions without variance, joins
     modalities, and has its `eps` relative to the variance.
+
+    A matrix on a disk or of dask is taken as :func:`robust_center_scale` does; the controls of each
+    batch are read twice.
 
     Parameters
     ----------
@@ -131,16 +133,14 @@ def sphere(
         ]
         fits.append((matrix, batches, fit))
     for matrix, batches, fit in fits:
-        out = matrix.target()
         rows = group_rows(batches.codes, len(batches.labels))
-        for chosen, part in zip(rows, fit, strict=True):
-            apply_whitening(matrix.values, part.mean, part.matrix, out=out, rows=chosen)
-        matrix.store(out, "sphere", params)
+        parts = [(chosen, part.mean, part.matrix) for chosen, part in zip(rows, fit, strict=True)]
+        matrix.store(matrix.mapped(parts), "sphere", params)
         logger.info(
             "sphere%s: %s, %d dimensions, by %d control cells.",
             where(matrix.modality),
             method,
-            out.shape[1],
+            matrix.values.shape[1],
             batches.n_controls,
         )
     if text := notes.text():

@@ -12,7 +12,6 @@ from cellfuse._errors import warn_user
 from cellfuse._renamed import renamed
 from cellfuse.kernels.groups import group_rows
 from cellfuse.kernels.tvn import TVN, fit_tvn
-from cellfuse.kernels.whitening import apply_whitening
 from cellfuse.pp._matrices import Matrix, open_matrices
 
 __all__ = ["tvn"]
@@ -44,7 +43,9 @@ def tvn(
     deviation of the controls; then multiply the cells of each batch with
     ``(cov(controls of the batch) + 0.5 I)^(-1/2)``. Batches are not recoloured, and their means
     are not aligned: :func:`center_scale` with the same `batch_key` first does that. All steps are
-    linear and fitted together, by symmetric eigendecompositions of d x d matrices.
+    linear and fitted together, by symmetric eigendecompositions of d x d matrices. A matrix on a
+    disk or of dask is taken as :func:`robust_center_scale` does; its controls are read once, or, if
+    they are more than a GiB, four times and twice more for each batch.
 
     Parameters
     ----------
@@ -123,11 +124,9 @@ def tvn(
         fit = fit_tvn(matrix.values, batches.controls, eps=eps, turned_back=input_axes)
         fits.append((matrix, batches, fit))
     for matrix, batches, fit in fits:
-        out = matrix.target()
         rows = group_rows(batches.codes, len(batches.labels))
-        for chosen, weights in zip(rows, fit.matrices, strict=True):
-            apply_whitening(matrix.values, fit.mean, weights, out=out, rows=chosen)
-        matrix.store(out, "tvn", params)
+        parts = [(chosen, fit.mean, w) for chosen, w in zip(rows, fit.matrices, strict=True)]
+        matrix.store(matrix.mapped(parts), "tvn", params)
         logger.info(
             "tvn%s: %d cells in %d batches, by %d control cells.",
             where(matrix.modality),

@@ -20,7 +20,6 @@ from cellfuse.kernels.spectrum import constant_features
 from cellfuse.kernels.whitening import (
     Method,
     Whitening,
-    apply_whitening,
     fit_whitening,
     pooled_covariance,
 )
@@ -71,6 +70,10 @@ def whiten(
     ``method="pca"`` each is turned its own way, and an average over modalities then averages
     unrelated axes; ``"zca"`` stays as close to the input as whitening can, and ``joint=True``
     turns all modalities alike: both keep a shared space shared.
+
+    A matrix on a disk or of dask is taken as :func:`robust_center_scale` does; the cells to fit on
+    are read twice, and twice more where float32 products do not carry their smallest eigenvalues
+    or `eps` is "auto".
 
     Parameters
     ----------
@@ -163,18 +166,18 @@ def whiten(
             means[id(part)], fits[id(part)] = centre, fit
 
     for matrix in matrices:
-        out = matrix.target()
-        for part in parts:
-            if part.matrix is matrix:
-                weights = fits[id(part)].matrix
-                apply_whitening(matrix.values, means[id(part)], weights, out=out, rows=part.rows)
-        matrix.store(out, "whiten", params)
+        own = [part for part in parts if part.matrix is matrix]
+        matrix.store(
+            matrix.mapped([(p.rows, means[id(p)], fits[id(p)].matrix) for p in own]),
+            "whiten",
+            params,
+        )
         logger.info(
             "whiten%s: %s%s, %d dimensions.",
             where(matrix.modality),
             "joint " if joint else "",
             method,
-            out.shape[1],
+            matrix.values.shape[1],
         )
     if text := notes.text():
         warnings.warn(text, notes.category, stacklevel=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -28,6 +28,7 @@ from cellfuse._access import modalities as modalities_of
 from cellfuse._errors import listing
 from cellfuse.kernels.consensus import group_modz
 from cellfuse.kernels.groups import group_means, group_medians
+from cellfuse.pp._matrices import as_lazy
 from cellfuse.tl._labels import several_labels
 
 __all__ = ["aggregate"]
@@ -60,6 +61,7 @@ def aggregate(
     min_cells: int | Mapping[str, int] = 1,
     modalities: Literal["all", "any"] = "all",
     sep: str | None = None,
+    transform: Sequence[Callable[..., None]] = (),
 ) -> AnnData:
     """Aggregate cells to one profile per perturbation.
 
@@ -92,6 +94,14 @@ def aggregate(
     sep
         What stands between several labels of a cell in the (one) column `by`, such as ``"|"`` in
         ``EGFR|ERBB2``: the cell then counts for each of them. None: the text is one label.
+    transform
+        Verbs of `pp` that are run on the representation before, such as
+        ``[partial(cf.pp.robust_center_scale, control_key="gene", control="NTC"),
+        partial(cf.pp.whiten)]`` (`functools.partial`): corrected cells are nowhere written, and
+        `data` stays as it is.
+
+    A representation on a disk or of dask is gone through once, in threads or on dask's cluster;
+    medians once for each GiB of it.
 
     Returns
     -------
@@ -129,9 +139,15 @@ def aggregate(
         raise ValueError(f"modalities={modalities!r} is unknown; choose one of ['all', 'any'].")
     mods = modalities_of(data)
     columns = [by] if isinstance(by, str) else list(by)
-    values = {
-        m: _values(adata, per_modality(use_rep, m, name="use_rep"), m) for m, adata in mods.items()
-    }
+    if transform:
+        from cellfuse.tl._transform import transformed, verb_name  # they bring torch
+
+        values = transformed(mods, use_rep, transform)
+    else:
+        values = {
+            m: _values(adata, per_modality(use_rep, m, name="use_rep"), m)
+            for m, adata in mods.items()
+        }
     _check_widths(values)
     parts = {
         m: _profiles(
@@ -157,6 +173,8 @@ def aggregate(
         "modalities": modalities,
         "sep": sep,
     }
+    if transform:
+        params["transform"] = [verb_name(verb) for verb in transform]
     profiles.uns["aggregate"] = {"params": as_json(params)}
     logger.info("aggregate: %d profiles by %s.", profiles.n_obs, " and ".join(columns))
     if n_partial and modalities == "all":
@@ -171,9 +189,11 @@ def aggregate(
 
 
 def _values(adata: AnnData, use_rep: str | None, modality: str) -> Any:
-    values = representation(adata, use_rep, modality=modality)
-    name = "X" if use_rep in (None, "X") else f"obsm[{use_rep!r}]"
-    check_finite(values, f"{name}{where(modality)}")
+    values = representation(adata, use_rep, modality=modality, on_disk=True)
+    name = f"{'X' if use_rep in (None, 'X') else f'obsm[{use_rep!r}]'}{where(modality)}"
+    values = as_lazy(values, name)
+    if isinstance(values, np.ndarray) or hasattr(values, "tocsr"):
+        check_finite(values, name)  # what is not in memory is looked at as it is read
     return values
 
 
