@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         CrossModalAE,
         PhenoSeq,
         SemiClipped,
+        SharedAxes,
     )
 
 try:
@@ -38,6 +39,7 @@ _MODELS = (
     "PETRI",
     "PhenoSeq",
     "SemiClipped",
+    "SharedAxes",
     "TIDE",
 )
 #: Functions of whole runs.

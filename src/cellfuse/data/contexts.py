@@ -242,12 +242,22 @@ class Contexts:
             )
         return replace(self, members=members)
 
-    def permuted(self, seed: int) -> Contexts:
-        """Cells dealt to contexts at random, sizes kept, each modality for itself (paper, 4)."""
+    def permuted(
+        self, seed: int, *, among: Mapping[str, NDArray[np.bool_]] | None = None
+    ) -> Contexts:
+        """Cells dealt to contexts at random, sizes kept, each modality for itself (paper, 4).
+
+        `among` names rows of each modality that change places among themselves; all others stay, as
+        held-out contexts do, on which a model of permuted contexts is judged.
+        """
         members = {}
         for number, (modality, group) in enumerate(self.members.items()):
             rng = np.random.default_rng([seed, 7919, number])
-            members[modality] = Members(group.indptr, rng.permutation(group.rows))
+            rows = group.rows
+            dealt = np.ones(len(rows), bool) if among is None else among[modality][rows]
+            rows = rows.copy()
+            rows[dealt] = rng.permutation(rows[dealt])
+            members[modality] = Members(group.indptr, rows)
         return replace(self, members=members)
 
     def related(

@@ -26,9 +26,11 @@ __all__ = [
     "rank_within",
     "rows_of",
     "rows_of_contexts",
+    "sample_rows",
     "share_of_rows",
     "shared_only",
     "training_rows",
+    "values_of_contexts",
 ]
 
 #: Which rows of each modality.
@@ -173,7 +175,9 @@ def held_contexts(
     if isinstance(held, str):
         is_held = _flagged(contexts, adatas, held)
     else:
-        values = contexts.names.to_numpy() if by is None else _values(contexts, adatas, by)
+        values = (
+            contexts.names.to_numpy() if by is None else values_of_contexts(contexts, adatas, by)
+        )
         if isinstance(held, Real) and not isinstance(held, bool):
             is_held = np.isin(values, _drawn(values[contexts.shared()], float(held), seed))
         else:
@@ -197,7 +201,9 @@ def _drawn(values: NDArray, share: float, seed: int) -> NDArray:
     return distinct[order[: max(n_held, 0)]]
 
 
-def _values(contexts: Contexts, adatas: Mapping[str, AnnData], by: str) -> NDArray[np.object_]:
+def values_of_contexts(
+    contexts: Contexts, adatas: Mapping[str, AnnData], by: str
+) -> NDArray[np.object_]:
     """Value of an obs column in each context, which has one."""
     out = np.full(len(contexts), None, dtype=object)
     for role, members in contexts.members.items():
@@ -296,6 +302,14 @@ def share_of_rows(
     order = np.random.default_rng([seed, SALT]).permutation(n_rows)
     is_held[order[: int(n_rows * share)]] = True
     return ~is_held, is_held
+
+
+def sample_rows(mask: NDArray[np.bool_], *, seed: int, n: int = 20_000) -> NDArray[np.int64]:
+    """Rows where `mask` is True, in order; `n` of them drawn where there are more."""
+    rows = np.flatnonzero(mask)
+    if len(rows) > n:
+        rows = np.sort(np.random.default_rng([seed, SALT]).choice(rows, n, replace=False))
+    return rows
 
 
 def rank_within(label: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:

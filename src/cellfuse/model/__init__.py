@@ -8,6 +8,7 @@ from cellfuse.model.mae import MAE
 from cellfuse.model.petri import PETRI, Reconstruction
 from cellfuse.model.phenoseq import PhenoSeq
 from cellfuse.model.semi_clipped import SemiClipped
+from cellfuse.model.shared_axes import SharedAxes
 from cellfuse.model.tide import TIDE
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "PhenoSeq",
     "Reconstruction",
     "SemiClipped",
+    "SharedAxes",
     "TIDE",
 ]

@@ -16,12 +16,15 @@ from torch import Tensor
 from cellfuse._access import Data, is_mudata
 from cellfuse._errors import listing
 from cellfuse._renamed import renamed
-from cellfuse.data import Batch, Source, enumerate_documents
+from cellfuse.data import Batch, Contexts, Source, enumerate_documents
+from cellfuse.data.readers import read_dense
+from cellfuse.data.splits import sample_rows
 from cellfuse.data.streams import Indices
-from cellfuse.model.base import DocumentModel, Recipe
+from cellfuse.model.base import Recipe
 from cellfuse.model.base.checks import check_seed, check_whole
+from cellfuse.model.base.joint_model import JointModel
 from cellfuse.model.base.sizes import default_weights, input_specs, sizes_of
-from cellfuse.nn import JointMaskedAutoencoder
+from cellfuse.nn import JointFeatures, JointMaskedAutoencoder, JointSpace, PlainFeatures
 
 __all__ = ["PETRI", "Reconstruction"]
 
@@ -49,7 +52,7 @@ class Reconstruction:
     loss: NDArray[np.float32]
 
 
-class PETRI(DocumentModel):
+class PETRI(JointModel):
     """Unified cell embeddings from unpaired modalities by joint masked reconstruction.
 
     Cells that share a context form documents. 75% of each cell's tokens (image patches, genes) are
@@ -57,6 +60,13 @@ class PETRI(DocumentModel):
     all cells of the document, of both modalities, attend to each other; decoders rebuild what was
     removed. The embedding of a cell is the mean of its latents *before* the set transformer, with
     nothing removed, so that it needs neither the other modality nor a context.
+
+    With ``begin="linear"`` each encoder begins at a linear autoencoder (principal components of
+    what is visible), which depth joins through gates that begin at 0; and the cells' latents,
+    beside the plain features of images and embeddings, go through the closed form of
+    :class:`SharedAxes`, fitted on the training cells when training ends: learnt within each
+    modality, where cells are many, joined by what a thousand contexts can support.
+    ``begin="random"`` is the paper's.
 
     The variants of the paper's Table 1 are arguments: one entry in `modalities` of
     :meth:`setup_mudata` gives PETRI Image or PETRI Omics; `n_set_layers=0` gives the ViT MAE or the
@@ -81,6 +91,11 @@ class PETRI(DocumentModel):
         Weight of each modality's loss. Default: 1 for images and tokens (mean squared error),
         1.8 / n_genes for counts and 2.1 / n_features for values (sums over a cell's hidden
         features), which are the paper's 1e-4 at 18,082 genes and 0.01 at 209.
+    begin
+        ``"linear"`` (default of ``"small"``) or ``"random"`` (the paper's, default of ``"base"``).
+    target_key
+        With ``begin="linear"``: obs column, such as the target gene of guides, whose contexts are
+        permuted together for the null of the shared axes; see :class:`SharedAxes`.
     permute_contexts
         Deal cells to contexts at random: the control that fails where the modalities teach each
         other anything.
@@ -108,7 +123,7 @@ class PETRI(DocumentModel):
     >>> cf.PETRI.setup_mudata(mdata, context_keys="guide", image_rep="crops")
     >>> model = cf.PETRI(mdata, set_size=2, seed=0)
     >>> model.train(max_epochs=1, documents_per_context=1, enable_progress_bar=False)
-    >>> model.get_latent_representation(modality="image").shape[1]
+    >>> model.get_latent_representation(modality="image", at="encoder").shape[1]
     96
     """
 
@@ -132,6 +147,8 @@ class PETRI(DocumentModel):
         crop: int | None = None,
         normalize: Literal["dataset", "instance"] = "dataset",
         loss_weights: Mapping[str, float] | None = None,
+        begin: Literal["linear", "random"] | None = None,
+        target_key: str | None = None,
         permute_contexts: bool = False,
         seed: int = 0,
         **sizes: Any,
@@ -141,15 +158,60 @@ class PETRI(DocumentModel):
             preset=preset,
             set_size=set_size,
             permute_contexts=permute_contexts,
+            begin=begin or ("linear" if preset == "small" else "random"),
             seed=seed,
         )
+        self.target_key = target_key
         self.sizes = sizes_of(preset, sizes)
+        self.n_learnt = self.sizes.width
         specs = input_specs(
             self.inputs, crop=crop, normalize=normalize, patch_size=self.sizes.patch_size
         )
         self.module = JointMaskedAutoencoder(
-            specs, self.sizes, weights=default_weights(self.inputs, loss_weights), seed=seed
+            specs,
+            self.sizes,
+            weights=default_weights(self.inputs, loss_weights),
+            seed=seed,
+            linear=self.begin == "linear",
         )
+        if self.begin == "linear":
+            self.module.joint = JointFeatures(
+                {
+                    role: PlainFeatures(i.kind, i.shape, crop=crop) if i.kind != "counts" else None
+                    for role, i in self.inputs.items()
+                },
+                n_learnt=self.sizes.width,
+                n_comps=self.n_comps,
+                n_nuisances=self._n_nuisances,
+            )
+
+    def _begin_at(
+        self, source: Source, train_rows: Mapping[str, NDArray[np.bool_]], contexts: Contexts
+    ) -> None:
+        assert self.module.joint is not None
+        for role, reader in source.readers.items():
+            cells = read_dense(reader, sample_rows(train_rows[role], seed=self.seed))
+            self.module.cell(role).begin_at(cells)  # type: ignore[operator]  # linear first
+            self.module.joint.fit_plain(role, cells)
+
+    @property
+    def _space(self) -> JointSpace:
+        assert self.module.joint is not None
+        return self.module.joint.space
+
+    def _features(self, role: str, x: Tensor) -> Tensor:
+        assert self.module.joint is not None
+        return self.module.joint.features(role, x, self.module.embed(role, x))
+
+    def _finish(self, source: Source, trained: Contexts) -> None:
+        if self.begin == "linear":
+            self._fit_joint(source, trained)
+
+    def _validate(self, source: Source, trained: Contexts, held: Contexts) -> dict[str, float]:
+        # Without a joint space the latents themselves are compared, as the paper does.
+        if self.begin == "linear":
+            return super()._validate(source, trained, held)
+        return {}
 
     def _losses(self, batch: Batch, augment: bool) -> dict[str, Tensor]:
         return self.module(batch.x, batch.key, batch.present, augment=augment)
@@ -165,7 +227,7 @@ class PETRI(DocumentModel):
         data: Data | None = None,
         *,
         modality: str | None = None,
-        at: Literal["encoder"] | int = "encoder",
+        at: Literal["joint", "shared", "encoder"] | int | None = None,
         batch_size: int = 256,
     ) -> NDArray[np.float32]:
         """Embedding of every cell of a modality.
@@ -177,9 +239,13 @@ class PETRI(DocumentModel):
         modality
             Role: ``"image"`` or ``"rna"``.
         at
-            ``"encoder"``: mean of the cell's latents before the set transformer, nothing masked
-            (paper, 4); needs neither contexts nor the other modality. A number from 1: after that
-            layer of the set transformer, with documents of all modalities in which every cell
+            None is ``"joint"`` where the model began linear and ``"encoder"`` else. ``"joint"``:
+            what the cell tells of its context in all directions of both modalities, and
+            ``"shared"``: its coordinates on the axes that both have, as :class:`SharedAxes` has
+            them; not to be scaled or whitened. ``"encoder"``: mean of the cell's latents before
+            the set transformer, nothing masked (paper, 4); needs neither contexts nor
+            the other modality. A number from 1: after that layer of the set transformer,
+            with documents of all modalities in which every cell
             stands at least once; a cell's several values are averaged (paper, A.6).
         batch_size
             Cells encoded at a time.
@@ -188,9 +254,15 @@ class PETRI(DocumentModel):
         -------
         ``(n_cells, width)``.
         """
+        self._check_trained()
+        if at in ("joint", "shared") and self.begin != "linear":
+            raise ValueError(f"at={at!r} is of models that begin linear; this one began at random.")
+        if at is None:
+            at = "joint" if self.begin == "linear" else "encoder"
+        if at == "joint" or at == "shared":
+            return self._representation(data, modality, at, batch_size)
         if at == "encoder":
             return super().get_latent_representation(data, modality=modality, batch_size=batch_size)
-        self._check_trained()
         return self._after_layer(data, self._role(modality), at, batch_size)
 
     @torch.inference_mode()
@@ -200,7 +272,7 @@ class PETRI(DocumentModel):
         is_number = isinstance(at, Integral) and not isinstance(at, bool)
         if not is_number or not 1 <= int(at) <= self.sizes.n_set_layers:
             raise ValueError(
-                f"at={at!r}: expected 'encoder' or a number from 1 to "
+                f"at={at!r}: expected 'joint', 'shared', 'encoder' or a number from 1 to "
                 f"{self.sizes.n_set_layers} (the layers of the set transformer)."
             )
         check_whole("batch_size", batch_size)

@@ -35,7 +35,9 @@ from cellfuse.nn.dino import (
 from cellfuse.nn.distill import Adapter, Distillation, collapse, perturb_embedding
 from cellfuse.nn.film import DoseFiLM, log_dose
 from cellfuse.nn.genes import GeneDecoder, GeneEncoder
+from cellfuse.nn.image_statistics import image_statistics
 from cellfuse.nn.joint_mae import JointMaskedAutoencoder
+from cellfuse.nn.joint_space import JointFeatures, JointSpace
 from cellfuse.nn.keyed import normal, uniform
 from cellfuse.nn.losses import (
     masked_mean_squared_error,
@@ -45,6 +47,7 @@ from cellfuse.nn.losses import (
 )
 from cellfuse.nn.mae import ImageMAE, normalize_patches
 from cellfuse.nn.masking import random_mask
+from cellfuse.nn.plain_features import PlainFeatures
 from cellfuse.nn.response import RESPONSE_PRESETS, ResponseNetwork, ResponseSizes
 from cellfuse.nn.scgpt import ScGPT, ScGPTCheckpoint, read_scgpt
 from cellfuse.nn.sets import SetTransformer
@@ -83,7 +86,10 @@ __all__ = [
     "ImageEncoder",
     "ImageMAE",
     "InputSpec",
+    "JointFeatures",
     "JointMaskedAutoencoder",
+    "JointSpace",
+    "PlainFeatures",
     "PlainViT",
     "ResponseNetwork",
     "ResponseSizes",
@@ -108,6 +114,7 @@ __all__ = [
     "distillation_loss",
     "follow",
     "from_all_devices",
+    "image_statistics",
     "log_dose",
     "make_vit",
     "masked_mean_squared_error",

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cellfuse.nn.autoencoders import CellAutoencoder, InputSpec, Sizes, build
+from cellfuse.nn.joint_space import JointFeatures
+from cellfuse.nn.linear_first import build_linear_first
 from cellfuse.nn.masking import random_mask
 from cellfuse.nn.sets import SetTransformer
 
@@ -28,6 +30,9 @@ class JointMaskedAutoencoder(nn.Module):
         Weight of each modality's loss.
     seed
         Seed of masks and augmentation.
+    linear
+        Begin at a linear autoencoder of each modality, cells of a document apart: see
+        :mod:`cellfuse.nn.linear_first`.
     """
 
     def __init__(
@@ -37,10 +42,12 @@ class JointMaskedAutoencoder(nn.Module):
         *,
         weights: Mapping[str, float],
         seed: int = 0,
+        linear: bool = False,
     ) -> None:
         super().__init__()
         self.sizes, self.weights, self.seed = sizes, dict(weights), seed
-        self.cells = nn.ModuleDict({name: build(spec, sizes) for name, spec in specs.items()})
+        make = build_linear_first if linear else build
+        self.cells = nn.ModuleDict({name: make(spec, sizes) for name, spec in specs.items()})
         self.documents = (
             SetTransformer(
                 list(specs),
@@ -52,6 +59,10 @@ class JointMaskedAutoencoder(nn.Module):
             if sizes.n_set_layers
             else None
         )
+        #: Closed form on top of the encoders, where the model begins linear.
+        self.joint: JointFeatures | None = None
+        if linear and self.documents is not None:
+            self.documents.begin_apart()
 
     def cell(self, modality: str) -> CellAutoencoder:
         """Return the autoencoder of a modality."""

@@ -29,6 +29,16 @@ class SetTransformer(nn.Module):
         self.blocks = nn.ModuleList([Block(width, n_heads, mlp_ratio) for _ in range(depth)])
         self.apply(init_weights)
 
+    @torch.no_grad()
+    def begin_apart(self) -> None:
+        """Begin with cells that do not look at each other: every layer gives what it takes."""
+        for embedding in self.modality.values():
+            embedding.zero_()
+        for block in self.blocks:
+            for layer in (block.attention.out, block.mlp[-1]):  # type: ignore[union-attr, index]
+                nn.init.zeros_(layer.weight)  # type: ignore[union-attr, arg-type]
+                nn.init.zeros_(layer.bias)  # type: ignore[union-attr, arg-type]
+
     def forward(
         self, latents: Mapping[str, Tensor], present: Mapping[str, Tensor]
     ) -> list[dict[str, Tensor]]:

@@ -270,21 +270,17 @@ class DocumentModel(ScreenModel):
             weight_decay=weight_decay,
             warmup=warmup,
         )
-        contexts = self._contexts(None, list(self.inputs))
-        if self.permute_contexts:
-            contexts = contexts.permuted(self.seed)
-        held = Held(validation_size, validation_contexts, validation_by)
-        rows = self._rows(contexts, held)
+        contexts, rows = self._dealt(Held(validation_size, validation_contexts, validation_by))
         plans = self._plans(
             contexts, rows, recipe, replace=replace, missing="drop" if self.joins else missing
         )
         if plans.batch_size < self.least_documents:
             raise ValueError(self._too_few(plans.batch_size))
-        source = self._source()
+        source, trained = self._source(), contexts.restricted(plans.train_rows)
         if not self.is_trained_:
             self._take_statistics(source, plans)
             if self.begin != "random" and ckpt_path is None:
-                self._begin_at(source, plans.train_rows, contexts.restricted(plans.train_rows))
+                self._begin_at(source, plans.train_rows, trained)
         first, max_steps = self.n_epochs_, trainer_kwargs.get("max_steps", -1)
         for stage in range(self.n_stages):
             self._begin_stage(stage, source)
@@ -313,7 +309,9 @@ class DocumentModel(ScreenModel):
                 callbacks=[
                     *self._callbacks(recipe, plans),
                     *(callbacks or []),
-                    *method_callbacks(self, source, self._judged(contexts, rows), keep_best),
+                    *method_callbacks(
+                        self, source, trained, self._judged(contexts, rows), keep_best
+                    ),
                 ],
                 ckpt_path=ckpt_path,
                 history=self.history_,
@@ -322,6 +320,7 @@ class DocumentModel(ScreenModel):
             )
             self.n_epochs_ = max(self.n_epochs_, n_epochs(self.history_))
         self.module.eval()
+        self._finish(source, trained)
         self.is_trained_ = True
 
     @property
@@ -338,6 +337,19 @@ class DocumentModel(ScreenModel):
                 "leave it out."
             )
         return 1
+
+    def _dealt(self, held: Held) -> tuple[Contexts, Rows]:
+        """Contexts, permuted where they are to be, and what of them is held out.
+
+        Contexts that are held out as wholes stay as they are: the twin is judged on true ones.
+        """
+        contexts = self._contexts(None, list(self.inputs))
+        if self.permute_contexts and held.contexts is None:
+            contexts = contexts.permuted(self.seed)
+        rows = self._rows(contexts, held)
+        if self.permute_contexts and held.contexts is not None:
+            contexts = contexts.permuted(self.seed, among=rows.train)
+        return contexts, rows
 
     def _refuse(self, given: Mapping[str, Any], trainer_kwargs: Mapping[str, Any]) -> None:
         """Refuse arguments of :meth:`train` that mean nothing here."""
@@ -418,12 +430,16 @@ class DocumentModel(ScreenModel):
         `contexts` hold the training cells alone.
         """
 
-    def _validate(self, source: Source, held: Contexts) -> dict[str, float]:
+    def _validate(self, source: Source, trained: Contexts, held: Contexts) -> dict[str, float]:
         """Numbers of held-out contexts at an epoch's end, logged as ``validation_<name>``.
 
-        `held` holds the cells of these contexts alone; `source` reads them.
+        `trained` and `held` hold the cells of the contexts that are trained on and held out;
+        `source` reads them.
         """
         return {}
+
+    def _finish(self, source: Source, trained: Contexts) -> None:
+        """What follows from the trained weights in closed form; after the last epoch."""
 
     def _rows(self, contexts: Contexts, held: Held) -> Rows:
         """What is trained on and what is held out."""

@@ -59,22 +59,28 @@ class Losses(OfModel):
 class _Validation(OfModel):
     """What a model says of held-out contexts."""
 
-    def __init__(self, model: DocumentModel, source: Source, held: Contexts) -> None:
+    def __init__(
+        self, model: DocumentModel, source: Source, trained: Contexts, held: Contexts
+    ) -> None:
         super().__init__(model)
-        self.source, self.held = source, held
+        self.source, self.trained, self.held = source, trained, held
 
     def __call__(self) -> dict[str, float]:
         """Numbers by name."""
-        return self.model._validate(self.source, self.held)
+        return self.model._validate(self.source, self.trained, self.held)
 
 
 def method_callbacks(
-    model: DocumentModel, source: Source, held: Contexts | None, keep_best: str | None
+    model: DocumentModel,
+    source: Source,
+    trained: Contexts,
+    held: Contexts | None,
+    keep_best: str | None,
 ) -> list[L.Callback]:
     """Look at held-out contexts, then keep what is best; where either is wanted."""
     found: list[L.Callback] = []
     if held is not None:
-        found.append(Score(model.module, _Validation(model, source, held)))
+        found.append(Score(model.module, _Validation(model, source, trained, held)))
     if keep_best is not None:
         found.append(KeepBest(model.module, keep_best))
     return found

@@ -9,6 +9,7 @@ the manager belongs to the model, and a save is tensors and JSON.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -123,4 +124,4 @@ class ScviModel(BaseModelClass):
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return next(self.module.parameters()).device
+        return next(chain(self.module.parameters(), self.module.buffers())).device

@@ -1,0 +1,218 @@
+"""Models whose cells' features are joined in closed form: SharedAxes, and PETRI begun linear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from mudata import MuData
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cellfuse._access import Data
+from cellfuse.data import Contexts, Source
+from cellfuse.data.nuisances import Keys, Nuisance, find_nuisances, nuisance_matrix
+from cellfuse.data.readers import read_dense
+from cellfuse.data.splits import values_of_contexts
+from cellfuse.kernels.shared_axes import Method
+from cellfuse.model.base.checks import check_whole
+from cellfuse.model.base.document_model import DocumentModel
+from cellfuse.model.base.joint import Blocks, alignment_of, fit_joint_space
+from cellfuse.nn import JointSpace
+
+__all__ = ["JointModel"]
+
+#: Cells read at a time.
+BLOCK = 2_048
+
+
+class JointModel(DocumentModel):
+    """A model with features of single cells (``_features``) and a joint space (``_space``)."""
+
+    method: Method = "within"
+    n_comps: int = 50
+    n_draws: int = 200
+    target_key: str | None = None
+    #: Features, the last ones, that a network has learnt.
+    n_learnt: int = 0
+
+    @classmethod
+    def setup_mudata(  # type: ignore[override]  # and what is taken out
+        cls,
+        mdata: MuData,
+        *,
+        context_keys: str | Sequence[str],
+        image_rep: str | None = None,
+        rna_rep: str | None = None,
+        rna_layer: str | None = None,
+        rna_likelihood: Literal["nb", "mse"] = "nb",
+        modalities: Mapping[str, str] | None = None,
+        batch_key: str | None | Mapping[str, str | None] = None,
+        regress_out: Keys | Mapping[str, Keys] = None,
+    ) -> None:
+        """Say what is read, what cells share and what is taken out.
+
+        Parameters
+        ----------
+        mdata
+            Modalities with different cells. Only ``.uns["cellfuse"]`` (and scvi-tools'
+            identifiers in ``.uns``) is written.
+        context_keys
+            obs column or columns, in every modality, whose joint value is the context: the guide,
+            the compound, or the chemical background and the guide. An obsm key of
+            :func:`cellfuse.pp.map_contexts` gives cells several contexts; ``"obs_names"`` means
+            cells measured in both modalities.
+        image_rep
+            obsm key of pixels ``(n, C, H, W)``, tokens ``(n, T, D)`` or a flat embedding
+            ``(n, D)``; None is X.
+        rna_rep
+            obsm key of a flat embedding; None is X or `rna_layer`.
+        rna_layer
+            Layer of raw counts; None is X.
+        rna_likelihood
+            ``"nb"``: raw counts (negative binomial where expression is rebuilt). ``"mse"``: real
+            values. An obsm key is always read as real values.
+        modalities
+            Name in the MuData of the roles ``"image"`` and ``"rna"``; one entry alone gives a model
+            of that modality. Default: both, under their own names.
+        batch_key
+            obs column of the batch (well, plate), centred in the joint space; a dict by role where
+            they differ, as in ``{"image": "well", "rna": None}``. New cells must be of batches
+            that were trained on.
+        regress_out
+            obs columns or obsm keys (numbers or words) that are regressed out in the joint space,
+            such as the logarithm of depth; a dict by role where they differ.
+
+        Raises
+        ------
+        KeyError
+            A modality, key or layer is missing.
+        ValueError
+            No counts where counts are needed, NaN, contexts that do not match, colliding names.
+        """
+        found = cls._read(
+            mdata,
+            context_keys=context_keys,
+            image_rep=image_rep,
+            rna_rep=rna_rep,
+            rna_layer=rna_layer,
+            rna_likelihood=rna_likelihood,
+            modalities=modalities,
+        )
+        adatas = {i.role: mdata.mod[i.modality] for i in found.inputs}
+        out = find_nuisances(adatas, batch_key=batch_key, regress_out=regress_out)
+        for role, each in out.items():
+            nuisance_matrix(adatas[role], each, role)  # refuses what cannot be read
+        stored = {role: [one.to_json() for one in each] for role, each in out.items()}
+        cls._keep_setup(mdata, found, nuisances=stored)
+
+    @property
+    def nuisances(self) -> dict[str, list[Nuisance]]:
+        """What is taken out of each role's cells."""
+        stored = self._setup.get("nuisances", {})
+        return {role: [Nuisance.from_json(n) for n in stored.get(role, ())] for role in self.inputs}
+
+    @property
+    def _n_nuisances(self) -> dict[str, int]:
+        return {role: sum(n.width for n in found) for role, found in self.nuisances.items()}
+
+    @property
+    def _space(self) -> JointSpace:
+        """The joint space of the network."""
+        raise NotImplementedError
+
+    def _features(self, role: str, x: Tensor) -> Tensor:
+        """Cells ``(N, ...)`` as they were read, to the features that are joined."""
+        raise NotImplementedError
+
+    # -- fitting ----------------------------------------------------------------------------------
+
+    def _fit_joint(self, source: Source, trained: Contexts) -> None:
+        """Fit the joint space on the cells of `trained`."""
+        targets = None
+        if self.target_key is not None:
+            # By name of the context: where contexts are permuted, cells carry others' targets.
+            true = self._contexts(None, list(self.inputs))
+            adatas = {role: self._modality(None, role) for role in self.inputs}
+            targets = values_of_contexts(true, adatas, self.target_key)
+        fit_joint_space(
+            self._space,
+            {role: partial(self._blocks, source, role, trained) for role in self.inputs},
+            trained,
+            n_comps=self.n_comps,
+            method=self.method,
+            n_learnt=self.n_learnt,
+            blocks=targets,
+            n_draws=self.n_draws,
+            seed=self.seed,
+        )
+
+    @torch.inference_mode()
+    def _blocks(self, source: Source, role: str, contexts: Contexts) -> Blocks:
+        """Rows, features and nuisances of the cells that have a context, in blocks."""
+        taken = nuisance_matrix(self._modality(None, role), self.nuisances[role], role)
+        every = np.flatnonzero(contexts.of_row(role) >= 0)
+        for start in range(0, len(every), BLOCK):
+            rows = every[start : start + BLOCK]
+            x = read_dense(source.readers[role], rows, device=self.device)
+            features = self._features(role, x).float().cpu().numpy()
+            yield rows, features, None if taken is None else taken[rows]
+
+    def _validate(self, source: Source, trained: Contexts, held: Contexts) -> dict[str, float]:
+        """Alignment of held-out contexts in the joint space, fitted anew on the others."""
+        if len(self.inputs) < 2:
+            return {}
+        self._fit_joint(source, trained)
+        return alignment_of(
+            held, {role: self._embedded(source, role, held) for role in self.inputs}
+        )
+
+    def _embedded(self, source: Source, role: str, contexts: Contexts) -> Iterator[Any]:
+        for rows, features, taken in self._blocks(source, role, contexts):
+            z = None if taken is None else torch.as_tensor(taken, device=self.device)
+            x = torch.as_tensor(features, device=self.device)
+            yield rows, self._space(role, x, z).cpu().numpy()
+
+    # -- inference --------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _representation(
+        self,
+        data: Data | None,
+        modality: str | None,
+        axes: Literal["joint", "shared"],
+        batch_size: int,
+    ) -> NDArray[np.float32]:
+        """Coordinates of every cell of a modality."""
+        self._check_trained()
+        check_whole("batch_size", batch_size)
+        role, space = self._role(modality), self._space
+        self.module.eval()
+        reader = self._reader(data, role)
+        taken = nuisance_matrix(self._modality(data, role), self.nuisances[role], role)
+        n = reader.shape[0]
+        out = np.empty((n, space.width if axes == "joint" else space.n_shared), np.float32)
+        for start in range(0, n, batch_size):
+            rows = np.arange(start, min(start + batch_size, n))
+            features = self._features(role, read_dense(reader, rows, device=self.device))
+            z = None if taken is None else torch.as_tensor(taken[rows], device=self.device)
+            out[rows] = space(role, features, z, axes).float().cpu().numpy()
+        return out
+
+    @property
+    def axes(self) -> pd.DataFrame:
+        """One row per shared axis, the strongest first.
+
+        ``value`` (singular value), ``null_mean`` (of permuted contexts), ``pvalue`` (that so much
+        is shared beyond the axes before it) and ``weight`` (0 to 1) in the shared axes.
+        """
+        self._check_trained()
+        values, null, pvalue = self._space.axes.double().cpu().numpy()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            weight = np.sqrt(np.maximum(1 - (null / values) ** 2, 0))
+        columns = {"value": values, "null_mean": null, "pvalue": pvalue, "weight": weight}
+        return pd.DataFrame(columns, index=pd.RangeIndex(1, len(values) + 1, name="axis"))

@@ -1,0 +1,137 @@
+"""A space of all modalities: linear maps that were fitted in closed form, kept as weights are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from cellfuse.nn.plain_features import PlainFeatures
+
+__all__ = ["JointFeatures", "JointSpace", "LinearMap"]
+
+Axes = Literal["joint", "shared"]
+
+
+class LinearMap(nn.Module):
+    """Features of one modality, less their mean and nuisances, to each set of axes."""
+
+    offset: Tensor
+    joint: Tensor
+    shared: Tensor
+    nuisance_mean: Tensor
+    nuisance_joint: Tensor
+    nuisance_shared: Tensor
+
+    def __init__(self, n_features: int, width: int, n_shared: int, n_nuisances: int = 0) -> None:
+        super().__init__()
+        for name, shape in {
+            "offset": (n_features,),
+            "joint": (n_features, width),
+            "shared": (n_features, n_shared),
+            "nuisance_mean": (n_nuisances,),
+            "nuisance_joint": (n_nuisances, width),
+            "nuisance_shared": (n_nuisances, n_shared),
+        }.items():
+            self.register_buffer(name, torch.zeros(shape))
+
+    def forward(self, features: Tensor, nuisances: Tensor | None, axes: Axes) -> Tensor:
+        """``(N, features)`` and ``(N, nuisances)`` to ``(N, width)`` or ``(N, n_shared)``."""
+        out = (features.float() - self.offset) @ getattr(self, axes)
+        if len(self.nuisance_mean):
+            if nuisances is None:
+                raise ValueError("these cells come without the nuisances that were taken out.")
+            out = out - (nuisances.float() - self.nuisance_mean) @ getattr(self, f"nuisance_{axes}")
+        return out
+
+
+class JointSpace(nn.Module):
+    """One linear map per modality.
+
+    Parameters
+    ----------
+    n_features
+        Features of each modality.
+    n_comps
+        Directions that are kept of each at most; the joint space has as many as all together.
+    n_nuisances
+        Columns that are regressed out of each; default none.
+
+    Notes
+    -----
+    Everything is of a size known before it is fitted, so that it is saved and loaded as weights
+    are; directions that the data do not have are columns of zeros.
+    """
+
+    def __init__(
+        self,
+        n_features: Mapping[str, int],
+        *,
+        n_comps: int,
+        n_nuisances: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__()
+        kept = [min(n, n_comps) for n in n_features.values()]
+        self.width, self.n_shared = sum(kept), min(kept)
+        self.maps = nn.ModuleDict(
+            {
+                role: LinearMap(n, self.width, self.n_shared, (n_nuisances or {}).get(role, 0))
+                for role, n in n_features.items()
+            }
+        )
+        #: Singular values, their mean over permuted contexts, and p-values, ``(3, n_shared)``.
+        self.axes: Tensor
+        self.register_buffer("axes", torch.full((3, self.n_shared), torch.nan))
+
+    def cell(self, role: str) -> LinearMap:
+        """Return the map of a modality."""
+        return cast("LinearMap", self.maps[role])
+
+    def forward(
+        self, role: str, features: Tensor, nuisances: Tensor | None = None, axes: Axes = "joint"
+    ) -> Tensor:
+        """Coordinates of cells ``(N, features)``."""
+        return self.cell(role)(features, nuisances, axes)
+
+
+class JointFeatures(nn.Module):
+    """What a learned model brings to the joint space: plain features beside learnt ones.
+
+    Parameters
+    ----------
+    plain
+        Plain features of each modality; None where the learnt ones hold all that is in them.
+    n_learnt
+        Learnt features of each.
+    n_comps, n_nuisances
+        As in :class:`JointSpace`.
+    """
+
+    def __init__(
+        self,
+        plain: Mapping[str, PlainFeatures | None],
+        *,
+        n_learnt: int,
+        n_comps: int,
+        n_nuisances: Mapping[str, int],
+    ) -> None:
+        super().__init__()
+        self.plain = nn.ModuleDict({role: p for role, p in plain.items() if p is not None})
+        self.space = JointSpace(
+            {r: (0 if p is None else p.n_features) + n_learnt for r, p in plain.items()},
+            n_comps=n_comps,
+            n_nuisances=n_nuisances,
+        )
+
+    def fit_plain(self, role: str, cells: Tensor) -> None:
+        """Let plain features look at some cells ``(N, ...)`` as they were read."""
+        if role in self.plain:
+            self.plain[role].fit(cells)  # type: ignore[operator]
+
+    def features(self, role: str, x: Tensor, learnt: Tensor) -> Tensor:
+        """Cells ``(N, ...)`` as they were read and ``(N, n_learnt)`` side by side."""
+        if role not in self.plain:
+            return learnt.float()
+        return torch.cat([self.plain[role](x), learnt.float()], dim=1)

@@ -1,0 +1,191 @@
+"""Autoencoders that begin at the closed form: a linear readout of what is visible, depth on top.
+
+A cell's latents are ``readout(visible) + gate * deep(visible)``, what is rebuilt is
+``out(mean latent) + gate * deep decoder(latents)``. Readout and output begin at principal
+components, the gates at 0: at the first step the network is a linear autoencoder, and depth comes
+in through numbers of its own, where it helps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from cellfuse.nn.autoencoders import (
+    CellAutoencoder,
+    GeneAutoencoder,
+    InputSpec,
+    Sizes,
+    TokenAutoencoder,
+)
+
+__all__ = ["LinearFirst", "build_linear_first"]
+
+#: Principal components that readout and output begin at; latents beyond them begin at 0.
+N_COMPONENTS = 32
+#: Dispersions of counts that are begun at.
+DISPERSION = (0.1, 1_000.0)
+
+
+def principal_components(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Standard deviations ``(k,)`` and directions ``(d, k)`` of centred ``(N, d)``, k <= `n`.
+
+    By random projection with a seed of its own and a few power iterations, exact to rounding for
+    what is kept; directions without variance are left out.
+    """
+    n = min(n, *x.shape)
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.randn(x.shape[1], min(n + 10, *x.shape), generator=generator).to(x.device)
+    for _ in range(6):
+        wide, _ = torch.linalg.qr(x.T @ (x @ wide))
+    _, values, turned = torch.linalg.svd(x @ wide, full_matrices=False)
+    sd = values[:n] / max(len(x) - 1, 1) ** 0.5
+    keep = sd > 1e-6 * sd.max().clamp_min(1e-12)
+    return sd[keep], (wide @ turned.T[:, :n])[:, keep]
+
+
+if TYPE_CHECKING:  # what the mixin stands before
+    _Base = CellAutoencoder
+else:
+    _Base = object
+
+
+class LinearFirst(_Base):
+    """Adds the linear path to an autoencoder; a subclass says what of a cell is visible, flat."""
+
+    readout: nn.Linear
+    out: nn.Linear
+    gate_in: nn.Parameter
+    gate_out: nn.Parameter
+
+    def _add_linear(self, n_flat: int, width: int) -> None:
+        self.readout, self.out = nn.Linear(n_flat, width), nn.Linear(width, n_flat)
+        for layer in (self.readout, self.out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.gate_in = nn.Parameter(torch.zeros(width))
+        self.gate_out = nn.Parameter(torch.zeros(()))
+
+    def visible(self, prepared: Tensor, keep: Tensor | None) -> Tensor:
+        """Flat cells ``(N, n_flat)``: centred, zero where hidden, as large as if nothing were."""
+        raise NotImplementedError
+
+    def encode(self, prepared: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Latents ``(N, L, width)`` of the tokens that are kept (all for None)."""
+        linear = self.readout(self.visible(prepared, keep))
+        return linear[:, None] + self.gate_in * super().encode(prepared, keep)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Prediction for every token."""
+        deep = super().decode(latents)
+        return self.out(latents.mean(dim=1)).view_as(deep) + self.gate_out * deep
+
+    @torch.no_grad()
+    def begin_at(self, cells: Tensor) -> None:
+        """Begin at the principal components of some cells ``(N, ...)`` as they were read."""
+        key = torch.zeros(1, dtype=torch.long, device=cells.device)
+        prepared = self.prepare(cells[None], key, seed=0, augment=False)
+        flat = self.visible(prepared, None)
+        center = flat.mean(dim=0)
+        flat = flat - center
+        sd, v = principal_components(flat, min(N_COMPONENTS, len(self.readout.bias)))
+        n = len(sd)
+        self.readout.weight[:n] = v.T / sd[:, None]
+        self.readout.bias[:n] = -(self.readout.weight[:n] @ center)
+        self._begin_out(prepared, flat @ v / sd)
+
+    def _begin_out(self, prepared: Tensor, z: Tensor) -> None:
+        """Begin what is rebuilt at the regression on standardised components `z` ``(N, n)``."""
+        target = prepared.flatten(1)
+        self.out.bias.copy_(target.mean(dim=0))
+        self.out.weight[:, : z.shape[1]] = (target - target.mean(dim=0)).T @ z / len(z)
+
+
+class LinearFirstTokens(LinearFirst, TokenAutoencoder):
+    """Patches and tokens; see :class:`LinearFirst`."""
+
+    def __init__(self, spec: InputSpec, sizes: Sizes) -> None:
+        TokenAutoencoder.__init__(self, spec, sizes)
+        self._add_linear(self.n_tokens * self.encoder.embed.in_features, sizes.width)
+
+    def visible(self, prepared: Tensor, keep: Tensor | None) -> Tensor:
+        """Patches one after the other; standardised, so that 0 is their mean."""
+        if keep is None:
+            return prepared.flatten(1)
+        seen = prepared.new_zeros(prepared.shape[:2]).scatter_(
+            1, keep, self.n_tokens / keep.shape[1]
+        )
+        return (prepared * seen[..., None]).flatten(1)
+
+
+class LinearFirstGenes(LinearFirst, GeneAutoencoder):
+    """Genes; see :class:`LinearFirst`. Counts are read as logarithms of shares."""
+
+    share: Tensor
+    depth: Tensor
+    center: Tensor
+
+    def __init__(self, spec: InputSpec, sizes: Sizes) -> None:
+        GeneAutoencoder.__init__(self, spec, sizes)
+        n_genes = spec.shape[0]
+        self._add_linear(n_genes, sizes.width)
+        self.register_buffer("share", torch.full((n_genes,), 1 / n_genes))
+        self.register_buffer("depth", torch.ones(()))
+        self.register_buffer("center", torch.zeros(n_genes))
+
+    def set_statistics(self, mean: Tensor, sd: Tensor) -> None:
+        """Take mean shares of counts, at which the output begins, or the scale of values."""
+        if self.spec.kind != "counts":
+            return GeneAutoencoder.set_statistics(self, mean, sd)
+        self.share.copy_((mean / mean.sum().clamp_min(1e-12)).clamp_min(1e-8))
+        self.out.bias.data.copy_(self.share.log())
+        return None
+
+    def visible(self, prepared: Tensor, keep: Tensor | None) -> Tensor:
+        """Genes that are kept; of counts the logarithm at a depth that these alone tell."""
+        seen = torch.ones_like(prepared)
+        if keep is not None:
+            seen = torch.zeros_like(prepared).scatter_(1, keep, 1.0)
+        if self.spec.kind == "counts":
+            counts = prepared * seen
+            # Total of the whole cell, as far as the visible genes say.
+            total = counts.sum(dim=1, keepdim=True) / (seen @ self.share)[:, None]
+            logs = (counts * (self.depth / total.clamp_min(1e-6))).log1p()
+            prepared = (logs - self.center) * seen
+        else:
+            prepared = prepared * seen
+        return prepared * (seen.shape[1] / seen.sum(dim=1, keepdim=True))
+
+    @torch.no_grad()
+    def begin_at(self, cells: Tensor) -> None:
+        """Begin at the principal components of some cells ``(N, n_genes)`` as they were read."""
+        if self.spec.kind == "counts":
+            total = cells.float().sum(dim=1)
+            if (total > 0).any():
+                self.depth.copy_(total[total > 0].median())
+            self.center.zero_()
+            self.center.copy_(self.visible(cells.float(), None).mean(dim=0))
+        super().begin_at(cells)
+
+    def _begin_out(self, prepared: Tensor, z: Tensor) -> None:
+        if self.spec.kind != "counts":
+            return super()._begin_out(prepared, z)
+        total = prepared.sum(dim=1, keepdim=True).clamp_min(1e-6)
+        shares = prepared / total
+        mean = shares.mean(dim=0).clamp_min(1e-8)
+        # d log(mean share) / dz, to first order: what a softmax of logits then gives.
+        self.out.weight[:, : z.shape[1]] = (shares - mean).T @ z / len(z) / mean[:, None]
+        self.out.bias.copy_(mean.log())
+        expected = total * mean
+        excess = ((prepared - expected).square() - expected).sum(dim=0).clamp_min(1e-6)
+        self.log_dispersion.copy_((expected.square().sum(dim=0) / excess).clamp(*DISPERSION).log())
+        return None
+
+
+def build_linear_first(spec: InputSpec, sizes: Sizes) -> CellAutoencoder:
+    """Choose the autoencoder for a kind of input, see :func:`cellfuse.nn.autoencoders.build`."""
+    if spec.kind in ("pixels", "tokens"):
+        return LinearFirstTokens(spec, sizes)
+    return LinearFirstGenes(spec, sizes)
