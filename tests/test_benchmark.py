@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -229,6 +230,28 @@ def test_a_screen_may_be_made_for_each_seed(design):
     assert values["seed"].tolist() == [3, 4] and values["value"].nunique() == 2
 
 
+def test_a_method_may_have_a_correction_of_its_own(screen, design):
+    own = {"use_rep": "truth", "correction": "none"}
+    found = cf.benchmark(
+        screen, {"raw": own, "truth": {}}, edges_of(screen), **design, seeds=1, against="truth",
+        correction=["zca", "rcc"],
+    )  # fmt: skip
+    assert found.table.groupby("method")["correction"].unique()["raw"].tolist() == ["none"]
+    plain = cf.benchmark(screen, ["truth"], edges_of(screen), **design, seeds=1, correction="none")
+    of_raw = found.scores[(found.scores["method"] == "raw") & ~found.scores["ceiling"]]
+    of_plain = plain.scores[~plain.scores["ceiling"]]
+    assert of_raw["value"].tolist() == of_plain["value"].tolist()
+    # It is compared with the other under each of its corrections.
+    assert set(found.comparisons["correction"]) == {"zca", "rcc"}
+
+
+def test_what_lies_in_a_joint_space_is_not_whitened():
+    found = read_methods(["PETRI", {"model": "PETRI", "preset": "base", "name": "base"}], obsm=[])
+    small, base = (method.correction for method in found)
+    begins = "begin" in inspect.signature(cf.PETRI.__init__).parameters
+    assert small == ("none" if begins else None) and base is None
+
+
 # -- fusions --------------------------------------------------------------------------------------
 
 
@@ -446,6 +469,16 @@ TINY = {
     "set_size": 2, "width": 16, "n_heads": 2, "n_latents": 2, "image_depth": 1, "n_set_layers": 1,
     "train": {"max_epochs": 1, "documents_per_context": 1, "accelerator": "cpu"},
 }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_concepts_of_both_modalities_are_counted(screen, design):
+    options = {"n_concepts": 16, "k": 4, "train": {"max_epochs": 10}}
+    found = cf.benchmark(
+        screen, ["truth", "random"], {"concepts": options}, **design, seeds=1, correction="none"
+    )
+    assert found.failures.empty
+    assert of(found, "truth", "concat", "concepts") > 0
 
 
 @pytest.mark.slow

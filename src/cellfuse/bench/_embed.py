@@ -206,7 +206,8 @@ def _model(
     shown = _training_part(shown, screen)
     setup = _accepted(cls.setup_mudata, _setup_arguments(screen, roles)) | source.setup
     cls.setup_mudata(shown, **setup)
-    options = {"seed": seed, **_accepted(cls.__init__, {"crop": screen.design.crop})}
+    own = {"crop": screen.design.crop, "target_key": screen.design.target_key}
+    options = {"seed": seed, **_accepted(cls.__init__, own)}
     if source.permuted and own_twin:
         options["permute_contexts"] = True
     model = cls(shown, **(options | source.options))

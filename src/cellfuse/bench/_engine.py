@@ -12,7 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def tasks_of(
             {
                 "parts": [(role, target.name) for role, target in parts],
                 "fusion": method.fusion,
-                "corrections": job.corrections,
+                "corrections": corrections_of(job, method),
                 "metrics": {m.name: m.as_json() for m in job.metrics},
                 "ceiling": method.name in job.ceiling_of,
             }
@@ -99,6 +99,11 @@ def tasks_of(
         target = job.store.cell_file(method.name, seed, key)
         scores.append(Task(seed, method.name, target, method=method, parts=tuple(parts)))
     return list(sources.values()), scores
+
+
+def corrections_of(job: Job, method: Method) -> tuple[str, ...]:
+    """The benchmark's corrections, or the method's own."""
+    return job.corrections if method.correction is None else (method.correction,)
 
 
 def data_of(screen: Screen) -> dict[str, str]:
@@ -246,7 +251,7 @@ def _score(job: Job, task: Task, screen: Screen, caught: list[Any]) -> None:
         synthetic = drawn if drawn is not None else synthetic
     start = time.perf_counter()
     rows, units = score_arrays(
-        job,
+        replace(job, corrections=corrections_of(job, task.method)),
         screen,
         {screen.roles[role]: array for role, array in arrays.items()},
         fusion=task.method.fusion,

@@ -46,7 +46,12 @@ EMBEDS: dict[str, tuple[str, ...]] = {
     "DINO": ("image",), "MAE": ("image",), "PhenoSeq": ("image",), "TIDE": ("image",),
 }  # fmt: skip
 #: Entries of a method's dict that are no argument of the model.
-FIELDS = ("model", "setup", "train", "embed", "sample", "modalities", "fusion", "use_rep", *TWINS)
+FIELDS = (
+    "model", "setup", "train", "embed", "sample", "modalities", "fusion", "use_rep", "correction",
+    *TWINS,
+)  # fmt: skip
+#: Models whose embedding is of no use as a method.
+NO_METHODS = ("Concepts",)
 
 
 @dataclass(frozen=True)
@@ -106,15 +111,20 @@ class Method:
         By role, or one under ``""`` for all modalities.
     fusion
         One of `FUSIONS`.
+    correction
+        In the place of the benchmark's: what lies in the joint space of
+        :class:`cellfuse.SharedAxes` is neither scaled nor whitened, as its lengths are its weights.
     """
 
     name: str
     sources: dict[str, Source]
     fusion: str
+    correction: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The method as it is kept beside its scores."""
-        return {"fusion": self.fusion, **{k: s.as_json() for k, s in self.sources.items()}}
+        own = {"fusion": self.fusion, "correction": self.correction}
+        return {**own, **{k: s.as_json() for k, s in self.sources.items()}}
 
 
 def fingerprint(function: Callable[..., Any]) -> str:
@@ -182,16 +192,22 @@ def _method(name: str, entry: Any, obsm: list[str]) -> Method:
     else:
         entry = {"model": entry}
     source = _source(name, entry, obsm)
-    return Method(name, {"": source}, _fusion(name, entry.get("fusion"), source))
+    return Method(
+        name,
+        {"": source},
+        _fusion(name, entry.get("fusion"), source),
+        entry.get("correction", own_correction(source)),
+    )
 
 
 def _of_parts(
     name: str, entry: Mapping[str, Any], parts: dict[str, Any], obsm: list[str]
 ) -> Method:
     """A method whose modalities are embedded apart."""
-    more = sorted(set(entry) - set(ROLES) - {"fusion"})
+    allowed = [*ROLES, "fusion", "correction"]
+    more = sorted(set(entry) - set(allowed))
     if more:
-        raise missing_key(more[0], [*ROLES, "fusion"], what=f"the entries of method {name!r}")
+        raise missing_key(more[0], allowed, what=f"the entries of method {name!r}")
     sources = {}
     for role, part in parts.items():
         read = _method(f"{name} ({role})", part, obsm)
@@ -200,7 +216,7 @@ def _of_parts(
         sources[role] = read.sources[""]
     fusion = entry.get("fusion", "concat")
     _check_fusion(name, fusion)
-    return Method(name, sources, fusion)
+    return Method(name, sources, fusion, entry.get("correction"))
 
 
 def _words(text: str, obsm: list[str], own: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -214,7 +230,7 @@ def _words(text: str, obsm: list[str], own: Mapping[str, Any] | None = None) -> 
             entry["fusion"] = option
         else:
             raise missing_key(option, [*TWINS, *FUSIONS], what=f"what may follow '@' in {text!r}")
-    models = list(cellfuse._MODELS)
+    models = [name for name in cellfuse._MODELS if name not in NO_METHODS]
     if base in VARIANTS:
         return {**VARIANTS[base], **(own or {}), "model": VARIANTS[base]["model"], **entry}
     if base in models or base in PLAIN:
@@ -292,6 +308,20 @@ def _of_model(
     ):
         _check_arguments(name, cls, method, arguments)
     return source
+
+
+def own_correction(source: Source) -> str | None:
+    """``"none"`` for what lies in a joint space: SharedAxes, and PETRI that begins linear."""
+    if source.name == "SharedAxes":
+        return "none"
+    if source.name == "PETRI" and source.function is None:
+        known = inspect.signature(cellfuse.PETRI.__init__).parameters
+        small = source.options.get("preset", "small") == "small"
+        begin = source.options.get("begin") or ("linear" if small else "random")
+        joint = source.embed.get("at") in (None, "joint", "shared")
+        if "begin" in known and begin == "linear" and joint:
+            return "none"
+    return None
 
 
 def model_class(source: Source) -> Any:

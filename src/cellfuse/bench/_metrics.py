@@ -124,6 +124,11 @@ METRICS: dict[str, Metric] = {
             about="Known targets of a compound, ranked by the similarity of their knock-outs.",
         ),
         Metric(
+            "concepts", _scorers.concepts, scope="pair", main=("multimodal",),
+            about="Concepts of a sparse dictionary of all cells' embeddings that 10 to 90% of the "
+            "cells of both modalities have.",
+        ),
+        Metric(
             "fidelity", _scorers.fidelity, scope="pair", main=("mrr",), synthetic=True,
             about="Does the expression drawn for a context's images find its own context among "
             "the real ones?",

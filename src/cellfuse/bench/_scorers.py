@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+import cellfuse
 from cellfuse import tl
 from cellfuse._access import context_labels, representation
 from cellfuse._errors import missing_key
@@ -22,6 +23,7 @@ __all__ = [
     "Value",
     "alignment",
     "classification",
+    "concepts",
     "edges",
     "fidelity",
     "guide_consistency",
@@ -347,6 +349,32 @@ def classification(
             float(row["balanced_accuracy"]), chance=float(row["chance"]), n=float(row["n_samples"])
         )
     return Scores(values)
+
+
+def concepts(
+    view: View,
+    *,
+    low: float = 0.1,
+    high: float = 0.9,
+    train: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Scores:
+    """Concepts of a sparse dictionary that cells of both modalities have (PETRI, 4.3)."""
+    if len(view.roles) != 2:
+        raise ValueError(f"multimodal concepts need two modalities; found {list(view.roles)}.")
+    cells = make_mudata(
+        {role: AnnData(obsm={REP: view.cells.mod[n].obsm[REP]}) for role, n in view.roles.items()}
+    )
+    for role, name in view.roles.items():
+        cells.mod[role].obs_names = view.cells.mod[name].obs_names
+    cellfuse.Concepts.setup_mudata(cells, use_rep=REP)
+    model = cellfuse.Concepts(cells, seed=view.seed, **options)
+    model.train(**{"enable_progress_bar": False, **(train or {})})
+    for role in view.roles:
+        cells.mod[role].obsm["X_concepts"] = model.get_activations(modality=role)
+    table = tl.multimodal_concepts(cells, low=low, high=high)
+    n = float(len(table))
+    return Scores({"multimodal": Value(float(table["multimodal"].sum()), chance=0.0, n=n)})
 
 
 # -- helpers --------------------------------------------------------------------------------------

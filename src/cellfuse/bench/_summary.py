@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,10 +120,7 @@ def comparisons(
         mine = known[known["method"] == method]
         for metric in mine["metric"].unique():
             for score in mains_of(known, metric):
-                on = ["correction", "side", "metric", "score"]
-                merged = mine.merge(theirs, on=[*on, "seed"], suffixes=("", "_of"))
-                merged = merged[(merged["metric"] == metric) & (merged["score"] == score)]
-                for (correction, side, *_), pair in merged.groupby(on, sort=False):
+                for (correction, side), pair in _pairs(mine, theirs, metric, score):
                     base = {
                         "method": method, "against": against, "metric": metric, "score": score,
                         "correction": correction, "view": side,
@@ -136,6 +133,26 @@ def comparisons(
         "difference_low", "difference_high", "pvalue", "n",
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
+
+
+def _pairs(
+    mine: pd.DataFrame, theirs: pd.DataFrame, metric: str, score: str
+) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """Values of two methods side by side, by the other's correction and side.
+
+    A method with a correction of its own is compared with the other under each correction.
+    """
+    a, b = (part[(part["metric"] == metric) & (part["score"] == score)] for part in (mine, theirs))
+    for correction in b["correction"].unique():
+        own = a["correction"].unique()
+        if correction not in own and len(own) != 1:
+            continue
+        ours = a[a["correction"] == (correction if correction in own else own[0])]
+        both = ours.merge(
+            b[b["correction"] == correction], on=["side", "seed"], suffixes=("", "_of")
+        )
+        for side, pair in both.groupby("side", sort=False):
+            yield (correction, str(side)), pair
 
 
 def _of_seeds(difference: pd.Series) -> dict[str, Any]:
@@ -160,10 +177,11 @@ def _of_units(
     if not of or base["score"] not in ("consistent", "tpr", "recall", "map", "foscttm"):
         return []
     tables = []
-    for side, view in ((base["method"], "view"), (base["against"], "view_of")):
+    for side, of_side in ((base["method"], ""), (base["against"], "_of")):
         found = []
         for _, row in pair.iterrows():
-            name = f"{base['correction']}_{row[view]}_{base['metric']}"
+            correction, view = row[f"correction{of_side}"], row[f"view{of_side}"]
+            name = f"{correction}_{view}_{base['metric']}"
             table = store.read_units(cells[side, int(row["seed"])], name)
             if table is not None:
                 found.append(table)
