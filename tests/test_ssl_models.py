@@ -246,3 +246,48 @@ def test_views_must_fit_the_patches(images):
     with pytest.raises(KeyError, match="'n_locals' is not in the fields.*Did you mean 'n_local'"):
         DINO(images, **{**extra(DINO), "views": {"n_locals": 6}})
     assert DINO(images, **TINY).views.local_size == 8
+
+
+# -- which epoch is kept (TIDE) -------------------------------------------------------------------
+
+
+@MODELS
+def test_the_epoch_with_the_best_neighbours_is_kept(model_class, images, monkeypatch):
+    seen, model = [], None
+    values = iter([0.3, 0.8, 0.5])
+
+    def score(*_, **__):
+        seen.append({n: x.clone() for n, x in model.module.state_dict().items()})
+        return next(values)
+
+    monkeypatch.setattr("cellfuse.model.base.neighbours.neighbour_accuracy", score)
+    model_class.setup_anndata(images, image_rep="crops")
+    model = model_class(images, **extra(model_class))
+    model.train(4, knn_key="guide", evaluate_every=[1, 3, 4], validation_size=0.25, **SHORT)
+    history = model.history["validation_knn_accuracy"]["validation_knn_accuracy"]
+    assert history.index.tolist() == [0, 2, 3] and history.tolist() == pytest.approx(
+        [0.3, 0.8, 0.5]
+    )
+    for name, weight in model.module.state_dict().items():
+        torch.testing.assert_close(weight, seen[1][name], rtol=0, atol=0)
+
+
+@MODELS
+def test_perturbations_that_are_held_out_whole_are_asked_among_one_another(model_class, images):
+    images.obs["split"] = ["val" if g in ("g2", "g3") else "train" for g in images.obs["guide"]]
+    model_class.setup_anndata(images, image_rep="crops", split_key="split")
+    model = model_class(images, **extra(model_class))
+    model.train(2, knn_key="guide", **SHORT)
+    assert len(model.history["validation_knn_accuracy"]) == 2
+
+
+@MODELS
+def test_neighbours_want_images_that_are_held_out(model_class, images):
+    model_class.setup_anndata(images, image_rep="crops")
+    model = model_class(images, **extra(model_class))
+    with pytest.raises(ValueError, match="none is held out"):
+        model.train(1, knn_key="guide", **SHORT)
+    with pytest.raises(ValueError, match="name that column"):
+        model.train(1, evaluate_every=2, **SHORT)
+    with pytest.raises(KeyError, match="Did you mean 'guide'"):
+        model.train(1, knn_key="guides", validation_size=0.25, **SHORT)

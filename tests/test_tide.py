@@ -17,9 +17,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from tide_screens import PAIRED, SHORT, SMALL, SMILES, VIT, built, drawn, make_screen, setup
 
 import cellfuse as cf
+from cellfuse.data.readers import DenseReader
 from cellfuse.data.splits import few_of_each
-from cellfuse.model.tide import neighbours
-from cellfuse.model.tide.neighbours import bank_rows, capped, neighbour_accuracy
+from cellfuse.model.base import neighbours
+from cellfuse.model.base.neighbours import Neighbours, neighbour_accuracy
+from cellfuse.model.tide.capping import capped
 from cellfuse.model.tide.response import _explained, response_report
 from cellfuse.nn.response import RESPONSE_PRESETS
 from cellfuse.pl._codebook import codebook as draw_codebook
@@ -408,9 +410,47 @@ def test_images_are_held_out_by_compound():
     compound = np.repeat([-1, 0, 1, 2], [9, 40, 10, 3])
     held = few_of_each(compound, 4, seed=0)
     assert [int(held[compound == c].sum()) for c in (-1, 0, 1, 2)] == [0, 4, 2, 0]
-    bank = bank_rows(compound, held, seed=0)
-    assert not held[bank].any()
-    assert np.bincount(compound[bank], minlength=3).tolist() == [20, 8, 3]
+
+
+def test_neighbours_are_looked_for_among_all_training_images():
+    label = np.repeat([-1, 0, 1, 2], [9, 40, 10, 6])
+    held = few_of_each(label, 4, seed=0) | (label == 2)  # a compound that is held out whole
+    score = Neighbours(lambda x: x, None, label, ~held, held)
+    assert score.bank.tolist() == np.flatnonzero(~held & (label >= 0)).tolist()
+    assert len(score.asked) == 4 + 2 and set(label[score.asked]) == {0, 1}
+    assert score.new.tolist() == np.flatnonzero(label == 2).tolist()
+    assert not Neighbours(lambda x: x, None, label, label >= 0, label < 0).is_there
+
+
+def test_compounds_that_are_held_out_whole_are_asked_among_one_another():
+    rng = np.random.default_rng(0)
+    label = np.repeat(np.arange(6), 12)
+    x = rng.normal(size=(6, 8))[label] * 3 + rng.normal(size=(72, 8))
+    held = label >= 4
+    score = Neighbours(lambda part: part, DenseReader(x), label.astype(np.int64), ~held, held)
+    unit = x[held] / np.linalg.norm(x[held], axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, -9)
+    near = np.argsort(-cosine, axis=1)[:, :20]
+    votes = np.stack([(label[held][near] == c).sum(axis=1) for c in (4, 5)], axis=1)
+    clear = votes[:, 0] != votes[:, 1]
+    right = votes.argmax(axis=1) + 4 == label[held]
+    found = score()["knn_accuracy"]
+    assert right[clear].sum() / 24 <= found <= (right[clear].sum() + (~clear).sum()) / 24
+    assert found > 0.6
+
+
+def test_whole_compounds_can_be_held_out_and_the_looks_are_the_users():
+    mdata = make_screen(replicates=6)
+    images = mdata["image"]
+    images.obs["held"] = images.obs["compound"].isin(["vorinostat", "imaged only"]).to_numpy()
+    model = built(mdata, seed=0)
+    model.train(6, validation_images="held", evaluate_every=[2, 5], **SHORT)
+    scores = model.history["validation_knn_accuracy"]["validation_knn_accuracy"]
+    assert scores.index.tolist() == [1, 4]
+    images.obs["none"] = False
+    with pytest.raises(ValueError, match="marks 0 of"):
+        model.train(1, validation_images="none", **SHORT)
 
 
 def test_the_best_epoch_is_kept_and_held_out_images_are_not_trained_on():

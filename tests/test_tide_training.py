@@ -13,8 +13,8 @@ from tide_screens import PAIRED, SHORT, SMILES, VIT, built, make_screen
 from torch import nn
 
 import cellfuse as cf
+from cellfuse.model.base import neighbours
 from cellfuse.model.base.callbacks import KeepBest, Score
-from cellfuse.model.tide import images as tide_images
 from cellfuse.model.tide.joint import JointTraining
 
 VALUES = {"setup_with": {"rna_rep": "X_values"}}
@@ -221,7 +221,7 @@ def test_a_training_ends_with_the_weights_of_its_best_epoch(monkeypatch):
         seen.append({n: x.clone() for n, x in model.module.state_dict().items()})
         return {1: 0.3, 2: 0.8, 3: 0.5}[len(seen)]
 
-    monkeypatch.setattr(tide_images, "neighbour_accuracy", score)
+    monkeypatch.setattr(neighbours, "neighbour_accuracy", score)
     model.train(3, validation_images=2, **SHORT)
     assert model.history["validation_knn_accuracy"]["validation_knn_accuracy"].tolist() == (
         pytest.approx([0.3, 0.8, 0.5])

@@ -23,6 +23,7 @@ __all__ = [
     "few_of_each",
     "held_contexts",
     "labelled_rows",
+    "marked_rows",
     "rank_within",
     "rows_of",
     "rows_of_contexts",
@@ -328,6 +329,19 @@ def few_of_each(label: NDArray[np.int64], n_held: int, seed: int) -> NDArray[np.
     limit = np.zeros(len(label), np.int64)
     limit[known] = np.minimum(n_held, np.bincount(label[known]) // 5)[label[known]]
     return rank_within(label, order) < limit
+
+
+def marked_rows(adata: AnnData, key: str, *, modality: str = "") -> NDArray[np.bool_]:
+    """Rows that a boolean obs column marks, ``(n,)`` bool."""
+    column = obs_column(adata, key, modality=modality)
+    if not pd.api.types.is_bool_dtype(column.dtype):
+        raise ValueError(f"obs[{key!r}] is {column.dtype}; expected a boolean column.")
+    marked = column.to_numpy(bool)
+    if not marked.any() or marked.all():
+        raise ValueError(
+            f"obs[{key!r}] marks {int(marked.sum())} of {len(marked)} rows; expected some."
+        )
+    return marked
 
 
 # -- what is left ---------------------------------------------------------------------------------

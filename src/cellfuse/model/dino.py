@@ -13,7 +13,7 @@ from mudata import MuData
 from torch import Tensor
 
 from cellfuse.data import Batch
-from cellfuse.model.base import DocumentModel, Recipe, as_in
+from cellfuse.model.base import Recipe, as_in
 from cellfuse.model.base.image_model import ROLE, ImageModel
 from cellfuse.model.base.plans import Plans
 from cellfuse.nn.augment import center_crop
@@ -206,7 +206,7 @@ class DINO(ImageModel):
         self.module = Standardised(net, len(self.channels))
         self._schedule: TeacherSchedule | None = None
 
-    @as_in(DocumentModel.train, without)
+    @as_in(ImageModel.train, without)
     def train(  # type: ignore[override]  # weight decay changes, from step to step
         self,
         max_epochs: int | None = None,
@@ -249,7 +249,8 @@ class DINO(ImageModel):
         super().train(max_epochs, weight_decay=self._schedule.decays[0], **training)
 
     def _callbacks(self, recipe: Recipe, plans: Plans) -> list[L.Callback]:
-        return [] if self._schedule is None else [self._schedule]
+        schedule = [] if self._schedule is None else [self._schedule]
+        return [*schedule, *super()._callbacks(recipe, plans)]
 
     def _losses(self, batch: Batch, augment: bool) -> dict[str, Tensor]:
         schedule = self._schedule

@@ -104,22 +104,33 @@ class Score(L.Callback):
     score
         Called without gradients; numbers by name.
     every
-        Epochs between two looks; the last epoch is always looked at.
+        Epochs between two looks; the last epoch is always looked at. Or the epochs, from 1, that
+        are.
     """
 
     def __init__(
-        self, network: nn.Module, score: Callable[[], dict[str, float]], *, every: int = 1
+        self,
+        network: nn.Module,
+        score: Callable[[], dict[str, float]],
+        *,
+        every: int | frozenset[int] = 1,
     ) -> None:
         self._network, self._score, self.every = network, score, every
         self._names: list[str] = []
+        self._looked = False
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Score the epoch, where it is due."""
         epoch, last = trainer.current_epoch, trainer.current_epoch + 1 == trainer.max_epochs
         for name in self._names:  # Lightning would keep those of the last look
             trainer.callback_metrics.pop(name, None)
-        if (epoch + 1) % self.every and not last:
+        if isinstance(self.every, int):
+            due = last or (epoch + 1) % self.every == 0
+        else:
+            due = epoch + 1 in self.every or (last and not self._looked)
+        if not due:
             return
+        self._looked = True
         self._network.eval()
         with torch.inference_mode():
             found = {f"validation_{name}": float(value) for name, value in self._score().items()}

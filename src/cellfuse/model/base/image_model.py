@@ -7,19 +7,26 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
 from anndata import AnnData
 from mudata import MuData
 from torch import Tensor, std_mean
 
-from cellfuse._access import PROVENANCE, Data, is_mudata, refuse_view
+from cellfuse._access import PROVENANCE, Data, is_mudata, obs_column, refuse_view
 from cellfuse._errors import listing, missing_key
 from cellfuse._renamed import renamed
 from cellfuse.data import Contexts, DocumentPlan, Draw, Reader, Stream
 from cellfuse.data.contexts import PAIRED
 from cellfuse.data.splits import Rows, labelled_rows, share_of_rows
+from cellfuse.model.base.arguments import as_in
+from cellfuse.model.base.callbacks import KeepBest, Score
 from cellfuse.model.base.channels import channel_names, channel_reader, channels_of
 from cellfuse.model.base.document_model import DocumentModel
 from cellfuse.model.base.fitting import Held
+from cellfuse.model.base.neighbours import Neighbours, looks
 from cellfuse.model.base.plans import Plans
 from cellfuse.model.base.recipe import Recipe
 from cellfuse.model.base.screen_model import Encoder
@@ -53,6 +60,7 @@ class ImageModel(DocumentModel):
     """A model of images alone: an AnnData, or one modality of a MuData; no context is needed."""
 
     module: Standardised
+    _looks: tuple[str, int | Sequence[int] | None] | None = None
     kinds = ("pixels",)
     joins = False
     embeds = (ROLE,)
@@ -205,6 +213,62 @@ class ImageModel(DocumentModel):
         return super().load(dir_path, _wrapped(adata))
 
     # -- training ---------------------------------------------------------------------------------
+
+    @as_in(DocumentModel.train, without)
+    def train(  # type: ignore[override]
+        self,
+        max_epochs: int | None = None,
+        *,
+        knn_key: str | None = None,
+        evaluate_every: int | Sequence[int] | None = None,
+        **training: Any,
+    ) -> None:
+        """Train the model; called again, train it further. An epoch shows every image once.
+
+        Parameters
+        ----------
+        max_epochs
+            Epochs of this call.
+        knn_key
+            obs column with the perturbation: the weights kept are those of the look with the
+            highest accuracy of the held-out images' 20 nearest neighbours among all training images
+            (TIDE's rule, ``history["validation_knn_accuracy"]``); images of perturbations that are
+            held out whole are asked among one another. None keeps the last, or `keep_best`.
+        evaluate_every
+            Epochs between two looks, or a list of the epochs, from 1, that are looked at; None:
+            twenty looks.
+        """
+        if knn_key is None and evaluate_every is not None:
+            raise ValueError("evaluate_every says when to look at `knn_key`; name that column.")
+        self._looks = None if knn_key is None else (knn_key, evaluate_every)
+        super().train(max_epochs, **training)
+
+    def _callbacks(self, recipe: Recipe, plans: Plans) -> list[L.Callback]:
+        if self._looks is None:
+            return []
+        key, evaluate_every = self._looks
+        adata = self._modality(None, ROLE)
+        label = pd.factorize(obs_column(adata, key, missing=True).astype(object))[0]
+        train = plans.train_rows[ROLE]
+        held = np.zeros(adata.n_obs, bool)
+        if plans.validation is not None:
+            held = plans.validation.contexts.of_row(ROLE) >= 0
+        embed = self._encoder(None, ROLE)
+        device = self.module.parameters
+        score = Neighbours(
+            lambda x: torch.cat([embed(p.to(next(device()).device)) for p in x.split(256)]).float(),
+            self._reader(None, ROLE),
+            label.astype(np.int64),
+            train,
+            held,
+        )
+        if not score.is_there:
+            raise ValueError(
+                f"knn_key={key!r} asks held-out images for their neighbours, and none is held out: "
+                "give `validation_size`, or a `split_key` at the setup."
+            )
+        looked = Score(self.module, score, every=looks(evaluate_every, recipe.max_epochs))
+        return [looked, KeepBest(self.module, "validation_knn_accuracy")]
 
     def _rows(self, contexts: Contexts, held: Held) -> Rows:
         split = self._setup["split"]

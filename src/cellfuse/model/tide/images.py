@@ -5,22 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from cellfuse.data import Reader
-from cellfuse.data.readers import read_dense
-from cellfuse.model.tide.neighbours import bank_rows, neighbour_accuracy
 from cellfuse.nn.augment import center_crop
 from cellfuse.nn.dino import Dino
 from cellfuse.nn.tide import TideNetwork
 
-__all__ = ["ImageReading", "Neighbours"]
-
-#: Images that are read at a time to look at an epoch.
-CHUNK = 4096
+__all__ = ["ImageReading"]
 
 
 @dataclass
@@ -75,40 +67,3 @@ class ImageReading:
         if at == "drugs":
             return lambda h: net.codebook.log_probabilities(net.student(h)).exp()
         return lambda h: h
-
-
-class Neighbours:
-    """Accuracy of the held-out images' nearest neighbours among the training images.
-
-    Parameters
-    ----------
-    images
-        How they are embedded.
-    reader
-        Where they are read.
-    compound, held
-        Compound of each image, and which are held out.
-    seed
-        Of the choice of the training images.
-    """
-
-    def __init__(
-        self,
-        images: ImageReading,
-        reader: Reader,
-        compound: NDArray[np.int64],
-        held: NDArray[np.bool_],
-        *,
-        seed: int,
-    ) -> None:
-        self.images, self.reader, self.compound = images, reader, compound
-        self.asked, self.bank = np.flatnonzero(held), bank_rows(compound, held, seed)
-
-    def __call__(self) -> dict[str, float]:
-        """Read the images in pieces, and embed them."""
-        found: list[Tensor] = []
-        for rows in (self.asked, self.bank):
-            pieces = (rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK))
-            x = torch.cat([self.images.features(read_dense(self.reader, p)) for p in pieces])
-            found += [x, torch.as_tensor(self.compound[rows]).to(x.device)]
-        return {"knn_accuracy": neighbour_accuracy(*found)}

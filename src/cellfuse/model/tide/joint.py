@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import lightning as L
 import numpy as np
@@ -12,9 +12,10 @@ from torch import Tensor
 from cellfuse.data import Batch, Contexts, DocumentPlan, Draw, Reader, Stream
 from cellfuse.data.splits import Rows, few_of_each
 from cellfuse.model.base.callbacks import KeepBest, Score
+from cellfuse.model.base.neighbours import Neighbours, looks
 from cellfuse.model.base.plans import Plans
 from cellfuse.model.dino import TeacherSchedule
-from cellfuse.model.tide.images import ImageReading, Neighbours
+from cellfuse.model.tide.images import ImageReading
 from cellfuse.model.tide.response import Transcriptomes
 from cellfuse.nn.augment import center_crop, random_affine
 from cellfuse.nn.crops import CropSettings, multi_crop
@@ -41,8 +42,10 @@ class JointTraining:
         Of DINO; None without it.
     rna
         RNA rows that are used.
-    n_held
-        Images of each compound that are held out.
+    held
+        Images of each compound that are held out, or which images are.
+    evaluate_every
+        Epochs between two looks at them, or the epochs that are looked at.
     n_paired
         RNA samples of each drug; 0 leaves the self-supervised term alone.
     channel_dropout
@@ -60,7 +63,8 @@ class JointTraining:
         schedule: TeacherSchedule | None,
         *,
         rna: NDArray[np.bool_],
-        n_held: int,
+        held: int | NDArray[np.bool_],
+        evaluate_every: int | Sequence[int] | None,
         n_paired: int | None,
         channel_dropout: bool,
         seed: int,
@@ -68,7 +72,10 @@ class JointTraining:
         self.net, self.data, self.images, self.schedule = net, data, images, schedule
         self.image_fields, self.rna, self.seed = images_fields, rna, seed
         self.is_paired, self.channel_dropout = n_paired != 0, channel_dropout
-        self.held = few_of_each(images_fields["compound"], n_held, seed)
+        self.evaluate_every = evaluate_every
+        if isinstance(held, int):
+            held = few_of_each(images_fields["compound"], held, seed)
+        self.held = held
         self.side, self.views = images.side, None
         if isinstance(net.image, Dino):
             assert self.side is not None
@@ -111,12 +118,13 @@ class JointTraining:
         return Plans(plans, None, {"image": images})
 
     def callbacks(self, reader: Reader, max_epochs: int) -> list[L.Callback]:
-        """DINO's teacher; a look at the held-out images twenty times, the best of which is kept."""
+        """DINO's teacher; looks at the held-out images, the best of which is kept."""
         found: list[L.Callback] = [] if self.schedule is None else [self.schedule]
-        if self.held.any():
-            compound = self.image_fields["compound"]
-            score = Neighbours(self.images, reader, compound, self.held, seed=self.seed)
-            found.append(Score(self.net, score, every=max(1, max_epochs // 20)))
+        compound = self.image_fields["compound"]
+        score = Neighbours(self.images.features, reader, compound, ~self.held, self.held)
+        if score.is_there:
+            every = looks(self.evaluate_every, max_epochs)
+            found.append(Score(self.net, score, every=every))
             found.append(KeepBest(self.net, "validation_knn_accuracy"))
         return found
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning as L
+import numpy as np
 import pandas as pd
 from mudata import MuData
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from cellfuse._errors import warn_user
 from cellfuse.data import Contexts, Source
-from cellfuse.data.splits import Rows
+from cellfuse.data.splits import Rows, marked_rows
 from cellfuse.model.base import DocumentModel, Recipe, as_in
 from cellfuse.model.base.channels import channel_names
 from cellfuse.model.base.checks import check_between, check_whole
@@ -219,7 +220,8 @@ class TIDE(TideInference):
         max_epochs: int | None = None,
         *,
         response_epochs: int = 100,
-        validation_images: int = 10,
+        validation_images: int | str = 10,
+        evaluate_every: int | Sequence[int] | None = None,
         weight_decay: tuple[float, float] | None = None,
         momentum: float = 0.996,
         temperature: tuple[float, float] = (0.04, 0.07),
@@ -242,16 +244,26 @@ class TIDE(TideInference):
             wanted (`finetune_response`).
         validation_images
             Images of each compound (at most a fifth of them) that are held out. The weights kept
-            are those of the epoch with the highest accuracy of their 20 nearest neighbours among
-            the training images (paper: 10 images); 0 holds none out and keeps the last. Of a few
-            hundred held-out images the accuracy is too noisy to choose by (look at
+            are those of the look with the highest accuracy of their 20 nearest neighbours among
+            all training images (paper: 10 images); 0 holds none out and keeps the last. Or the name
+            of a boolean obs column of the images that says which are held out: images of compounds
+            that are held out whole (task 1) are asked among one another. Of a few hundred held-out
+            images the accuracy is too noisy to choose by (look at
             ``history["validation_knn_accuracy"]``).
+        evaluate_every
+            Epochs between two looks at them, or a list of the epochs, from 1, that are looked at;
+            None: twenty looks.
         weight_decay
             At the first and last step; it changes in DINO only.
         momentum, temperature, temperature_epochs, freeze_epochs
             Of DINO's teacher.
         """
-        check_whole("validation_images", validation_images, least=0)
+        held: int | NDArray[np.bool_]
+        if isinstance(validation_images, str):
+            held = marked_rows(self._modality(None, "image"), validation_images)
+        else:
+            check_whole("validation_images", validation_images, least=0)
+            held = int(validation_images)
         check_between("momentum", momentum, 0, 1)
         decay = None if weight_decay is None else first_and_last("weight_decay", weight_decay)
         schedule = None
@@ -272,7 +284,8 @@ class TIDE(TideInference):
             self.images,
             schedule,
             rna=self._response.rows,
-            n_held=validation_images,
+            held=held,
+            evaluate_every=evaluate_every,
             n_paired=self.n_paired,
             channel_dropout=self.channel_dropout,
             seed=self.seed,

@@ -24,8 +24,8 @@ from cellfuse.data import (
 )
 from cellfuse.data.readers import read_dense
 from cellfuse.model.base.training import Training, fit
+from cellfuse.model.tide.capping import capped
 from cellfuse.model.tide.config import log_normalize
-from cellfuse.model.tide.neighbours import capped
 from cellfuse.nn.response import ResponseNetwork
 
 __all__ = ["REPORT", "Transcriptomes", "fit_response", "report_frame", "response_report"]
