@@ -245,7 +245,7 @@ def split_simulated(
 ) -> tuple[md.MuData, md.MuData, dict]:
     """Mark training, validation and test cells; controls stay in all of them."""
     if held_out == "replicates":
-        part = {"rep1": "train", "rep2": "train", "rep3": "validation", "rep4": "test"}
+        part = {"rep1": "train", "rep2": "train", "rep3": "val", "rep4": "test"}
         for adata in mdata.mod.values():
             adata.obs["part"] = adata.obs["replicate"].map(part)
     else:
@@ -255,7 +255,7 @@ def split_simulated(
         genes = np.random.default_rng(seed).permutation(genes[genes != "non-targeting"])
         held = genes[: len(genes) // 3]
         for adata in mdata.mod.values():
-            stop = np.where(adata.obs["replicate"] == "rep4", "validation", "train")
+            stop = np.where(adata.obs["replicate"] == "rep4", "val", "train")
             adata.obs["part"] = np.where(adata.obs["gene"].isin(held), "test", stop)
     train = part_of(mdata, "part", ["train"])
     return train, part_of(mdata, "part", ["test"]), {"split_key": "part"}
@@ -332,14 +332,14 @@ def jump_splits(mdata: md.MuData) -> Iterator[tuple[str, int, md.MuData, md.MuDa
             adata.obs["part"] = adata.obs["compound"].map(of)
         train = part_of(mdata, "part", ["train"])
         test = part_of(mdata, "part", ["test"])
-        yield "compounds", fold, train, test, {"split_key": "part", "validation": None}
+        yield "compounds", fold, train, test, {"split_key": "part", "val": None}
     plates = {m: np.unique(a.obs["plate"]) for m, a in mdata.mod.items()}
     for fold in range(2):
         for m, adata in mdata.mod.items():
             held = plates[m][fold :: len(plates["image"])]
             adata.obs["part"] = np.where(adata.obs["plate"].isin(held), "test", "train")
         train, test = (part_of(mdata, "part", [label]) for label in ("train", "test"))
-        yield "plates", fold, train, test, {"split_key": "part", "validation": None}
+        yield "plates", fold, train, test, {"split_key": "part", "val": None}
 
 
 def jump() -> None:

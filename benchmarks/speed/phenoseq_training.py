@@ -168,7 +168,7 @@ def simulated(n_samples: int = 64, cells: int = 64, seed: int = 0):
         effect = latent[:, part] @ rng.normal(size=(16, width)) / 4
         values = effect[code] + rng.normal(size=(len(code), width))
         # Other cells of the samples that are trained on: what is learnt shows in few epochs.
-        split = np.where(np.arange(len(code)) % 4 == 3, "validation", "train")
+        split = np.where(np.arange(len(code)) % 4 == 3, "val", "train")
         obs = pd.DataFrame({"sample": [f"s{i}" for i in code], "split": split})
         obs.index = [f"{name}-{i}" for i in range(len(code))]
         mods[name] = ad.AnnData(obs=obs, obsm={"X": values.astype("f4")})

@@ -35,7 +35,7 @@ __all__ = [
 
 NAN = float("nan")
 #: Bootstrap replicates of the intervals within a seed.
-N_BOOT = 500
+N_BOOT = 1000
 
 
 class Value(NamedTuple):

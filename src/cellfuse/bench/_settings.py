@@ -94,7 +94,7 @@ class Settings:
     max_epochs: int = 8
     documents_per_context: int = 5
     validation_size: float = 0.1
-    n_boot: int = 500
+    n_boot: int = 1000
     n_null: int = 100_000
     accelerator: str = "auto"
     seed: int = 0
