@@ -320,3 +320,69 @@ def benchmark(**kwargs):
             rows.append(row)
     # `cf.benchmark(...).table` is such a table.
     return cf.pl.benchmark(pd.DataFrame(rows), **kwargs)
+
+
+@figure
+def hits(**kwargs):
+    wells = guide_profiles(noise=1.2)
+    wells.obs["gene"] = wells.obs["gene"].replace({"GENE00": "control", "GENE03": "control"})
+    cf.tl.hits(wells, by="gene", control="control", n_null=999)
+    return cf.pl.hits(wells, **kwargs)
+
+
+@figure
+def nearest_perturbations(**kwargs):
+    genes, _ = gene_profiles()
+    cf.tl.nearest_perturbations(genes, k=10)
+    return cf.pl.nearest_perturbations(genes, "GENE17", **kwargs)
+
+
+@figure
+def responders(**kwargs):
+    rng = np.random.default_rng(0)
+    genes = np.repeat(["non-targeting", "GENE1", "GENE2", "GENE3", "GENE4"], 150)
+    shares = np.repeat([0.0, 0.9, 0.5, 0.2, 0.0], 150)
+    x = rng.normal(size=(750, 6)) + 2.2 * (rng.random(750) < shares)[:, None]
+    cells = ad.AnnData(x, obs=pd.DataFrame({"gene": genes}).rename(str))
+    cf.tl.responders(cells, by="gene", control="non-targeting")
+    return cf.pl.responders(cells, **kwargs)
+
+
+@figure
+def enrich(**kwargs):
+    genes = [f"GENE{i:03d}" for i in range(200)]
+    sets = {"ribosome": genes[:15], "proteasome": genes[15:30], "kinases": genes[100:140]}
+    table = cf.tl.enrich(genes[:12] + genes[15:20] + genes[60:70], sets, background=genes)
+    return cf.pl.enrich(table, **kwargs)
+
+
+@figure
+def dose_response(**kwargs):
+    rng = np.random.default_rng(0)
+    dose = np.tile(np.repeat(np.geomspace(0.01, 100, 9), 3), 3)
+    drug = np.repeat(["potent", "weak", "inert"], 27)
+    middle = pd.Series(drug).map({"potent": 0.1, "weak": 30.0, "inert": 1e9}).to_numpy()
+    effect = 3.0 * dose / (dose + middle)
+    x = np.concatenate([effect[:, None] * np.ones(4), np.zeros((40, 4))])
+    x += rng.normal(size=x.shape)
+    obs = pd.DataFrame(
+        {"drug": [*drug, *["DMSO"] * 40], "dose": np.concatenate([dose, np.full(40, np.nan)])}
+    )
+    wells = ad.AnnData(x, obs=obs.rename(str))
+    cf.tl.dose_response(wells, by="drug", dose_key="dose", control="DMSO")
+    return cf.pl.dose_response(wells, **kwargs)
+
+
+@figure
+def combinations(**kwargs):
+    rng = np.random.default_rng(0)
+    single = {f"G{i}": rng.normal(size=8) for i in range(8)}
+    effect = {"control": np.zeros(8), **single}
+    for i in range(7):  # the last three are not what their parts add up to
+        factor = 1.0 if i < 4 else (0.3, 1.9, 0.5)[i - 4]
+        effect[f"G{i}+G{i + 1}"] = factor * (single[f"G{i}"] + single[f"G{i + 1}"])
+    labels = np.repeat(list(effect), 40)
+    x = np.array([effect[name] for name in labels]) + 1.5 * rng.normal(size=(len(labels), 8))
+    cells = ad.AnnData(x, obs=pd.DataFrame({"guide": labels}).rename(str))
+    cf.tl.combinations(cells, by="guide", control="control")
+    return cf.pl.combinations(cells, **kwargs)

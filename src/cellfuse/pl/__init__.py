@@ -14,6 +14,7 @@ from cellfuse.pl._accuracy import (
     retrieval,
 )
 from cellfuse.pl._activity import mean_average_precision, perturbation_magnitude
+from cellfuse.pl._answers import enrich, hits, nearest_perturbations, responders
 from cellfuse.pl._benchmark import benchmark
 from cellfuse.pl._cells import cells
 from cellfuse.pl._codebook import codebook
@@ -23,6 +24,7 @@ from cellfuse.pl._confusion import confusion
 from cellfuse.pl._consistency import guide_consistency, perturbation_consistency
 from cellfuse.pl._contexts import contexts, split
 from cellfuse.pl._discovery import target_discovery
+from cellfuse.pl._doses import combinations, dose_response
 from cellfuse.pl._fidelity import fidelity, real_vs_synthetic
 from cellfuse.pl._fusion import late_fusion, propensity_matching
 from cellfuse.pl._scores import relationship_recall, roc
@@ -33,27 +35,33 @@ from cellfuse.pl._umap import umap
 
 __all__ = [
     "batch_predictability",
-    "cells",
     "benchmark",
+    "cells",
     "classify_treatments",
     "codebook",
+    "combinations",
     "compare",
     "concept",
     "concept_map",
     "confusion",
     "contexts",
     "differential_concepts",
+    "dose_response",
+    "enrich",
     "fidelity",
     "guide_consistency",
+    "hits",
     "knn_accuracy",
     "late_fusion",
     "mean_average_precision",
+    "nearest_perturbations",
     "one_shot_transfer",
     "perturbation_consistency",
     "perturbation_magnitude",
     "propensity_matching",
     "real_vs_synthetic",
     "relationship_recall",
+    "responders",
     "retrieval",
     "roc",
     "similarity",

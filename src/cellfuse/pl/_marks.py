@@ -126,6 +126,7 @@ def name_points(
     )
     if not points:
         return
+    ax.autoscale_view()  # the limits that the points have given, not those before them
     figure = figure_of(ax)
     dpi = figure.dpi if figure is not None else 100.0
     gap = 1.25 * size * dpi / 72 / max(ax.get_window_extent().height, 1.0)

@@ -1,22 +1,28 @@
-"""Tools: profiles of perturbations, and how good they are."""
+"""Tools: profiles of perturbations, how good they are, and what they say."""
 
 from cellfuse.tl.batches import batch_predictability
 from cellfuse.tl.classify import classify_treatments
+from cellfuse.tl.combinations import combinations
 from cellfuse.tl.compare import compare
 from cellfuse.tl.concepts import find_concepts, multimodal_concepts
 from cellfuse.tl.consistency import perturbation_consistency
 from cellfuse.tl.differential import differential_concepts
 from cellfuse.tl.discovery import target_discovery
+from cellfuse.tl.doses import dose_response
 from cellfuse.tl.edges import edge_classification
+from cellfuse.tl.enrich import enrich
 from cellfuse.tl.enrichment import concept_enrichment
 from cellfuse.tl.fusion import late_fusion
 from cellfuse.tl.guides import guide_consistency
+from cellfuse.tl.hits import hits
 from cellfuse.tl.magnitude import perturbation_magnitude
 from cellfuse.tl.matching import propensity_matching
+from cellfuse.tl.nearest import nearest_perturbations
 from cellfuse.tl.phenotypes import concept_features
 from cellfuse.tl.precision import mean_average_precision
 from cellfuse.tl.profiles import aggregate
 from cellfuse.tl.recall import relationship_recall
+from cellfuse.tl.responders import responders
 from cellfuse.tl.retrieval import retrieval
 from cellfuse.tl.split import split
 from cellfuse.tl.synthetic import fidelity, real_vs_synthetic
@@ -26,24 +32,30 @@ __all__ = [
     "aggregate",
     "batch_predictability",
     "classify_treatments",
+    "combinations",
     "compare",
     "concept_enrichment",
     "concept_features",
     "differential_concepts",
+    "dose_response",
     "edge_classification",
+    "enrich",
     "fidelity",
     "find_concepts",
     "guide_consistency",
+    "hits",
     "knn_accuracy",
     "late_fusion",
     "mean_average_precision",
     "multimodal_concepts",
+    "nearest_perturbations",
     "one_shot_transfer",
     "perturbation_consistency",
     "perturbation_magnitude",
     "propensity_matching",
     "real_vs_synthetic",
     "relationship_recall",
+    "responders",
     "retrieval",
     "split",
     "target_discovery",
