@@ -12,6 +12,7 @@ import anndata as ad
 import mudata as md
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 import cellfuse as cf
 
@@ -386,3 +387,63 @@ def combinations(**kwargs):
     cells = ad.AnnData(x, obs=pd.DataFrame({"guide": labels}).rename(str))
     cf.tl.combinations(cells, by="guide", control="control")
     return cf.pl.combinations(cells, **kwargs)
+
+
+@figure
+def confusion(**kwargs):
+    wells = guide_profiles(n_targets=12, n_guides=10, noise=1.6)
+    cf.tl.knn_accuracy(wells, use_rep=None, by="gene", k=5)
+    return cf.pl.confusion(wells, **kwargs)
+
+
+def concept_screen():
+    """A simulated screen with concepts: those of the targets are in both modalities."""
+    rng = np.random.default_rng(0)
+    mdata = cf.datasets.simulated_screen(
+        20, n_targets=4, cells_per_guide=6, image_size=24, n_wells=2, seed=0
+    )
+    for adata in mdata.mod.values():
+        codes = adata.obs["gene"].astype("category").cat.codes.to_numpy()
+        active = 0.6 * (rng.random((adata.n_obs, 12)) < np.linspace(0.05, 0.7, 12))
+        active[:, 4:9] += 2.0 * (codes[:, None] == np.arange(5))
+        adata.obsm["X_concepts"] = sp.csr_matrix(active.astype(np.float32))
+    cf.tl.multimodal_concepts(mdata)
+    return mdata
+
+
+@figure
+def cells(**kwargs):
+    image = concept_screen()["image"]
+    groups = sorted(image.obs["gene"].unique())[:3]
+    return cf.pl.cells(image, "gene", groups=groups, n_cells=5, **kwargs)
+
+
+@figure
+def concept(**kwargs):
+    mdata = concept_screen()
+    genes = mdata["rna"].var_names[:8]
+    scores = pd.DataFrame({"concept": 5, "gene": genes, "score": np.linspace(6, -4, 8)})
+    # `cf.tl.concept_features` measures these.
+    mdata.uns["concept_features"] = {"genes": scores.assign(pvalue=1e-4, significant=True)}
+    return cf.pl.concept(mdata, 5, n_cells=4, **kwargs)
+
+
+@figure
+def concept_map(**kwargs):
+    return cf.pl.concept_map(concept_screen(), **kwargs)
+
+
+@figure
+def differential_concepts(**kwargs):
+    mdata = concept_screen()
+    cf.tl.differential_concepts(mdata, by="gene", control="non-targeting", min_cells=5)
+    return cf.pl.differential_concepts(mdata, **kwargs)
+
+
+@figure
+def batch_predictability(**kwargs):
+    mdata = concept_screen()
+    cf.tl.batch_predictability(
+        mdata, {"image": "well", "rna": None}, concepts=[4, 5, 6, 7], n_draws=5
+    )
+    return cf.pl.batch_predictability(mdata, **kwargs)

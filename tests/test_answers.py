@@ -12,20 +12,29 @@ import cellfuse as cf
 from cellfuse.tl.doses import hill
 
 
-def wells(n_active=12, n_inert=28, n_batches=2, n_each=2, strength=2.0, seed=0, per_batch=False):
+def wells(
+    n_active=12,
+    n_inert=28,
+    n_batches=2,
+    n_each=2,
+    strength=2.0,
+    seed=0,
+    per_batch=False,
+    n_features=12,
+):
     """Wells of perturbations on plates; `per_batch` gives each plate its own effect."""
     rng = np.random.default_rng(seed)
-    names = [f"active{i}" for i in range(n_active)] + [f"inert{i}" for i in range(n_inert)]
+    names = [f"active{i}" for i in range(12)] + [f"inert{i}" for i in range(28)]
     names += ["control"] * 4
     rows, x = [], []
-    effects = {n: rng.normal(size=12) for n in names}
+    effects = {n: rng.normal(size=n_features) for n in names}
     for batch in range(n_batches):
         for name in names:
-            effect = rng.normal(size=12) if per_batch else effects[name]
+            effect = rng.normal(size=n_features) if per_batch else effects[name]
             for _ in range(n_each):
                 rows.append({"gene": name, "plate": f"p{batch}"})
-                on = strength if name.startswith("active") else 0.0
-                x.append(on * effect + rng.normal(size=12))
+                on = 2.0 if name.startswith("active") else 0.0
+                x.append(on * effect + rng.normal(size=n_features))
     return ad.AnnData(np.array(x), obs=pd.DataFrame(rows).rename(str))
 
 
@@ -41,7 +50,7 @@ def test_hits_are_those_that_do_something():
 
 
 def test_what_each_plate_does_differently_is_active_and_not_replicated():
-    adata = wells(n_each=6, per_batch=True)
+    adata = wells(n_each=6, per_batch=True, n_features=60)  # effects of plates are unrelated
     table = cf.tl.hits(adata, by="gene", control="control", batch_key="plate", n_null=999)
     active = table.index.str.startswith("active")
     assert table.loc[active, "active"].mean() > 0.8

@@ -18,7 +18,7 @@ from cellfuse.tl._summary import check_level
 from cellfuse.tl.consistency import perturbation_consistency
 from cellfuse.tl.magnitude import perturbation_magnitude
 from cellfuse.tl.nearest import nearest_perturbations
-from cellfuse.tl.precision import mean_average_precision
+from cellfuse.tl.profiles import aggregate
 
 __all__ = ["hits"]
 
@@ -49,8 +49,8 @@ def hits(
       :func:`perturbation_magnitude`, with `batch_key` against the controls of the same batches.
     - *consistent*: do its replicates agree more than those of unrelated perturbations? The mean
       cosine of :func:`perturbation_consistency`.
-    - *replicated*, with `batch_key`: do its replicates find one another among all others across
-      batches, never within one? :func:`mean_average_precision` with ``positives_across``.
+    - *replicated*, with `batch_key`: is it the same in every batch? The same test on one profile
+      per batch, so that replicates of one batch do not stand for another.
 
     A hit is what is all of these. Beside them stand how strong it is and what it looks like, its
     nearest perturbations.
@@ -84,7 +84,8 @@ def hits(
     One row per perturbation, hits first, by falling effect: ``hit``, ``effect`` (length of its
     mean's difference from the controls' mean, in units of the controls' own spread), ``n``
     (replicates), ``energy``, ``q_active``, ``active``, ``similarity``, ``q_consistent``,
-    ``consistent``, with `batch_key` ``map``, ``q_replicated``, ``replicated``, and ``nearest``
+    ``consistent``, with `batch_key` ``across`` (mean cosine of the batches' profiles),
+    ``q_replicated``, ``replicated``, and ``nearest``
     (names of the `k` most similar perturbations) with ``nearest_similarity`` (of the first).
     What was not tested, for too few replicates, is NaN and no hit. Kept in ``.uns[key_added]``.
 
@@ -105,8 +106,8 @@ def hits(
     >>> obs = pd.DataFrame({"gene": genes}).rename(str)
     >>> guides = ad.AnnData(2 * effect + rng.normal(size=(100, 8)), obs=obs)
     >>> table = cf.tl.hits(guides, by="gene", control="NTC", n_null=999)
-    >>> int(table["hit"].sum()), bool(table["hit"].iloc[0])
-    (10, True)
+    >>> bool(table["hit"].iloc[0]), bool(table.loc[[f"gene{i}" for i in range(10, 20)], "hit"].all())
+    (True, True)
     """
     adata = profiles_only(adata)
     check_level(alpha)
@@ -140,11 +141,16 @@ def hits(
     table["consistent"] = agree["significant"].reindex(table.index, fill_value=False)
     hit = table["active"] & table["consistent"]
     if batch_key is not None:
-        found = mean_average_precision(
-            others, by=by, positives_across=batch_key, n_null=n_null, alpha=alpha, n_boot=0,
+        found = perturbation_consistency(
+            _by_batch(others, by, batch_key),
+            by=by,
+            control=None,
+            n_null=n_null,
+            alpha=alpha,
+            n_boot=0,
             seed=seed,
-        )  # fmt: skip
-        table["map"], table["q_replicated"] = found["map"], found["qvalue"]
+        )
+        table["across"], table["q_replicated"] = found["similarity"], found["qvalue"]
         table["replicated"] = found["significant"].reindex(table.index, fill_value=False)
         hit &= table["replicated"]
     table["hit"] = hit.astype(bool)
@@ -164,6 +170,12 @@ def hits(
     adata.uns[key_added] = {"table": table.copy(), "params": params}
     logger.info("hits: %d of %d perturbations.", int(table["hit"].sum()), len(table))
     return table
+
+
+def _by_batch(adata: AnnData, by: str, batch_key: str | list[str]) -> AnnData:
+    """One profile per perturbation and batch."""
+    keys = [by, *([batch_key] if isinstance(batch_key, str) else batch_key)]
+    return aggregate(adata, by=keys, use_rep=None)
 
 
 def _effects(values: NDArray, labels: NDArray, is_control: NDArray, names: pd.Index) -> NDArray:
