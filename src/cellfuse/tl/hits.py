@@ -106,7 +106,8 @@ def hits(
     >>> obs = pd.DataFrame({"gene": genes}).rename(str)
     >>> guides = ad.AnnData(2 * effect + rng.normal(size=(100, 8)), obs=obs)
     >>> table = cf.tl.hits(guides, by="gene", control="NTC", n_null=999)
-    >>> bool(table["hit"].iloc[0]), bool(table.loc[[f"gene{i}" for i in range(10, 20)], "hit"].all())
+    >>> active = [f"gene{i}" for i in range(10, 20)]
+    >>> bool(table["hit"].iloc[0]), bool(table.loc[active, "hit"].all())
     (True, True)
     """
     adata = profiles_only(adata)
