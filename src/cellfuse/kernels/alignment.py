@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from cellfuse.kernels.cosine import unit_rows
 
-__all__ = ["Alignment", "align", "align_blocks"]
+__all__ = ["Alignment", "align", "align_blocks", "closer_of_all"]
 
 #: Bytes of one block of similarities.
 BLOCK_BYTES = 64 << 20
@@ -85,3 +86,17 @@ def align_blocks(found: Alignment, blocks: NDArray | None) -> NDArray[np.int64]:
     if blocks is None:
         return np.arange(n)
     return np.unique(np.asarray(blocks).astype(str), return_inverse=True)[1].reshape(-1)
+
+
+def closer_of_all(a: NDArray, b: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Share of other profiles that are closer, were each pair the true one, ``(n, n)`` twice.
+
+    Row i and column j: among all of `b` for a's i, and among all of `a` for b's j. The FOSCTTM of
+    any pairing is then read off, without comparing anything again.
+    """
+    units = [unit_rows(np.nan_to_num(np.asarray(x, np.float64))) for x in (a, b)]
+    similarity = units[0] @ units[1].T
+    n = max(len(similarity) - 1, 1)
+    by_row = (rankdata(-similarity, axis=1, method="average") - 1) / n
+    by_column = (rankdata(-similarity, axis=0, method="average") - 1) / n
+    return by_row.astype(np.float32), by_column.astype(np.float32)

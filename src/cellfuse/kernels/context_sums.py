@@ -73,6 +73,11 @@ class ContextSums:
     n_nuisances
         Columns that are regressed out, such as batches (0 or 1) or the logarithm of depth.
 
+    Notes
+    -----
+    Parts of the cells (folds, files, workers) are summed apart and added up, see :meth:`plus`; all
+    parts then need the `shift` of the first.
+
     Examples
     --------
     >>> import numpy as np, scipy.sparse as sp
@@ -84,12 +89,29 @@ class ContextSums:
     ([2.0, 8.0], 2.0)
     """
 
-    def __init__(self, n_features: int, n_contexts: int, n_nuisances: int = 0) -> None:
+    def __init__(
+        self,
+        n_features: int,
+        n_contexts: int,
+        n_nuisances: int = 0,
+        *,
+        shift: NDArray | None = None,
+    ) -> None:
         self.n_features, self.n_nuisances = n_features, n_nuisances
         width = 1 + n_nuisances + n_features
         self._products = np.zeros((width, width))
         self._by_context = np.zeros((n_contexts, width))
-        self._shift: NDArray | None = None
+        #: Near the mean of what is summed: products of centred numbers keep digits in float32.
+        self.shift = shift
+
+    def plus(self, other: ContextSums) -> ContextSums:
+        """Sums over the cells of both."""
+        found = ContextSums(
+            self.n_features, len(self._by_context), self.n_nuisances, shift=self.shift
+        )
+        found._products = self._products + other._products
+        found._by_context = self._by_context + other._by_context
+        return found
 
     def add(self, x: NDArray, members: sp.csr_matrix, nuisances: NDArray | None = None) -> None:
         """Add a block of cells.
@@ -108,14 +130,14 @@ class ContextSums:
         weight = np.asarray(members.sum(axis=1)).ravel()
         if not weight.any():
             return
-        if self._shift is None:  # products of centred numbers keep their digits in float32
+        if self.shift is None:
             first = np.hstack([z, x])[weight > 0]
-            self._shift = first.mean(axis=0, dtype=np.float64).astype(np.float32)
+            self.shift = first.mean(axis=0, dtype=np.float64).astype(np.float32)
         rows = np.empty((len(x), self._products.shape[0]), np.float32)
         rows[:, 0] = 1.0
         rows[:, 1 : 1 + self.n_nuisances] = z
         rows[:, 1 + self.n_nuisances :] = x
-        rows[:, 1:] -= self._shift
+        rows[:, 1:] -= self.shift
         self._by_context += members.T.astype(np.float32) @ rows
         self._products += rows.T @ (rows * weight[:, None].astype(np.float32))
 
@@ -127,7 +149,7 @@ class ContextSums:
         ValueError
             No cell was added, or the nuisances explain everything.
         """
-        if self._shift is None:
+        if self.shift is None or not self._products[0, 0]:
             raise ValueError("no cell belongs to a context.")
         k = 1 + self.n_nuisances
         counts = self._by_context[:, 0]
@@ -147,7 +169,7 @@ class ContextSums:
         between = (means * counts[:, None]).T @ means
         n_free = n - (counts > 0).sum()
         within = (total - between) / n_free if n_free > 0 else np.zeros_like(total)
-        shift = self._shift.astype(np.float64)
+        shift = self.shift.astype(np.float64)
         nuisance_means = self._products[0, 1:k] / n + shift[: k - 1]
         return ContextMoments(
             means=means,

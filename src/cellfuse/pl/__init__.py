@@ -15,6 +15,7 @@ from cellfuse.pl._accuracy import (
 )
 from cellfuse.pl._activity import mean_average_precision, perturbation_magnitude
 from cellfuse.pl._answers import enrich, hits, nearest_perturbations, responders
+from cellfuse.pl._alignment import alignment
 from cellfuse.pl._benchmark import benchmark
 from cellfuse.pl._cells import cells
 from cellfuse.pl._codebook import codebook
@@ -34,6 +35,7 @@ from cellfuse.pl._training import training_curves
 from cellfuse.pl._umap import umap
 
 __all__ = [
+    "alignment",
     "batch_predictability",
     "benchmark",
     "cells",

@@ -1,5 +1,6 @@
 """Tools: profiles of perturbations, how good they are, and what they say."""
 
+from cellfuse.tl.alignment import alignment
 from cellfuse.tl.batches import batch_predictability
 from cellfuse.tl.classify import classify_treatments
 from cellfuse.tl.combinations import combinations
@@ -24,12 +25,14 @@ from cellfuse.tl.profiles import aggregate
 from cellfuse.tl.recall import relationship_recall
 from cellfuse.tl.responders import responders
 from cellfuse.tl.retrieval import retrieval
+from cellfuse.tl.shared_axes import shared_axes_test
 from cellfuse.tl.split import split
 from cellfuse.tl.synthetic import fidelity, real_vs_synthetic
 from cellfuse.tl.transfer import knn_accuracy, one_shot_transfer
 
 __all__ = [
     "aggregate",
+    "alignment",
     "batch_predictability",
     "classify_treatments",
     "combinations",
@@ -57,6 +60,7 @@ __all__ = [
     "relationship_recall",
     "responders",
     "retrieval",
+    "shared_axes_test",
     "split",
     "target_discovery",
 ]

@@ -1,0 +1,246 @@
+"""Is there anything to fuse on this screen? In seconds, before anybody trains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from mudata import MuData
+from numpy.typing import NDArray
+
+from cellfuse._access import check_key, per_modality, representation
+from cellfuse.kernels.alignment import align
+from cellfuse.kernels.shared_axes import (
+    Basis,
+    axes_test,
+    fit_basis,
+    fit_shared_axes,
+    permuted_orders,
+)
+from cellfuse.tl._context_sums import (
+    added,
+    context_codes,
+    sums_by_part,
+    targets_of_contexts,
+    two_modalities,
+)
+from cellfuse.tl._similarity import source_name
+
+__all__ = ["shared_axes_test"]
+
+Keys = str | Sequence[str] | None
+N_FOLDS = 5
+#: Cells from which depth and variable genes are taken.
+SAMPLE = 5_000
+
+
+def shared_axes_test(
+    mdata: MuData,
+    by: str | list[str],
+    *,
+    use_rep: str | None | Mapping[str, str | None] = None,
+    target_key: str | None = None,
+    batch_key: str | None | Mapping[str, str | None] = None,
+    regress_out: Keys | Mapping[str, Keys] = None,
+    n_comps: int = 50,
+    n_draws: int = 200,
+    alpha: float = 0.05,
+    key_added: str = "shared_axes_test",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Test how many axes the two modalities of a screen share, and whether new contexts follow.
+
+    The closed form of :class:`cellfuse.SharedAxes`, with nothing trained: two passes over the
+    cells. Five times a fifth of the contexts (or targets) is left out of the fit and aligned.
+
+    Parameters
+    ----------
+    mdata
+        Two modalities.
+    by
+        obs column or columns of the context.
+    use_rep
+        obsm key of pixels, tokens or an embedding, by modality where it differs; None is ``X``,
+        whose whole numbers are read as counts.
+    target_key
+        obs column, such as the target gene of guides, whose contexts are permuted and left out
+        together: guides of a target are no independent evidence.
+    batch_key
+        obs column of the batch that is centred, by modality where it differs.
+    regress_out
+        obs columns or obsm keys that are regressed out, by modality where they differ, such as
+        depth: what both readouts share need not be biology.
+    n_comps
+        Principal components of each modality.
+    n_draws
+        Permutations of contexts.
+    alpha
+        Level below which an axis counts as shared.
+    key_added
+        Key of ``mdata.uns`` under which the table is kept.
+    seed
+        Seed of permutations and folds.
+
+    Returns
+    -------
+    One row per axis: ``value``, ``null_mean``, ``pvalue``, ``shared``. Its ``attrs`` (and ``uns``)
+    hold ``n_axes``, ``foscttm`` of contexts left out and ``foscttm_permuted`` of fits on permuted
+    contexts, and ``verdict``, a sentence.
+
+    Raises
+    ------
+    KeyError
+        A column or representation is absent.
+    ValueError
+        Not two modalities, too few contexts in common, NaN, constant features.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> mdata = cf.datasets.simulated_screen(100, n_targets=20, cells_per_guide=12, seed=0)
+    >>> table = cf.tl.shared_axes_test(
+    ...     mdata, "guide", use_rep={"image": "crops", "rna": None}, target_key="gene", n_draws=50
+    ... )
+    >>> table.attrs["n_axes"] > 0
+    True
+    """
+    from cellfuse.data.nuisances import find_nuisances, nuisance_matrix  # brings torch
+
+    check_key(key_added)
+    adatas = two_modalities(mdata, "shared_axes_test")
+    names, codes = context_codes(adatas, by)
+    blocks = targets_of_contexts(adatas, codes, names, target_key)
+    fold = _folds(names, blocks, seed)
+    taken = find_nuisances(adatas, batch_key=batch_key, regress_out=regress_out)
+    parts = {}
+    for m, adata in adatas.items():
+        key = per_modality(use_rep, m, name="use_rep")
+        array = _cells(adata, key, m)
+        parts[m] = sums_by_part(
+            array,
+            codes[m],
+            fold[codes[m]],
+            n_contexts=len(names),
+            n_parts=N_FOLDS,
+            name=source_name(key, m),
+            features=_plain(adata, array, key, seed),
+            nuisances=nuisance_matrix(adata, taken[m], m),
+        )
+    bases = [fit_basis(added(each).moments(), n_comps=n_comps) for each in parts.values()]
+    here = (bases[0].counts > 0) & (bases[1].counts > 0)
+    if here.sum() < 10:
+        raise ValueError(
+            f"{int(here.sum())} contexts by {by!r} have cells of both modalities: at least ten are "
+            "needed to test anything."
+        )
+    test = axes_test(*bases, blocks=blocks, n_draws=n_draws, seed=seed)
+    held = _left_out(parts, fold, blocks, n_comps, seed)
+    table = pd.DataFrame(
+        {"value": test.values, "null_mean": test.null_mean, "pvalue": test.pvalue},
+        index=pd.RangeIndex(1, len(test.values) + 1, name="axis"),
+    )
+    table["shared"] = table["pvalue"] < alpha
+    n_axes = int(table["shared"].sum())
+    found: dict[str, Any] = {"n_axes": n_axes, **held}
+    found["verdict"] = _verdict(n_axes, held, int(here.sum()))
+    table.attrs.update(found)
+    mdata.uns[key_added] = {
+        "table": table.reset_index().assign(shared=table["shared"].to_numpy()),
+        "params": {"by": json.dumps(by), "n_draws": n_draws, "seed": seed},
+        **found,
+    }
+    return table
+
+
+def _cells(adata: AnnData, key: str | None, modality: str) -> Any:
+    """Pixels, tokens or an embedding at an obsm key, or X."""
+    if key is not None and key in adata.obsm and len(np.shape(adata.obsm[key])) > 2:
+        return adata.obsm[key]
+    return representation(adata, key, modality=modality)
+
+
+def _dense(cells: Any) -> NDArray:
+    return cells.toarray() if sp.issparse(cells) else np.asarray(cells)
+
+
+def _plain(adata: AnnData, array: Any, key: str | None, seed: int) -> Callable[[NDArray], NDArray]:
+    """Plain features of a block of cells, as SharedAxes has them."""
+    import torch
+
+    from cellfuse.data.readers import make_reader
+    from cellfuse.nn import PlainFeatures
+
+    reader = make_reader(array)
+    n = reader.shape[0]
+    rows = np.sort(np.random.default_rng(seed).permutation(n)[: min(n, SAMPLE)])
+    sample = _dense(reader.read(rows))
+    kind = {2: "values", 3: "tokens", 4: "pixels"}.get(len(reader.shape), "values")
+    whole = kind == "values" and key is None and (sample >= 0).all()
+    if whole and (sample == np.floor(sample)).all():
+        kind = "counts"
+    features = PlainFeatures(kind, tuple(reader.shape[1:]))
+    if kind != "pixels":
+        features.fit(torch.as_tensor(sample))
+    return lambda x: features(torch.as_tensor(np.ascontiguousarray(x))).numpy()
+
+
+def _folds(names: pd.Index, blocks: NDArray | None, seed: int) -> NDArray[np.int64]:
+    """Fold of each context; contexts of one block are in one."""
+    labels = names.to_numpy(str) if blocks is None else blocks.astype(str)
+    distinct, code = np.unique(labels, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    return (order % N_FOLDS)[code]
+
+
+def _left_out(
+    parts: Mapping[str, list], fold: NDArray, blocks: NDArray | None, n_comps: int, seed: int
+) -> dict[str, float]:
+    """FOSCTTM of contexts left out of the fit, of true and of permuted contexts, over folds."""
+    found: dict[str, list[float]] = {"foscttm": [], "foscttm_permuted": []}
+    for left in range(N_FOLDS):
+        moments = [
+            added([p for number, p in enumerate(each) if number != left]).moments()
+            for each in parts.values()
+        ]
+        bases = [fit_basis(each, n_comps=n_comps) for each in moments]
+        new = [each[left].moments() for each in parts.values()]
+        test = (fold == left) & (new[0].counts > 0) & (new[1].counts > 0)
+        if test.sum() < 3:
+            continue
+        # On the scale of the fit: the centre of the others, not of those left out.
+        means = [
+            (n.means[test] + n.offset - m.offset) @ b.project
+            for n, m, b in zip(new, moments, bases, strict=True)
+        ]
+        seen = (bases[0].counts > 0) & (bases[1].counts > 0)
+        order = permuted_orders(seen, blocks, n_draws=1, seed=seed + left)[0]
+        shuffled = Basis(
+            bases[1].project,
+            bases[1].means[order],
+            bases[1].counts[order],
+            bases[1].noise,
+            bases[1].between,
+        )
+        for name, second in (("foscttm", bases[1]), ("foscttm_permuted", shuffled)):
+            fit = fit_shared_axes([bases[0], second], blocks=blocks, n_draws=20, seed=seed)
+            pair = [x @ turn for x, turn in zip(means, fit.joint, strict=True)]
+            found[name].append(float(align(*pair).closer.mean()))
+    return {name: float(np.mean(values)) if values else np.nan for name, values in found.items()}
+
+
+def _verdict(n_axes: int, held: Mapping[str, float], n_contexts: int) -> str:
+    where = (
+        f"Over {n_contexts} contexts, of those left out of the fit a share of {held['foscttm']:.2f}"
+        f" of others is closer than the true one (chance .50, permuted "
+        f"{held['foscttm_permuted']:.2f})."
+    )
+    if n_axes == 0:
+        return f"No axis is shared beyond what permuted contexts show: nothing to fuse. {where}"
+    axes = "one axis is" if n_axes == 1 else f"{n_axes} axes are"
+    text = f"{axes} shared beyond what permuted contexts show. {where}"
+    return text[0].upper() + text[1:]
