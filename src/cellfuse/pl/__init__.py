@@ -14,8 +14,8 @@ from cellfuse.pl._accuracy import (
     retrieval,
 )
 from cellfuse.pl._activity import mean_average_precision, perturbation_magnitude
-from cellfuse.pl._answers import enrich, hits, nearest_perturbations, responders
 from cellfuse.pl._alignment import alignment
+from cellfuse.pl._answers import enrich, hits, nearest_perturbations, responders
 from cellfuse.pl._benchmark import benchmark
 from cellfuse.pl._cells import cells
 from cellfuse.pl._codebook import codebook
