@@ -222,6 +222,7 @@ def target_discovery(
     dose_key: str | None = None,
     n_draws: int = 100,
     k: int = 5,
+    negatives: Literal["sampled", "all"] = "sampled",
     n_boot: int = N_BOOT,
 ) -> Scores:
     """Rank a compound's known targets by the similarity of their knock-outs (TIDE, task 2).
@@ -244,6 +245,7 @@ def target_discovery(
         dose_key=dose_key,
         n_draws=n_draws,
         k=k,
+        negatives=negatives,
         n_boot=n_boot,
         seed=view.seed,
     )

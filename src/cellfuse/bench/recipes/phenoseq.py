@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from cellfuse.bench.recipes._call import Options, call
 
@@ -22,6 +22,7 @@ INPUTS = (("image",), ("rna",), ("synthetic",), ("image", "rna"), ("image", "syn
 def phenoseq_table1(
     *,
     split_key: str = "split",
+    examples: Literal["cells", "samples"] = "cells",
     n_cells: int | None = None,
     model: Options | None = None,
     train: Options | None = None,
@@ -30,15 +31,19 @@ def phenoseq_table1(
 ) -> dict[str, Any]:
     """Treatments from images, RNA and synthetic RNA, single profile (PhenoSeq, Table 1).
 
-    Five seeds of the generator and of the classifiers; no correction, as in the paper.
+    Five seeds of the generator and of the classifiers; no correction, as in the paper. Its numbers
+    are of single cells (see :func:`cellfuse.tl.classify_treatments`), with partners of the other
+    modality drawn within treatment and replicate.
 
     Parameters
     ----------
     split_key
         obs column, in both modalities, with ``"train"``, ``"val"`` and the test sets, such as
         ``"WE"`` and ``"HE"``.
+    examples
+        ``"cells"``, or ``"samples"`` (the mean of all cells, as the paper describes it).
     n_cells
-        Cells of an example; None is the mean of all ("single profile").
+        Cells that are drawn of a sample and averaged; None is all.
     model, train
         Arguments of PhenoSeq and its training, in the place of the paper's.
     classifier
@@ -52,7 +57,7 @@ def phenoseq_table1(
     """
     design = PHENOSEQ_SCREEN | screen
     options = {
-        "split_key": split_key, "inputs": INPUTS, "n_cells": n_cells,
+        "split_key": split_key, "inputs": INPUTS, "examples": examples, "n_cells": n_cells,
         "sample_key": list(design["context_keys"]), **(classifier or {}),
     }  # fmt: skip
     return call(
@@ -73,7 +78,7 @@ def phenoseq_table2(**options: Any) -> dict[str, Any]:
     -------
     Arguments of :func:`cellfuse.benchmark` beside the screen.
     """
-    return phenoseq_table1(**{"n_cells": 32, **options})
+    return phenoseq_table1(**{"examples": "samples", "n_cells": 32, **options})
 
 
 def phenoseq_table3(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import cellfuse
 from cellfuse.bench.recipes._call import Options, call
@@ -34,8 +34,8 @@ def tide_task1(
     """One-shot transfer to interventions that no training saw (TIDE, task 1).
 
     MAE, DINO, CL(D), CL(R) and TIDE, each with the ViT and the channel-agnostic ViT; interventions
-    are held out as wholes; images are compared one by one. Every method keeps its own rule for the
-    epoch that it keeps: TIDE and its kin the k-NN accuracy, MAE and DINO the last.
+    are held out as wholes; images are compared one by one. All methods keep the epoch by one rule:
+    the accuracy of the held-out images' 20 nearest neighbours among all training images.
 
     Parameters
     ----------
@@ -54,8 +54,8 @@ def tide_task1(
     """
     metrics = {"transfer": {"k": (1, 5), "level": "cells"}}
     return call(
-        _tide(backbones, model, train), metrics, TIDE_SCREEN | screen, seeds=3, correction="rcc",
-        hold_out=hold_out,
+        _tide(backbones, model, train, screen), metrics, TIDE_SCREEN | screen, seeds=3,
+        correction="rcc", hold_out=hold_out,
     )  # fmt: skip
 
 
@@ -63,6 +63,7 @@ def tide_task2(
     *,
     targets: Any = "uns:targets",
     kind_key: str = "kind",
+    negatives: Literal["sampled", "all"] = "sampled",
     backbones: Sequence[str] = tuple(BACKBONES),
     model: Options | None = None,
     train: Options | None = None,
@@ -79,6 +80,9 @@ def tide_task2(
         Known targets, columns ``source`` (compound) and ``target`` (gene), or ``"uns:key"``.
     kind_key
         obs column with ``"compound"`` and ``"gene"``, in both modalities.
+    negatives
+        ``"sampled"``: targets of other compounds, at least 20, in 100 draws (RxRx3-core's ranking);
+        ``"all"``: every gene, once (CPG-Pilot's, the JUMP pilot).
     backbones, model, train, **screen
         As :func:`tide_task1`; ``target_key`` holds the compound's or the gene's name.
 
@@ -86,14 +90,20 @@ def tide_task2(
     -------
     Arguments of :func:`cellfuse.benchmark` beside the screen.
     """
-    metrics = {"target_discovery": {"targets": targets, "kind_key": kind_key, "n_draws": 100}}
+    metrics = {"target_discovery": {
+        "targets": targets, "kind_key": kind_key, "n_draws": 100, "negatives": negatives,
+    }}  # fmt: skip
     return call(
-        _tide(backbones, model, train), metrics, TIDE_SCREEN | screen, seeds=3, correction="rcc",
-        hold_out={kind_key: "gene"},
+        _tide(backbones, model, train, screen), metrics, TIDE_SCREEN | screen, seeds=3,
+        correction="rcc", hold_out={kind_key: "gene"},
     )  # fmt: skip
 
 
-def _tide(backbones: Sequence[str], model: Options | None, train: Options | None) -> dict[str, Any]:
+def _tide(
+    backbones: Sequence[str], model: Options | None, train: Options | None, screen: Options
+) -> dict[str, Any]:
+    by = (TIDE_SCREEN | dict(screen))["target_key"]
+    rule = {"knn_key": by, "validation_size": 0.1}  # TIDE and its kin have it by themselves
     rows: dict[str, dict[str, Any]] = {
         "MAE": {"model": "MAE"},
         "DINO": {"model": "DINO"},
@@ -110,6 +120,9 @@ def _tide(backbones: Sequence[str], model: Options | None, train: Options | None
                 **{"preset": "base", **(model or {})},
                 **row,
                 "channel_agnostic": BACKBONES[backbone],
-                "train": {k: v for k, v in (train or {}).items() if k in known},
+                "train": {
+                    **({} if row["model"] == "TIDE" else rule),
+                    **{k: v for k, v in (train or {}).items() if k in known},
+                },
             }
     return found
