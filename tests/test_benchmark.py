@@ -478,7 +478,7 @@ def test_concepts_of_both_modalities_are_counted(screen, design):
         screen, ["truth", "random"], {"concepts": options}, **design, seeds=1, correction="none"
     )
     assert found.failures.empty
-    assert of(found, "truth", "concat", "concepts") > 0
+    assert of(found, "truth", "both", "concepts") > 0
 
 
 @pytest.mark.slow

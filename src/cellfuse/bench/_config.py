@@ -13,6 +13,7 @@ from mudata import MuData
 
 from cellfuse import datasets
 from cellfuse._errors import missing_key
+from cellfuse._mudata import make_mudata
 from cellfuse.bench._benchmark import benchmark
 from cellfuse.bench._design import Design
 from cellfuse.bench._methods import read_methods
@@ -74,7 +75,8 @@ def read_config(path: str | Path) -> Config:
     Top level: ``title``, ``about``, ``seeds``, ``correction``, ``against``, ``ceiling_of``,
     ``hold_out``, ``hold_out_by``, ``n_jobs``, ``keep_models``, ``colour_key``. Tables:
 
-    - ``[data]``: ``file`` (``.h5mu``, or ``.h5ad`` with ``modality``; relative to the file), or
+    - ``[data]``: ``file`` (``.h5mu``, or ``.h5ad`` with ``modality``; relative to the file), with
+      ``keep``, a condition on obs such as ``"n_genes > 500"``, for some of its cells; or
       ``simulated = "simulated_screen"`` with its arguments; without ``seed`` among these another
       screen is made for each seed;
     - ``[screen]``: ``context_keys``, ``control``, ``control_key``, ``target_key``, ``batch_key``,
@@ -189,11 +191,12 @@ def _metrics(given: Mapping[str, Any], where: Path) -> dict[str, Any]:
 
 def _source(data: dict[str, Any], where: Path) -> MuData | Callable[[int], MuData]:
     if "file" in data:
-        modality = data.pop("modality", None)
+        modality, keep = data.pop("modality", None), data.pop("keep", None)
         file = where.parent / str(data.pop("file"))
         if data:
-            raise missing_key(next(iter(data)), ["file", "modality"], what="[data]")
-        return read_screen(file, modality=modality)
+            raise missing_key(next(iter(data)), ["file", "modality", "keep"], what="[data]")
+        mdata = read_screen(file, modality=modality)
+        return mdata if keep is None else _kept(mdata, str(keep))
     if "simulated" not in data:
         raise ValueError(
             f"[data] of {str(where)!r} names neither a `file` nor what is `simulated`."
@@ -204,6 +207,27 @@ def _source(data: dict[str, Any], where: Path) -> MuData | Callable[[int], MuDat
     if "seed" in data:  # one screen for all seeds
         return getattr(datasets, name)(**data)
     return partial(simulate, simulator=name, **data)
+
+
+def _kept(mdata: MuData, condition: str) -> MuData:
+    """Cells for which a condition on obs holds, in the modalities that have its columns."""
+    parts = {}
+    for name, adata in mdata.mod.items():
+        try:
+            rows = adata.obs.eval(condition)
+        except (KeyError, NameError):  # this modality lacks the column
+            parts[name] = adata
+            continue
+        except (SyntaxError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"[data] keep={condition!r} is no condition on obs: {error}"
+            ) from error
+        parts[name] = adata[rows.to_numpy(bool)].copy()
+    if all(parts[name] is adata for name, adata in mdata.mod.items()):
+        raise ValueError(f"keep={condition!r} names no obs column of any modality.")
+    kept = make_mudata(parts)
+    kept.uns.update(mdata.uns)
+    return kept
 
 
 def simulate(seed: int, *, simulator: str, **options: Any) -> MuData:

@@ -126,7 +126,7 @@ def correct(cells: MuData, screen: Screen, correction: str) -> None:
     design = screen.design
     batch_key = design.batch_key
     if batch_key is not None and not isinstance(batch_key, str):
-        unknown = [role for role in batch_key if role not in screen.roles]
+        unknown = [r for r, key in batch_key.items() if r not in screen.roles and key is not None]
         if unknown and set(screen.roles.values()) == set(cells.mod):
             raise ValueError(
                 f"batch_key (--batch-key) names {listing(unknown)}; the roles of this run are "
