@@ -12,8 +12,12 @@ import pandas as pd
 import pytest
 
 import cellfuse as cf
+from cellfuse.bench import _views
+from cellfuse.bench._design import Design
 from cellfuse.bench._methods import read_methods
+from cellfuse.bench._screen import open_screen
 from cellfuse.bench._summary import CEILING, conclusion
+from cellfuse.bench._views import views_of
 
 BOTH = ("image", "rna")
 
@@ -108,9 +112,33 @@ def test_medians_lie_between_the_lowest_and_the_highest_seed(result):
 
 
 def test_the_ceiling_of_good_features_is_above_what_noise_reaches(result):
-    top = of(result, CEILING, "concat", "edges_auc")
+    top = of(result, CEILING, "both", "edges_auc")
     assert of(result, "random", "average", "edges_auc") < top <= 1
-    assert of(result, CEILING, "concat", "alignment_foscttm") < 0.4
+    assert of(result, CEILING, "both", "alignment_foscttm") < 0.4
+    # Guides that all do the same agree no less than guides with off-target effects.
+    highest = of(result, CEILING, "both", "guide_consistency")
+    assert highest >= of(result, "truth", "concat", "guide_consistency")
+
+
+def test_cells_dealt_anew_stay_with_their_target_and_guides_keep_their_numbers(screen, design):
+    opened = open_screen(screen, Design(**{k: v for k, v in design.items() if k != "progress"}))
+    cells = opened.cells({m: screen[m].obsm["truth"] for m in BOTH})
+    (*_, fused) = views_of(cells, opened, fusion="concat", seed=0)
+    seen = {}
+
+    def looked_at(view, parts, fusion):
+        seen.update(parts)
+        return view
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_views, "_same_view", looked_at)
+        _views.redealt(fused, fusion="concat")
+    for m in BOTH:
+        old, new = screen[m].obs, seen[m].obs
+        assert new["guide"].value_counts().to_dict() == old["guide"].value_counts().to_dict()
+        of_guide = old.groupby("guide", observed=True)["gene"].first()
+        assert (of_guide[new["guide"]].to_numpy() == old["gene"].to_numpy()).all()
+        assert 0.05 < (new["guide"].astype(str) == old["guide"].astype(str)).mean() < 0.7
 
 
 def test_a_metric_that_a_method_cannot_have_is_a_row_that_says_why(screen, design):

@@ -145,7 +145,7 @@ def benchmark(
     ...     progress=False,
     ... )
     >>> result.table["method"].unique().tolist()
-    ['PCA', 'random', 'ceiling (two halves)']
+    ['PCA', 'random', 'ceiling']
     """
     chosen = _design(
         context_keys=context_keys,

@@ -24,16 +24,17 @@ from cellfuse._errors import listing
 from cellfuse.bench._design import Design
 from cellfuse.bench._embed import embed
 from cellfuse.bench._methods import Method, Source
-from cellfuse.bench._metrics import METRICS, Metric
+from cellfuse.bench._metrics import Metric
 from cellfuse.bench._scorers import Value
 from cellfuse.bench._screen import Screen
 from cellfuse.bench._store import SourceFailed, Store, fingerprint_of, key_of
-from cellfuse.bench._views import View, correct, halves, halves_of_each, views_of
+from cellfuse.bench._views import View, correct, halves, halves_of_each, redealt, views_of
 
 __all__ = ["Job", "Task", "check_metrics", "run_tasks", "score_arrays", "tasks_of"]
 
-#: Scores whose ceiling is that of two halves of the data.
-WITH_CEILING = ("guide_consistency", "edges", "relationship_recall", "mean_average_precision")
+#: Whose ceiling is that of guides that all do the same, and that of two halves of the data.
+REDEALT = ("guide_consistency", "mean_average_precision")
+HALVED = ("edges", "relationship_recall")
 
 
 @dataclass(frozen=True)
@@ -297,7 +298,7 @@ def score_arrays(
         cells = screen.cells(arrays)
         correct(cells, screen, correction)
         views = views_of(cells, screen, fusion=fusion, seed=seed, synthetic=synthetic)
-        halved = halves(views[-1], fusion=fusion) if ceiling and _has_ceiling(job) else None
+        others = _other_views(job, views[-1], fusion) if ceiling else {}
         for metric in job.metrics:
             for view in views if metric.scope == "view" else views[-1:]:
                 base = {"correction": correction, "view": view.name, "metric": metric.name}
@@ -308,7 +309,7 @@ def score_arrays(
                 if table is not None:
                     units["_".join(base.values())] = table
                 if ceiling and view is views[-1]:
-                    rows += [{**base, **row} for row in _ceiling_rows(metric, view, halved)]
+                    rows += [{**base, **row} for row in _ceiling_rows(metric, view, others)]
     return rows, units
 
 
@@ -330,19 +331,25 @@ def _metric_rows(
     ], table
 
 
-def _has_ceiling(job: Job) -> bool:
-    return any(metric.name in WITH_CEILING for metric in job.metrics)
+def _other_views(job: Job, view: View, fusion: str) -> dict[str, View]:
+    """Views in which the truth is known, each made once for all metrics that ask for it."""
+    names = {metric.base for metric in job.metrics}
+    found = {}
+    if view.genes is not None and names & set(REDEALT):
+        found["redealt"] = redealt(view, fusion=fusion)
+    if view.genes is not None and names & set(HALVED):
+        found["halved"] = halves(view, fusion=fusion)
+    return found
 
 
-def _ceiling_rows(metric: Metric, view: View, halved: View | None) -> list[dict[str, Any]]:
-    """The same metric on two halves of the data, whose truth is known."""
-    if metric.name not in METRICS or metric.function is not METRICS[metric.name].function:
-        return []
+def _ceiling_rows(metric: Metric, view: View, others: Mapping[str, View]) -> list[dict[str, Any]]:
+    """The same metric on data whose truth is known."""
     try:
-        if metric.name in WITH_CEILING:
-            assert halved is not None
-            found = [metric(halved).values]
-        elif metric.name == "alignment":
+        if metric.base in REDEALT and "redealt" in others:
+            found = [metric(others["redealt"]).values]
+        elif metric.base in HALVED and "halved" in others:
+            found = [metric(others["halved"]).values]
+        elif metric.base == "alignment":
             found = [metric(half).values for half in halves_of_each(view)]
         else:
             return []

@@ -173,7 +173,7 @@ def _umap(view: View, colour_key: str | None, *, return_fig: bool) -> Any:
 
 METRICS = (
     "Medians over seeds with the lowest and the highest seed (of one seed: its bootstrap interval "
-    "over targets). The dotted line is the ceiling, what two halves of the data give."
+    "over targets). The dotted line is the ceiling: the same metric where the truth is known."
 )
 ROC = (
     "Pairs of targets ranked by the cosine of their profiles: known pairs against pairs without an "

@@ -53,6 +53,8 @@ class Metric:
     better: Literal["high", "low"] = "high"
     about: str = ""
     synthetic: bool = False
+    #: The library's metric that it is, under whatever name; "" of a user's.
+    base: str = ""
 
     def __call__(self, view: View) -> Scores:
         """Score a view."""
@@ -191,5 +193,5 @@ def _metric(name: str, value: Any) -> Metric:
                 raise ValueError(f"metric {name!r} needs `{option}`.")
     return Metric(
         name, known.function, options, known.scope, known.main, known.better, known.about,
-        known.synthetic,
+        known.synthetic, base,
     )  # fmt: skip

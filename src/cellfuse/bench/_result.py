@@ -46,7 +46,7 @@ class Benchmark:
         One row per method, correction and view (``"image"``, ``"rna"``, the fusion, or ``"both"``
         for metrics between the modalities): medians over seeds, and in ``<value>_low`` and
         ``<value>_high`` the lowest and highest seed (of a single seed the metric's own interval).
-        The last rows are the ceiling: the same metrics on two halves of the data.
+        The last row is the ceiling: the same metrics where the truth is known.
     scores
         Every number: method, seed, correction, view, metric, score, value, its interval, chance.
     comparisons

@@ -15,8 +15,8 @@ from cellfuse.bench._store import Store
 
 __all__ = ["CEILING", "better_of", "comparisons", "conclusion", "mains_of", "table_of"]
 
-#: Row of the table that holds what two halves of the data give.
-CEILING = "ceiling (two halves)"
+#: Row of the table that holds what the noise of the data lets a metric give.
+CEILING = "ceiling"
 #: Columns that make a row of the table.
 ROW = ["method", "correction", "view"]
 #: Seeds from which differences between seeds have an interval.
@@ -70,7 +70,7 @@ def table_of(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ceiling(scores: pd.DataFrame) -> pd.DataFrame:
-    """Of each value the best that the halves of any method's embedding gave, seed by seed."""
+    """Of each value the best that any method's embedding gave where the truth is known."""
     rows = []
     keys = ["seed", "correction", "metric", "score"]
     for (*_, score), group in scores.dropna(subset=["value"]).groupby(keys, sort=False):

@@ -113,8 +113,7 @@ class View:
         """Those of the held-out contexts; all, where nothing was held out."""
         if not self.held_out:
             return profiles
-        names = profiles.obs.get("half_of", profiles.obs_names.to_series())
-        return profiles[names.isin(self.held_out).to_numpy()].copy()
+        return profiles[profiles.obs_names.isin(self.held_out)].copy()
 
 
 def correct(cells: MuData, screen: Screen, correction: str) -> None:
@@ -242,45 +241,66 @@ def _fused(own: dict[str, AnnData], fusion: str) -> AnnData:
 # -- the ceiling ----------------------------------------------------------------------------------
 
 
-def halves(view: View, *, fusion: str) -> View:
-    """The same view of two halves of the data, in which the truth is known.
+def redealt(view: View, *, fusion: str) -> View:
+    """The same view after the cells of each target were dealt anew to its contexts.
 
-    Each context's cells are dealt to two halves at random. A half and its other half are the
-    profiles of one target, and the two halves of a target's cells a known pair: what a metric
-    gives then is the most that the noise of as many cells lets it give.
+    Every guide keeps its number of cells and its target: this is how far guides of a target would
+    agree if all of them did the same.
     """
     rng = np.random.default_rng([view.seed, 49_979_687])
-    design, target = view.design, view.design.target_key
+    design = view.design
+    by = [key for key in (design.background_key, view.target_key) if key is not None]
+    parts = {}
+    for name, adata in view.cells.mod.items():
+        obs = adata.obs.copy()
+        free = np.flatnonzero(has_label(obs[view.target_key]) & ~view.controls(adata))
+        codes = obs.iloc[free].groupby(by, observed=True, sort=False).ngroup().to_numpy()
+        # The same rows, target by target, in an order of their own.
+        given = free[np.argsort(codes, kind="stable")]
+        taken = free[np.lexsort((rng.random(len(free)), codes))]
+        for key in design.contexts:
+            if key not in by:
+                labels = obs[key].astype(object).to_numpy().copy()
+                labels[given] = labels[taken]
+                obs[key] = labels
+        parts[name] = AnnData(obs=obs, obsm={REP: adata.obsm[REP]})
+    return _same_view(view, parts, fusion)
+
+
+def halves(view: View, *, fusion: str) -> View:
+    """The same view of two halves of the data, in which the known pairs are known.
+
+    Each context's cells are dealt to two halves at random; the two halves of a target's cells are
+    a known pair: no method finds a known pair better than a target finds itself.
+    """
+    rng = np.random.default_rng([view.seed, 86_028_121])
+    design, target = view.design, view.target_key
     key = target if target in design.contexts else _last_context(design)
     parts = {}
     for name, adata in view.cells.mod.items():
         context = context_labels(adata, design.contexts, modality=name).to_numpy(str)
         half = np.where(_half(context, rng), "|A", "|B")
-        obs = adata.obs.assign(half_of=context)
+        obs = adata.obs.copy()
         control = view.controls(adata)
-        obs[key] = np.where(
-            control & (key == target), obs[key].astype(str), obs[key].astype(str) + half
-        )
-        if target is not None and target not in design.contexts:
+        plain = obs[key].astype(str)
+        obs[key] = np.where(control & (key == target), plain, plain + half)
+        if target not in design.contexts:
             label = obs[target].astype(str)
             obs[target] = np.where(has_label(obs[target]) & ~control, label + half, label)
         parts[name] = AnnData(obs=obs, obsm={REP: adata.obsm[REP]})
+    twin = _same_view(view, parts, fusion)
+    genes = twin.genes
+    assert genes is not None
+    names = set(genes.obs_names if design.background_key is None else genes.obs[target])
+    both = sorted(n[:-2] for n in names if n.endswith("|A") and f"{n[:-2]}|B" in names)
+    pairs = pd.DataFrame({"source": [f"{n}|A" for n in both], "target": [f"{n}|B" for n in both]})
+    return replace(twin, pairs=pairs)
+
+
+def _same_view(view: View, parts: dict[str, AnnData], fusion: str) -> View:
+    """The view of that name of other cells."""
     found = views_of(make_mudata(parts), view.screen, fusion=fusion, seed=view.seed)
-    twin = next(other for other in found if other.name == view.name)
-    if target is not None:
-        control = view.controls(twin.guides)
-        label = twin.guides.obs[target].astype(str)
-        twin.guides.obs[target] = np.where(control, label, twin.guides.obs["half_of"].astype(str))
-    pairs = None
-    if twin.genes is not None:
-        names = set(
-            twin.genes.obs_names if design.background_key is None else twin.genes.obs[target]
-        )
-        both = sorted(n[:-2] for n in names if n.endswith("|A") and f"{n[:-2]}|B" in names)
-        pairs = pd.DataFrame(
-            {"source": [f"{n}|A" for n in both], "target": [f"{n}|B" for n in both]}
-        )
-    return replace(twin, held_out=view.held_out, pairs=pairs)
+    return next(other for other in found if other.name == view.name)
 
 
 def _last_context(design: Design) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["benchmark"]
 
-#: Begins the name of the rows that two halves of the data give.
+#: Begins the name of the rows of the ceiling.
 CEILING = "ceiling"
 #: What is drawn of a method, with its colour.
 SERIES = {"both": "#0072B2", "images": "#E69F00", "expression": "#009E73"}
@@ -46,8 +46,8 @@ def benchmark(
 ) -> np.ndarray | Figure:
     """Draw the table of a benchmark: medians over seeds, with the lowest and the highest seed.
 
-    The dotted line is the ceiling, what two halves of the data give; a twin or a floor is a row
-    like any other.
+    The dotted line is the ceiling, the same metric where the truth is known; a twin or a floor is
+    a row like any other.
 
     Parameters
     ----------
