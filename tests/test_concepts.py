@@ -53,11 +53,11 @@ def test_true_directions_are_found_and_shared_ones_are_multimodal(fitted):
     np.testing.assert_allclose(np.linalg.norm(learned, axis=1), 1, rtol=1e-5)
     cosine = directions @ learned.T
     assert np.mean(cosine.max(axis=1) > 0.85) > 0.8
-    table = cf.tl.multimodal_concepts(mdata)
+    table = cf.tl.multimodal_concepts(mdata, low=0.05)
     best = cosine.argmax(axis=1)
     fraction = table.loc[best, ["fraction_image", "fraction_rna"]].to_numpy()
-    assert (fraction[:8].min(axis=1) > 0.1).mean() > 0.7  # of both
-    assert (fraction[8:].min(axis=1) < 0.1).mean() > 0.7  # of one
+    assert (fraction[:8].min(axis=1) > 0.05).mean() > 0.8  # of both
+    assert (fraction[8:].min(axis=1) < 0.05).mean() > 0.8  # of one
 
 
 def test_history_tells_what_is_explained_and_dead(fitted):
