@@ -6,12 +6,15 @@ from cellfuse.model.cross_modal import CrossModalAE
 from cellfuse.model.dino import DINO
 from cellfuse.model.mae import MAE
 from cellfuse.model.petri import PETRI, Reconstruction
+from cellfuse.model.petri_evidence import Attention, CrossModalGain
 from cellfuse.model.phenoseq import PhenoSeq
 from cellfuse.model.semi_clipped import SemiClipped
 from cellfuse.model.shared_axes import SharedAxes
 from cellfuse.model.tide import TIDE
 
 __all__ = [
+    "Attention",
+    "CrossModalGain",
     "CLIP",
     "DINO",
     "MAE",

@@ -24,6 +24,7 @@ from cellfuse.model.base import Recipe
 from cellfuse.model.base.checks import check_seed, check_whole
 from cellfuse.model.base.joint_model import JointModel
 from cellfuse.model.base.sizes import default_weights, input_specs, sizes_of
+from cellfuse.model.petri_evidence import CrossModalEvidence
 from cellfuse.nn import JointFeatures, JointMaskedAutoencoder, JointSpace, PlainFeatures
 
 __all__ = ["PETRI", "Reconstruction"]
@@ -52,7 +53,7 @@ class Reconstruction:
     loss: NDArray[np.float32]
 
 
-class PETRI(JointModel):
+class PETRI(CrossModalEvidence, JointModel):
     """Unified cell embeddings from unpaired modalities by joint masked reconstruction.
 
     Cells that share a context form documents. 75% of each cell's tokens (image patches, genes) are
@@ -315,8 +316,8 @@ class PETRI(JointModel):
         modality
             Role of the cells that are rebuilt.
         using
-            Roles whose cells the document holds, that of `modality` among them; default all. With
-            and without the other modality is the paper's ablation (4.2, A.11).
+            Roles whose cells the document holds, that of `modality` among them; default all.
+            What the other modality adds is asked with :meth:`cross_modal_gain`.
         max_documents
             Documents that are rebuilt, drawn at random where there are more.
         seed

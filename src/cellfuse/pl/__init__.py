@@ -24,6 +24,7 @@ from cellfuse.pl._concepts import batch_predictability, concept_map, differentia
 from cellfuse.pl._confusion import confusion
 from cellfuse.pl._consistency import guide_consistency, perturbation_consistency
 from cellfuse.pl._contexts import contexts, split
+from cellfuse.pl._cross_modal import attention, attention_blocks, cross_modal_gain
 from cellfuse.pl._discovery import target_discovery
 from cellfuse.pl._doses import combinations, dose_response
 from cellfuse.pl._fidelity import fidelity, real_vs_synthetic
@@ -36,6 +37,8 @@ from cellfuse.pl._umap import umap
 
 __all__ = [
     "alignment",
+    "attention",
+    "attention_blocks",
     "batch_predictability",
     "benchmark",
     "cells",
@@ -47,6 +50,7 @@ __all__ = [
     "concept_map",
     "confusion",
     "contexts",
+    "cross_modal_gain",
     "differential_concepts",
     "dose_response",
     "enrich",

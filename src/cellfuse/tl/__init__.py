@@ -1,6 +1,7 @@
 """Tools: profiles of perturbations, how good they are, and what they say."""
 
 from cellfuse.tl.alignment import alignment
+from cellfuse.tl.attention import attention_blocks
 from cellfuse.tl.batches import batch_predictability
 from cellfuse.tl.classify import classify_treatments
 from cellfuse.tl.combinations import combinations
@@ -33,6 +34,7 @@ from cellfuse.tl.transfer import knn_accuracy, one_shot_transfer
 __all__ = [
     "aggregate",
     "alignment",
+    "attention_blocks",
     "batch_predictability",
     "classify_treatments",
     "combinations",
