@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from inspect import signature
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -203,6 +204,7 @@ class DocumentModel(ScreenModel):
         precision: str | None = None,
         callbacks: list[L.Callback] | None = None,
         ckpt_path: str | None = None,
+        checkpoint: str | Path | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         """Train the model; called again, train it further, on documents not drawn before.
@@ -245,6 +247,12 @@ class DocumentModel(ScreenModel):
             Passed to Lightning's trainer, such as `strategy`, `num_nodes`, `max_steps`. Precision
             is bf16 on a GPU and float32 elsewhere. `ckpt_path` resumes from a checkpoint, in the
             middle of an epoch too.
+        checkpoint
+            Folder in which the training is kept: after every epoch, every ten minutes, and when
+            Ctrl-C, SIGTERM or SIGUSR1 ends it (the message names the file). The same call, in a
+            new process too, goes on from there as if it had not been broken. Without it, only a
+            training of more than ten minutes that is told to end leaves a checkpoint, in the
+            working directory.
 
         Raises
         ------
@@ -314,6 +322,7 @@ class DocumentModel(ScreenModel):
                     ),
                 ],
                 ckpt_path=ckpt_path,
+                checkpoint=checkpoint,
                 history=self.history_,
                 n_before=self.n_epochs_,
                 **{"gradient_clip": recipe.gradient_clip, **trainer_kwargs},

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cellfuse.data import Batch, DocumentDataModule
 from cellfuse.model.base.history import Frames, History
+from cellfuse.model.base.keeping import Keeping, asked_to_end, identity_of
 
 __all__ = ["Training", "fit", "refuse_unknown", "seeded"]
 
@@ -164,6 +165,7 @@ def fit(
     precision: str | None = None,
     gradient_clip: float = 1.0,
     ckpt_path: str | None = None,
+    checkpoint: str | Path | None = None,
     callbacks: list[L.Callback] | None = None,
     history: Frames | None = None,
     n_before: int = 0,
@@ -173,6 +175,8 @@ def fit(
 
     Parameters
     ----------
+    checkpoint
+        Folder in which the training is kept, and from which the same call goes on.
     history, n_before
         What was logged before, in so many epochs: it is gone on with.
 
@@ -180,12 +184,15 @@ def fit(
     -------
     The history, one data frame per logged number.
     """
+    file = None if checkpoint is None else Path(checkpoint) / f"from-epoch-{n_before}.ckpt"
+    keeping = Keeping(file, identity_of(training.network, datamodule))
     with tempfile.TemporaryDirectory() as folder:
         kept = History(history, first_epoch=n_before, file=Path(folder) / "history.json")
         _run(
             training,
             datamodule,
-            ckpt_path=ckpt_path,
+            keeping,
+            ckpt_path=ckpt_path or keeping.found(),
             max_epochs=max_epochs,
             accelerator=accelerator,
             devices=devices,
@@ -200,6 +207,7 @@ def fit(
 def _run(
     training: Training,
     datamodule: DocumentDataModule,
+    keeping: Keeping,
     *,
     ckpt_path: str | None,
     **trainer_kwargs: Any,
@@ -208,16 +216,18 @@ def _run(
     checkpoint = L.pytorch.callbacks.Checkpoint
     keeps = any(isinstance(callback, checkpoint) for callback in trainer_kwargs["callbacks"])
     settings["enable_checkpointing"] = keeps
+    trainer_kwargs["callbacks"] = [*trainer_kwargs["callbacks"], keeping]
     if datamodule.validation is None:
         settings["limit_val_batches"] = 0
     trainer = L.Trainer(**{**settings, **trainer_kwargs})
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         # A checkpoint is read as plain tensors and numbers: nothing in it is executed.
-        trainer.fit(training, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+        with asked_to_end(keeping):
+            trainer.fit(training, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     except SystemExit:
         if not trainer.interrupted:
             raise
         # On Ctrl-C Lightning ends the process, and switches Ctrl-C off for what may be left of it.
         signal.signal(signal.SIGINT, on_interrupt)
-        raise KeyboardInterrupt("training was interrupted; resume it with `ckpt_path`.") from None
+        raise KeyboardInterrupt(keeping.message(resumes=keeps)) from None
