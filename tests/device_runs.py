@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import phenoseq_screens
-import tide_screens
+import phenoseq_parts
+import screens
+import tide_parts
 
 import cellfuse as cf
 
@@ -22,13 +23,13 @@ DECODERS = {"image_decoder_width": 8, "image_decoder_depth": 1, "image_decoder_h
 
 
 def phenoseq(**given: Any) -> cf.PhenoSeq:
-    model = phenoseq_screens.build(dropout=0.0)
+    model = phenoseq_parts.build(dropout=0.0)
     model.train(2, validation_contexts=0.2, documents_per_context=4, batch_size=4, **QUIET, **given)
     return model
 
 
 def semi_clipped(*, loss: str = "clip", **given: Any) -> cf.SemiClipped:
-    mdata = tide_screens.make_screen()
+    mdata = screens.drug_screen()
     rng = np.random.default_rng(0)
     for adata in mdata.mod.values():
         adata.obs["plate"] = [f"p{i % 2}" for i in range(adata.n_obs)]
@@ -48,7 +49,7 @@ def semi_clipped(*, loss: str = "clip", **given: Any) -> cf.SemiClipped:
 
 
 def clip(**given: Any) -> cf.CLIP:
-    mdata = phenoseq_screens.toy(9, 8)
+    mdata = screens.sample_screen(9, 8)
     cf.CLIP.setup_mudata(mdata, context_keys="sample", image_rep="X_vit", rna_rep="X_scgpt")
     model = cf.CLIP(mdata, set_size=4, seed=0, **TINY)
     held = {"validation_size": ODD["CLIP"]}
@@ -57,7 +58,7 @@ def clip(**given: Any) -> cf.CLIP:
 
 
 def cross_modal(**given: Any) -> cf.CrossModalAE:
-    mdata = phenoseq_screens.toy(8, 8)
+    mdata = screens.sample_screen(8, 8)
     setup = {"context_keys": "sample", "image_rep": "X_vit", "rna_rep": "X_scgpt"}
     cf.CrossModalAE.setup_mudata(mdata, **setup)
     model = cf.CrossModalAE(mdata, n_latent=4, seed=0, **TINY, **DECODERS)
@@ -66,23 +67,23 @@ def cross_modal(**given: Any) -> cf.CrossModalAE:
 
 
 def tide(**given: Any) -> cf.TIDE:
-    model = tide_screens.built(tide_screens.make_screen(), seed=0)
+    model = tide_parts.built(screens.drug_screen(), seed=0)
     model.train(2, response_epochs=1, batch_size=16, **QUIET, **given)
     return model
 
 
 def dino(**given: Any) -> cf.DINO:
-    images = tide_screens.make_screen()["image"]
+    images = screens.drug_screen()["image"]
     cf.DINO.setup_anndata(images, image_rep="crops")
-    model = cf.DINO(images, seed=0, n_prototypes=16, **tide_screens.VIT)
+    model = cf.DINO(images, seed=0, n_prototypes=16, **tide_parts.VIT)
     model.train(2, batch_size=16, **QUIET, **given)
     return model
 
 
 def mae(**given: Any) -> cf.MAE:
-    images = tide_screens.make_screen()["image"]
+    images = screens.drug_screen()["image"]
     cf.MAE.setup_anndata(images, image_rep="crops")
-    model = cf.MAE(images, seed=0, **tide_screens.VIT)
+    model = cf.MAE(images, seed=0, **tide_parts.VIT)
     model.train(2, batch_size=16, validation_size=ODD["MAE"], **QUIET, **given)
     return model
 

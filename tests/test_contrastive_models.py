@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import anndata as ad
 import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from screens import flat_screen
 
 import cellfuse as cf
 
@@ -16,26 +16,9 @@ DECODERS = {"image_decoder_width": 8, "image_decoder_depth": 1, "image_decoder_h
 QUIET = {"enable_progress_bar": False}
 
 
-def make_screen(*, n_contexts=8, n_cells=12, seed=0, paired=False) -> md.MuData:
-    """Flat features of both modalities that the context moves, each in its own way."""
-    rng = np.random.default_rng(seed)
-    context = np.repeat(np.arange(n_contexts), n_cells)
-    mods = {}
-    for role, width in (("image", 5), ("rna", 6)):
-        x = 2 * rng.normal(size=(n_contexts, width))[context]
-        x = (x + 0.7 * rng.normal(size=x.shape)).astype(np.float32)
-        prefix = "cell" if paired else role
-        obs = pd.DataFrame(
-            {"guide": [f"g{c}" for c in context]}, index=[f"{prefix}{i}" for i in range(len(x))]
-        )
-        var = pd.DataFrame(index=[f"{role}-f{i}" for i in range(width)])
-        mods[role] = ad.AnnData(x, obs=obs, var=var, obsm={"flat": x.copy()})
-    return md.MuData(mods)
-
-
 @pytest.fixture
 def flat():
-    return make_screen()
+    return flat_screen()
 
 
 def set_up(model, mdata, **changes):
@@ -81,7 +64,7 @@ def test_permuted_contexts_teach_nothing(flat):
 
 
 def test_cells_measured_twice_are_pairs():
-    mdata = make_screen(paired=True)
+    mdata = flat_screen(paired=True)
     model = clip(mdata, setup={"context_keys": "obs_names"}, set_size=1, epochs=3)
     assert model.get_latent_representation(modality="image").shape == (96, 16)
     assert finds_its_context(model, mdata) >= 0.5
@@ -140,7 +123,7 @@ def test_validation_compares_within_whole_batches_only(flat, monkeypatch):
 
 
 def test_held_out_cells_that_share_no_context_make_no_validation():
-    mdata = make_screen(n_contexts=4, n_cells=4)
+    mdata = flat_screen(n_contexts=4, n_cells=4)
     keep = {"image": [0, 1], "rna": [2, 3]}  # contexts with enough cells to hold one out
     for role, full in keep.items():
         guide = mdata[role].obs["guide"].str[1:].astype(int).to_numpy()
@@ -158,7 +141,7 @@ def test_held_out_cells_that_share_no_context_make_no_validation():
 
 @pytest.fixture(scope="module")
 def joined():
-    mdata = make_screen()
+    mdata = flat_screen()
     set_up("CrossModalAE", mdata, rna_likelihood="mse")
     model = cf.CrossModalAE(mdata, n_latent=8, seed=0, weight_adversary=0.3, **TINY, **DECODERS)
     model.train(40, batch_size=32, documents_per_context=12, lr=1e-2, **QUIET)
@@ -181,7 +164,7 @@ def test_the_history_goes_on_from_stage_to_stage(joined):
 
 
 def test_the_images_autoencoder_is_frozen_in_the_second_stage():
-    mdata = make_screen(n_contexts=3, n_cells=4)
+    mdata = flat_screen(n_contexts=3, n_cells=4)
     set_up("CrossModalAE", mdata, rna_likelihood="mse")
     model = cf.CrossModalAE(mdata, n_latent=4, seed=0, **TINY, **DECODERS)
     kept = {}
@@ -220,6 +203,6 @@ def test_cross_modal_errors(flat):
 def test_cross_modal_goes_on_only_with_the_contexts_it_tells_apart(joined, tmp_path):
     _, model = joined
     model.save(tmp_path / "ae")
-    loaded = cf.CrossModalAE.load(tmp_path / "ae", make_screen(n_contexts=9))
+    loaded = cf.CrossModalAE.load(tmp_path / "ae", flat_screen(n_contexts=9))
     with pytest.raises(ValueError, match="9 contexts; the model tells 8 apart"):
         loaded.train(1, **QUIET)

@@ -279,7 +279,7 @@ def test_two_processes_reach_the_weights_of_one(build, short, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     subprocess.run(
-        [sys.executable, script, Path(__file__).with_name("conftest.py"), tmp_path / "two"],
+        [sys.executable, script, Path(__file__).with_name("screens.py"), tmp_path / "two"],
         check=True,
         timeout=240,
         capture_output=True,

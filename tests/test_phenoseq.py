@@ -14,7 +14,8 @@ import pytest
 import scipy.sparse as sp
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from phenoseq_screens import SHORT, build, difference, network, shortly_trained, toy
+from phenoseq_parts import SHORT, build, difference, network, shortly_trained
+from screens import sample_screen
 
 import cellfuse as cf
 from cellfuse.model.base.fitting import Held
@@ -47,7 +48,7 @@ def split(model: cf.PhenoSeq, share: float) -> tuple[cf.data.Contexts, cf.data.C
 @pytest.mark.parametrize("split_key", [None, "split"])
 def test_no_statistic_and_no_weight_sees_held_out_cells(split_key):
     def outcome(poke: bool) -> cf.PhenoSeq:
-        mdata = toy(8)
+        mdata = sample_screen(8)
         model = build(mdata, setup={"split_key": split_key})
         train, held_out = split(model, 0.25)
         assert train.shared().sum() + held_out.shared().sum() == (8 if split_key is None else 6)
@@ -67,7 +68,7 @@ def test_no_statistic_and_no_weight_sees_held_out_cells(split_key):
 
 
 def test_statistics_are_those_of_the_training_cells():
-    mdata = toy()
+    mdata = sample_screen()
     model = build(mdata, setup={"split_key": "split"})
     model.train(1, **SHORT)
     rows = (mdata["rna"].obs["split"] == "train").to_numpy()
@@ -77,7 +78,7 @@ def test_statistics_are_those_of_the_training_cells():
 
 
 def test_contexts_of_one_modality_are_left_out_and_told(caplog):
-    mdata = toy()
+    mdata = sample_screen()
     kept = (mdata["image"].obs["sample"] != "s3").to_numpy()
     mdata = md.MuData({"image": mdata["image"][kept].copy(), "rna": mdata["rna"].copy()})
     model = build(mdata)
@@ -151,7 +152,7 @@ def test_training_stops_early_and_keeps_the_best_epochs_average():
 
 @pytest.mark.parametrize("prediction", ["noise", "x0", "v"])
 def test_training_learns_what_images_say_of_rna(prediction):
-    mdata = toy(12)
+    mdata = sample_screen(12)
     model = build(
         mdata, prediction=prediction, width=24, time_width=16, dropout=0.0, n_diffusion_steps=50
     )
@@ -369,7 +370,7 @@ def test_guidance_is_a_line_through_both_predictions():
 
 
 def test_images_alone_of_new_treatments_are_enough(trained):
-    new = toy(3, 5, seed=9)["image"]
+    new = sample_screen(3, 5, seed=9)["image"]
     new.obs["sample"] = new.obs["sample"].map(lambda s: f"new-{s}")
     new.obs["well"] = new.obs["sample"]
     del new.obs["treatment"]
@@ -391,7 +392,7 @@ def test_rna_without_images_is_told(trained, caplog):
 
 
 def test_rna_without_a_label_is_no_hindrance(trained, caplog):
-    mdata = toy()
+    mdata = sample_screen()
     obs = mdata["rna"].obs
     obs["sample"] = obs["sample"].where(obs["sample"] != "s2").replace({"s4": "s9"})
     with caplog.at_level(logging.WARNING, "cellfuse"):
@@ -403,7 +404,7 @@ def test_rna_without_a_label_is_no_hindrance(trained, caplog):
 
 
 def test_cells_in_several_contexts_make_several_profiles():
-    mdata = toy()
+    mdata = sample_screen()
     for adata in mdata.mod.values():
         code = adata.obs["sample"].str[1:].astype(int).to_numpy()
         adata.obs["half"] = np.where(code < 4, "low", "high")
@@ -421,7 +422,7 @@ def test_cells_in_several_contexts_make_several_profiles():
 
 @pytest.mark.parametrize("kind", ["numbers", "categories", "sparse", "float64", "other order"])
 def test_the_same_screen_written_otherwise_draws_the_same(trained, kind):
-    mdata = toy()
+    mdata = sample_screen()
     for (name, adata), rep in zip(mdata.mod.items(), ("X_vit", "X_scgpt"), strict=True):
         sample = adata.obs["sample"].str[1:]
         if kind == "numbers":
@@ -447,7 +448,7 @@ def test_the_same_screen_written_otherwise_draws_the_same(trained, kind):
 
 
 def test_a_constant_feature_keeps_its_constant():
-    mdata = toy()
+    mdata = sample_screen()
     mdata["rna"].obsm["X_scgpt"][:, 2] = 7
     model = build(mdata)
     with pytest.warns(UserWarning, match="1 of 4 features of obsm"):
@@ -457,7 +458,7 @@ def test_a_constant_feature_keeps_its_constant():
 
 
 def test_the_data_are_left_as_they_were_even_when_interrupted(monkeypatch):
-    mdata = toy()
+    mdata = sample_screen()
     model = build(mdata)
     model.train(1, **SHORT)
     before = {m: mdata[m].copy() for m in mdata.mod}
@@ -496,7 +497,7 @@ def test_a_loaded_model_draws_the_same_without_its_data(trained, tmp_path):
     assert loaded.sizes == trained.sizes and loaded.history.keys() == trained.history.keys()
     with pytest.raises(ValueError, match="loaded without data"):
         loaded.sample()
-    with_data = cf.PhenoSeq.load(tmp_path / "model", toy())
+    with_data = cf.PhenoSeq.load(tmp_path / "model", sample_screen())
     assert with_data.sample(n_steps=2).n_obs == 6
 
 
@@ -504,7 +505,7 @@ def test_the_split_is_saved_with_the_model(tmp_path):
     model = build(setup={"split_key": "split", "val": None})
     model.train(1, **SHORT)
     model.save(tmp_path / "model")
-    again = cf.PhenoSeq.load(tmp_path / "model", toy())
+    again = cf.PhenoSeq.load(tmp_path / "model", sample_screen())
     assert again._split(0.1)[1] is None and again._split(0.1)[0].shared().sum() == 4
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from phenoseq_screens import SETUP, SHORT, build, shortly_trained, toy
+from phenoseq_parts import SETUP, SHORT, build, shortly_trained
+from screens import sample_screen
 
 import cellfuse as cf
 from cellfuse.model.phenoseq.sizes import sizes_of
@@ -45,18 +46,18 @@ def trained() -> cf.PhenoSeq:
 )
 def test_a_setup_that_cannot_work_is_refused(setup, error, text):
     with pytest.raises(error, match=text):
-        cf.PhenoSeq.setup_mudata(toy(), **{**SETUP, **setup})
+        cf.PhenoSeq.setup_mudata(sample_screen(), **{**SETUP, **setup})
 
 
 def test_a_split_without_a_training_context_is_refused():
-    mdata = toy()
+    mdata = sample_screen()
     mdata["rna"].obs["split"] = np.where(mdata["rna"].obs["sample"] == "s2", "train", "test")
     with pytest.raises(ValueError, match=r"no context has training cells.*both modalities"):
         cf.PhenoSeq.setup_mudata(mdata, **SETUP, split_key="split", val=None)
 
 
 def test_a_validation_that_no_context_has_is_refused():
-    mdata = toy()
+    mdata = sample_screen()
     obs = mdata["rna"].obs
     obs["sample"] = np.where(obs["split"] == "val", "other", obs["sample"])
     with pytest.raises(ValueError, match=r"no context has validation cells.*nothing says when"):
@@ -65,7 +66,7 @@ def test_a_validation_that_no_context_has_is_refused():
 
 
 def test_several_labels_may_train():
-    mdata = toy()
+    mdata = sample_screen()
     given = {"split_key": "split", "train": ["train", "test"], "val": ("val",)}
     cf.PhenoSeq.setup_mudata(mdata, **SETUP, **given)
 
@@ -80,25 +81,25 @@ def test_a_training_that_diverges_is_told_and_draws_nothing(validation_contexts)
 
 
 def test_pixels_are_no_embedding():
-    mdata = toy()
+    mdata = sample_screen()
     mdata["image"].obsm["crops"] = np.zeros((48, 1, 4, 4), np.uint8)
     with pytest.raises(ValueError, match=r"obsm\['crops'\].*flat embeddings"):
         cf.PhenoSeq.setup_mudata(mdata, image_rep="crops", rna_rep="X_scgpt")
 
 
 def test_nan_is_refused_in_setup_and_in_drawing(trained):
-    mdata = toy()
+    mdata = sample_screen()
     mdata["rna"].obsm["X_scgpt"][3, 1] = np.nan
     with pytest.raises(ValueError, match=r"1 NaN or infinite"):
         build(mdata)
-    images = toy()["image"]
+    images = sample_screen()["image"]
     images.obsm["X_vit"][0, 0] = np.inf
     with pytest.raises(ValueError, match=r"1 NaN or infinite"):
         trained.sample(images)
 
 
 def test_features_that_are_all_constant_are_refused():
-    mdata = toy()
+    mdata = sample_screen()
     mdata["image"].obsm["X_vit"][:] = 1
     with (
         pytest.warns(UserWarning, match="6 of 6 features"),
@@ -137,7 +138,7 @@ def test_guidance_needs_a_model_that_has_seen_no_context():
 
 
 def test_another_width_is_refused(trained):
-    images = toy(image=7)["image"]
+    images = sample_screen(image=7)["image"]
     with pytest.raises(ValueError, match=r"shape \(7,\); the model was trained on \(6,\)"):
         trained.sample(images)
 
@@ -189,9 +190,9 @@ def test_an_argument_that_nobody_has_is_refused_with_the_likely_name():
 
 def test_noise_of_more_features_than_the_width_is_warned_of():
     with pytest.warns(UserWarning, match="width 16 cannot tell noise of 20 RNA features"):
-        model = build(toy(rna=20), prediction="noise")
+        model = build(sample_screen(rna=20), prediction="noise")
     assert model.module.diffusion.prediction == "noise"
-    assert build(toy(rna=20)).module.diffusion.prediction == "v"
+    assert build(sample_screen(rna=20)).module.diffusion.prediction == "v"
 
 
 def test_an_untrained_model_draws_nothing():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from phenoseq_screens import TINY, network
+from phenoseq_parts import TINY, network
 
 from cellfuse.model.phenoseq.sizes import PRESETS
 from cellfuse.nn.denoiser import FoldedDenoiser, OneTokenAttention

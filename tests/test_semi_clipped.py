@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from screens import plate_screen
 
 import cellfuse as cf
 from cellfuse.model.semi_clipped.checks import warn_collapse
@@ -33,36 +34,11 @@ SETUP = {
     "control_key": "compound",
     "control": "DMSO",
 }
-#: Three components that both sides see, each through its own linear map, with noise.
-N_SHARED = 3
-
-
-def make_screen(*, n_compounds=16, replicates=4, controls=6, shift=2.0, seed=0) -> md.MuData:
-    rng = np.random.default_rng(seed)
-    effect = rng.normal(size=(n_compounds, N_SHARED)) * 2
-    maps = {"image": rng.normal(size=(N_SHARED, 6)), "rna": rng.normal(size=(N_SHARED, 8))}
-    mods = {}
-    for role, key in (("image", "X_img"), ("rna", "X_rna")):
-        labels, plates, rows = [], [], []
-        for plate in range(2):
-            offset = rng.normal(size=maps[role].shape[1]) * shift
-            for c in [*np.repeat(np.arange(n_compounds), replicates), *[-1] * controls]:
-                signal = effect[c] @ maps[role] if c >= 0 else 0
-                rows.append(signal + offset + 0.3 * rng.normal(size=maps[role].shape[1]))
-                labels.append(f"drug{c}" if c >= 0 else "DMSO")
-                plates.append(f"p{plate}")
-        obs = pd.DataFrame(
-            {"compound": labels, "plate": plates}, index=[f"{role}{i}" for i in range(len(rows))]
-        )
-        x = np.asarray(rows, np.float32)
-        var = pd.DataFrame(index=[f"{role}-feature{i}" for i in range(x.shape[1])])
-        mods[role] = ad.AnnData(x, obs=obs, var=var, obsm={key: x.copy()})
-    return md.MuData(mods)
 
 
 @pytest.fixture(scope="module")
 def drugs():
-    return make_screen()
+    return plate_screen()
 
 
 def fitted(mdata, *, epochs=40, lr=1e-2, setup=None, **kwargs):
@@ -107,7 +83,7 @@ def test_every_objective_brings_the_sides_of_a_compound_together(drugs, loss):
 
 
 def test_it_carries_over_to_plates_never_seen_by_their_own_controls(trained):
-    new = make_screen(seed=0, shift=2.0)
+    new = plate_screen(seed=0, shift=2.0)
     for role in ("image", "rna"):  # the same compounds on other plates
         key = SETUP[f"{role}_rep"]
         new[role].obsm[key] = new[role].obsm[key] + 7
@@ -115,7 +91,7 @@ def test_it_carries_over_to_plates_never_seen_by_their_own_controls(trained):
 
 
 def test_shuffled_compounds_teach_nothing():
-    mdata = make_screen(seed=3)
+    mdata = plate_screen(seed=3)
     truth = mdata["rna"].obs["compound"].copy()
     treated = np.flatnonzero(truth != "DMSO")
     mixed = truth.to_numpy(dtype=object).copy()
@@ -564,7 +540,7 @@ def test_expression_on_disk_is_to_be_read_first(trained, drugs, tmp_path):
 
 
 def test_too_few_controls_for_tvn_are_told():
-    mdata = make_screen(n_compounds=4, controls=2)
+    mdata = plate_screen(n_compounds=4, controls=2)
     with pytest.warns(UserWarning, match="'image': the 4 controls in 2 batches .* 4 of 6"):
         fitted(mdata, epochs=1, pea=("none",), seed=0)
 

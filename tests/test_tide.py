@@ -13,8 +13,9 @@ import pytest
 import scipy.sparse as sp
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from screens import SMILES, drug_screen
 from sklearn.neighbors import KNeighborsClassifier
-from tide_screens import PAIRED, SHORT, SMALL, SMILES, VIT, built, drawn, make_screen, setup
+from tide_parts import PAIRED, SHORT, SMALL, VIT, built, drawn, setup
 
 import cellfuse as cf
 from cellfuse.data.readers import DenseReader
@@ -29,12 +30,12 @@ from cellfuse.pl._codebook import codebook as draw_codebook
 
 @pytest.fixture(scope="module")
 def screen():
-    return make_screen()
+    return drug_screen()
 
 
 @pytest.fixture(scope="module")
 def trained():
-    model = built(make_screen(), seed=0)
+    model = built(drug_screen(), seed=0)
     model.train_response(50, lr=3e-3, enable_progress_bar=False)
     model.train(60, validation_images=0, lr=5e-3, enable_progress_bar=False)
     return model
@@ -50,9 +51,9 @@ def accuracy(model, mdata) -> float:
 
 
 def test_it_names_the_drugs_of_new_images_and_not_where_labels_were_dealt_at_random(trained):
-    new = make_screen(noise=1.0, seed=0)  # the same effects, other noise
+    new = drug_screen(noise=1.0, seed=0)  # the same effects, other noise
     assert accuracy(trained, new) > 0.8  # chance is .25
-    mixed = make_screen()
+    mixed = drug_screen()
     obs = mixed["image"].obs
     treated = np.flatnonzero(obs["compound"].isin(PAIRED))
     order = np.random.default_rng(0).permutation(treated)
@@ -68,7 +69,7 @@ def test_it_names_the_drugs_of_new_images_and_not_where_labels_were_dealt_at_ran
 def test_the_transcriptome_helps_the_teacher_where_images_say_nothing():
     outcome = {}
     for told in (True, False):
-        mdata = make_screen()
+        mdata = drug_screen()
         mdata["image"].obsm["flat"] = drawn(mdata["image"].n_obs, 8).numpy()
         if not told:
             mdata["rna"].obsm["X_values"] *= 0
@@ -91,7 +92,7 @@ def test_the_response_model_explains_training_drugs_and_is_judged_on_others(trai
 
 def test_only_conditions_with_controls_are_reported():
     """A second batch without controls: its change is of nothing known, not of another batch's."""
-    mdata = make_screen()
+    mdata = drug_screen()
     rna = mdata["rna"].obs
     late = (rna["dose_um"] == 30).to_numpy()
     for m in ("image", "rna"):
@@ -157,14 +158,14 @@ def test_compounds_never_seen_have_a_place(trained):
 
 
 def test_inference_reads_images_alone(trained):
-    bare = ad.AnnData(obsm={"flat": make_screen()["image"].obsm["flat"]})
-    whole = make_screen()
+    bare = ad.AnnData(obsm={"flat": drug_screen()["image"].obsm["flat"]})
+    whole = drug_screen()
     whole["image"].obs["dose_um"] = 99.0
     whole["image"].obs["cell_line"] = "HeLa"
     whole["rna"].X = whole["rna"].X * 0
     p = trained.predict()
     assert list(p.columns) == PAIRED
-    assert list(p.index) == list(make_screen()["image"].obs_names)
+    assert list(p.index) == list(drug_screen()["image"].obs_names)
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
     for data in (bare, whole, whole["image"]):
         np.testing.assert_array_equal(trained.predict(data).to_numpy(), p.to_numpy())
@@ -173,7 +174,7 @@ def test_inference_reads_images_alone(trained):
                 trained.get_latent_representation(data, at=layer),
                 trained.get_latent_representation(at=layer),
             )
-    with pytest.raises(ValueError, match="'average' or 'student'"):
+    with pytest.raises(ValueError, match="'average', 'student'"):
         trained.get_latent_representation(at="teacher")
     with pytest.raises(ValueError, match="only DINO keeps a running mean"):
         trained.get_latent_representation(at="average")
@@ -186,7 +187,7 @@ def test_the_student_meets_the_prototypes_in_their_space(trained):
 
 
 def test_the_dose_is_peeled_from_an_embedding(trained):
-    mdata = make_screen()
+    mdata = drug_screen()
     h = trained.dose_conditioned_representation(mdata)
     assert h.shape == trained.get_latent_representation(mdata).shape
     mdata["image"].obs["other"] = mdata["image"].obs["dose_um"] * 100
@@ -194,7 +195,7 @@ def test_the_dose_is_peeled_from_an_embedding(trained):
 
 
 def test_expression_is_predicted_from_basal_state_structure_and_dose(trained):
-    rna = make_screen()["rna"]
+    rna = drug_screen()["rna"]
     controls = rna[(rna.obs["compound"] == "DMSO").to_numpy()].copy()
     one = trained.predict_expression(controls, SMILES["aspirin"], 30.0)
     assert one.shape == controls.shape
@@ -218,7 +219,7 @@ def test_expression_is_predicted_from_basal_state_structure_and_dose(trained):
 
 
 def test_what_predict_expression_refuses(trained):
-    rna = make_screen()["rna"][:3].copy()
+    rna = drug_screen()["rna"][:3].copy()
     with pytest.raises(ValueError, match="lengths of 1 or 3, found"):
         trained.predict_expression(rna, ["CCO", "CCC"], 1.0)
     for dose in (-1.0, np.nan):
@@ -237,7 +238,7 @@ def test_what_predict_expression_refuses(trained):
     with pytest.raises(ValueError, match="holds no raw counts"):
         trained.predict_expression(logged, "CCO", 1.0)
     with pytest.raises(RuntimeError, match="train_response"):
-        built(make_screen()).predict_expression(rna, "CCO", 1.0)
+        built(drug_screen()).predict_expression(rna, "CCO", 1.0)
 
 
 # -- zero pairs, caps, choices --------------------------------------------------------------------
@@ -325,7 +326,7 @@ def test_caps_and_held_out_images_are_those_of_the_plain_loop():
 
 def test_profiles_beyond_the_cap_are_never_read(screen):
     def outcome(poke):
-        mdata = make_screen()
+        mdata = drug_screen()
         model = built(mdata, n_paired=1, seed=0)
         used = model._stage().rows
         if poke:
@@ -455,7 +456,7 @@ def test_whole_compounds_can_be_held_out_and_the_looks_are_the_users():
 
 def test_the_best_epoch_is_kept_and_held_out_images_are_not_trained_on():
     def outcome(poke):
-        mdata = make_screen(replicates=6)
+        mdata = drug_screen(replicates=6)
         model = built(mdata, seed=0)
         held = few_of_each(model._image_fields()["compound"], 2, 0)
         if poke:
@@ -480,7 +481,7 @@ def test_a_saved_model_gives_the_same(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(pickle, "loads", None)
     assert {p.suffix for p in (tmp_path / "model").iterdir()} == {".json", ".safetensors"}
     other = cf.TIDE.load(tmp_path / "model")
-    images = make_screen()["image"]
+    images = drug_screen()["image"]
     np.testing.assert_array_equal(other.predict(images), trained.predict(images))
     pd.testing.assert_frame_equal(other.response_report_, trained.response_report_)
     np.testing.assert_array_equal(
@@ -489,7 +490,7 @@ def test_a_saved_model_gives_the_same(trained, tmp_path, monkeypatch):
     assert set(other.history) == set(trained.history)
     with pytest.raises(ValueError, match="loaded without data"):
         other.train(1)
-    attached = cf.TIDE.load(tmp_path / "model", make_screen())
+    attached = cf.TIDE.load(tmp_path / "model", drug_screen())
     attached.train(1, **SHORT)
 
 
@@ -497,7 +498,7 @@ def test_what_is_trained_on_keeps_its_scales(screen, tmp_path):
     model = built(screen, finetune_response=False, seed=0)
     model.train(1, validation_images=0, **SHORT)
     model.save(tmp_path / "model")
-    other = make_screen(strength=9.0, seed=5)
+    other = drug_screen(strength=9.0, seed=5)
     attached = cf.TIDE.load(tmp_path / "model", other)
     attached.train(1, validation_images=0, **SHORT)
     for part in ("response.mean", "response.sd", "mean", "sd"):

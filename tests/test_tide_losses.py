@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from tide_screens import TINY, drawn
+from tide_parts import TINY, drawn
 
 from cellfuse.nn.codebook import Codebook, distillation_loss
 from cellfuse.nn.contrastive import clip_loss

@@ -8,7 +8,8 @@ import mudata as md
 import numpy as np
 import pytest
 import torch
-from tide_screens import SHORT, SMALL, SMILES, built, make_screen, setup
+from screens import SMILES, drug_screen
+from tide_parts import SHORT, SMALL, built, setup
 
 import cellfuse as cf
 from cellfuse.nn.scgpt import ScGPT
@@ -17,7 +18,7 @@ from cellfuse.nn.tide import ScGPTResponse
 
 @pytest.fixture(scope="module")
 def screen():
-    return make_screen()
+    return drug_screen()
 
 
 # -- scGPT ----------------------------------------------------------------------------------------
@@ -101,7 +102,7 @@ def test_bins_of_equal_values_do_not_hang_on_the_order_of_genes(tmp_path, screen
 
 
 def poked(modality, column, value, rows=slice(0, 2)):
-    mdata = make_screen()
+    mdata = drug_screen()
     obs = mdata[modality].obs
     values = obs[column].to_numpy(dtype=object).copy()
     values[rows] = value
@@ -139,7 +140,7 @@ def test_one_structure_spelled_twice_is_no_error():
 
 
 def test_compounds_with_one_fingerprint_are_named():
-    mdata = make_screen()
+    mdata = drug_screen()
     for m in ("image", "rna"):
         obs = mdata[m].obs
         obs["smiles"] = obs["smiles"].replace(SMILES["caffeine"], "CCCCCCCCCCCCCCCC")
@@ -150,16 +151,16 @@ def test_compounds_with_one_fingerprint_are_named():
 
 def test_controls_lines_and_pairs_must_be_there():
     with pytest.raises(KeyError, match="'dmso' is not in.*Did you mean 'DMSO'"):
-        mdata = make_screen()
+        mdata = drug_screen()
         mdata["image"].obs["smiles"] = mdata["image"].obs["smiles"].fillna("CS(C)=O")
         setup(mdata, control="dmso")
-    mdata = make_screen()
+    mdata = drug_screen()
     rna = mdata["rna"]
     bare = (rna.obs["compound"] == "DMSO") & (rna.obs["cell_line"] == "U2OS")
     lacking = md.MuData({"image": mdata["image"], "rna": rna[~bare.to_numpy()].copy()})
     with pytest.raises(ValueError, match="no control .'DMSO'. RNA in cell lines 'U2OS'"):
         setup(lacking)
-    other = make_screen()
+    other = drug_screen()
     names = other["rna"].obs["compound"]
     other["rna"].obs["compound"] = names.where(names == "DMSO", names + " acid")
     with (
@@ -168,15 +169,15 @@ def test_controls_lines_and_pairs_must_be_there():
     ):
         setup(other)
     with pytest.raises(ValueError, match="must be one of the context keys"):
-        setup(make_screen(), context_keys="compound")
+        setup(drug_screen(), context_keys="compound")
     with pytest.raises(KeyError, match="'drug' is not in the context keys"):
-        setup(make_screen(), control_key="drug")
+        setup(drug_screen(), control_key="drug")
     with pytest.raises(KeyError, match="'SMILES' is not in obs of any modality"):
-        setup(make_screen(), smiles_key="SMILES")
+        setup(drug_screen(), smiles_key="SMILES")
 
 
 def test_a_screen_without_any_structure_is_named():
-    mdata = make_screen()
+    mdata = drug_screen()
     for m in ("image", "rna"):
         mdata[m].obs["smiles"] = "  "
     with pytest.raises(ValueError, match="6 compounds have no structure"):
@@ -186,7 +187,7 @@ def test_a_screen_without_any_structure_is_named():
 @pytest.mark.parametrize("number", [int, float])
 @pytest.mark.parametrize("control", ["6", 6])
 def test_labels_may_be_numbers(number, control):
-    mdata, codes = make_screen(), {name: i for i, name in enumerate([*SMILES, "DMSO"])}
+    mdata, codes = drug_screen(), {name: i for i, name in enumerate([*SMILES, "DMSO"])}
     for m in ("image", "rna"):
         obs = mdata[m].obs
         obs["compound"] = obs["compound"].map(codes).astype(number)
@@ -195,7 +196,7 @@ def test_labels_may_be_numbers(number, control):
 
 
 def test_controls_must_agree_with_treated_samples_in_some_context():
-    mdata = make_screen()
+    mdata = drug_screen()
     for m in ("image", "rna"):
         obs = mdata[m].obs
         obs["batch"] = np.where(obs["compound"] == "DMSO", "controls", "drugs")
@@ -215,7 +216,7 @@ def test_controls_must_agree_with_treated_samples_in_some_context():
 )
 def test_fingerprints_that_are_not_there_are_named(given, text):
     with pytest.raises(ValueError, match=text):
-        setup(make_screen(), **given)
+        setup(drug_screen(), **given)
 
 
 def test_the_keys_of_maccs_have_their_own_width(screen):
@@ -226,7 +227,7 @@ def test_the_keys_of_maccs_have_their_own_width(screen):
 
 
 def test_values_that_are_no_counts_are_named():
-    mdata = make_screen()
+    mdata = drug_screen()
     mdata["rna"].X = mdata["rna"].X * 0.5
     with pytest.raises(ValueError, match="`rna_likelihood='mse'`"):
         setup(mdata)

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tide_screens import PAIRED, SHORT, SMILES, VIT, built, make_screen
+from screens import SMILES, drug_screen
+from tide_parts import PAIRED, SHORT, VIT, built
 from torch import nn
 
 import cellfuse as cf
@@ -33,7 +34,7 @@ def held_out(model, share: float) -> np.ndarray:
 
 def test_held_out_drugs_leave_no_trace_in_the_response_model():
     def outcome(poke):
-        mdata = make_screen()
+        mdata = drug_screen()
         model = built(mdata, **VALUES)
         held = held_out(model, 0.4)
         assert 0 < held.sum() < len(held) / 2
@@ -50,7 +51,7 @@ def test_held_out_drugs_leave_no_trace_in_the_response_model():
 
 
 def test_the_report_is_the_plain_computation():
-    mdata = make_screen()
+    mdata = drug_screen()
     model = built(mdata, **VALUES)
     report = model.train_response(4, lr=3e-3, holdout=0.4, enable_progress_bar=False)
     rna, x = mdata["rna"].obs, mdata["rna"].obsm["X_values"].astype(float)
@@ -85,7 +86,7 @@ def test_the_report_is_the_plain_computation():
 
 
 def test_a_profile_is_shown_with_its_own_dose_beside_another_of_its_drug_and_line():
-    mdata = make_screen()
+    mdata = drug_screen()
     model = built(mdata, **VALUES)
     seen = []
     model.module.response.register_forward_pre_hook(
@@ -109,7 +110,7 @@ def test_a_profile_is_shown_with_its_own_dose_beside_another_of_its_drug_and_lin
 
 
 def test_what_the_response_model_does_in_training_is_over_in_the_joint_one():
-    model = built(make_screen(), **VALUES)
+    model = built(drug_screen(), **VALUES)
     net = model.module
     net.response.encoder = nn.Sequential(
         nn.Linear(8, 64), nn.Dropout(0.5), nn.Unflatten(1, (1, 64))
@@ -125,7 +126,7 @@ def test_what_the_response_model_does_in_training_is_over_in_the_joint_one():
 
 
 def test_a_batch_pairs_images_with_rna_of_their_drug_and_line_and_tells_each_its_dose():
-    mdata = make_screen()
+    mdata = drug_screen()
     model = built(mdata, **VALUES)
     net = model.module
     for film in (net.dose, net.response.take_dose):  # away from the identity
@@ -175,7 +176,7 @@ def test_a_batch_pairs_images_with_rna_of_their_drug_and_line_and_tells_each_its
 
 
 def test_zero_pairs_are_dino_with_dropped_channels_too():
-    screen = make_screen()
+    screen = drug_screen()
     given = {"channel_agnostic": True, "seed": 3, **VIT}
     model = built(screen, setup_with={"image_rep": "crops"}, n_paired=0, **given)
     options = {"batch_size": 32, "enable_progress_bar": False}
@@ -215,7 +216,7 @@ def test_the_highest_score_is_kept_and_the_first_of_equal_ones():
 
 
 def test_a_training_ends_with_the_weights_of_its_best_epoch(monkeypatch):
-    model, seen = built(make_screen(replicates=6), seed=0), []
+    model, seen = built(drug_screen(replicates=6), seed=0), []
 
     def score(*_):
         seen.append({n: x.clone() for n, x in model.module.state_dict().items()})

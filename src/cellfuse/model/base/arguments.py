@@ -54,7 +54,9 @@ def as_in(parent: Callable[..., Any], without: tuple[str, ...] = ()) -> Callable
         order = sorted([*named.values(), *passed.values()], key=lambda p: int(p.kind))
         shown = Signature(order, return_annotation=signature(method).return_annotation)
         method.__signature__ = shown  # type: ignore[attr-defined]
-        method.__doc__ = _joined(method.__doc__ or "", parent.__doc__ or "", set(passed))
+        method.__doc__ = _joined(
+            method.__doc__ or "", parent.__doc__ or "", {p.name for p in order}
+        )
         return method
 
     return decorate
@@ -66,17 +68,24 @@ def _sections(doc: str) -> dict[str, str]:
     return dict(zip(["", *parts[1::2]], [p.strip("\n") for p in parts[0::2]], strict=True))
 
 
-def _joined(doc: str, above: str, passed: set[str]) -> str:
+def _entries(text: str) -> list[tuple[list[str], str]]:
+    """Entries of a section, and the names that each explains."""
+    parts = [part for part in re.split(r"\n(?=\S)", text) if part]
+    return [([n.lstrip("*") for n in part.split("\n")[0].split(", ")], part) for part in parts]
+
+
+def _joined(doc: str, above: str, shown: set[str]) -> str:
     theirs = _sections(above)
     sections = _sections(doc) if doc else {k: v for k, v in theirs.items() if k != "Parameters"}
-    entries = re.split(r"\n(?=\S)", theirs.get("Parameters", ""))
-    taken = []
-    for entry in entries:
-        names = [n for n in entry.split("\n")[0].split(", ") if n.lstrip("*") in passed]
-        if names:
-            taken.append("\n".join([", ".join(names), *entry.split("\n")[1:]]))
-    text = "\n".join(filter(None, [sections.get("Parameters", ""), *taken]))
+    own = sections.get("Parameters", "")
+    left = shown - {name for names, _ in _entries(own) for name in names}
+    taken = [
+        "\n".join([", ".join(n for n in names if n in left), *part.split("\n")[1:]])
+        for names, part in _entries(theirs.get("Parameters", ""))
+        if left & set(names)
+    ]
     first = sections.pop("")
+    text = "\n".join(filter(None, [own, *taken]))
     rest = {"Parameters": text, **{k: v for k, v in sections.items() if k != "Parameters"}}
     return "\n\n".join(
         [first, *(f"{name}\n{'-' * len(name)}\n{body}" for name, body in rest.items())]

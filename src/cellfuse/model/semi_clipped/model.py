@@ -213,11 +213,12 @@ class SemiClipped(ClippedInference):
         context_keys: str | Sequence[str],
         image_rep: str | None,
         rna_rep: str | None,
+        rna_layer: str | None = None,
         batch_key: Labels | None | Mapping[str, Labels | None] = None,
         control_key: str | None | Mapping[str, str | None] = None,
         control: Labels | None | Mapping[str, Labels | None] = None,
         dose_key: str | None = None,
-        **reading: Any,
+        modalities: Mapping[str, str] | None = None,
     ) -> None:
         """Say what is read, what samples share, and which are controls.
 
@@ -231,6 +232,8 @@ class SemiClipped(ClippedInference):
         rna_rep
             obsm key of the RNA embedding. None is X or `rna_layer`, read as real values: raw counts
             are to be normalised first (`cf.pp.embed_pca`, or log counts for trains="scratch").
+        rna_layer
+            Layer to read where `rna_rep` is None.
         batch_key
             obs column or columns of the batch on whose controls corrections are fitted, or a dict
             per role. None: one batch.
@@ -260,7 +263,8 @@ class SemiClipped(ClippedInference):
             context_keys=keys[0] if len(keys) == 1 else keys,
             image_rep=image_rep,
             rna_rep=rna_rep,
-            **reading,
+            rna_layer=rna_layer,
+            modalities=modalities,
         )
         batches = {}
         for role, name in ((i.role, i.modality) for i in found.inputs):
