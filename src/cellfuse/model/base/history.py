@@ -60,6 +60,7 @@ class History(L.Callback):
         #: that a checkpoint held (of all devices).
         self._sums: dict[str, Tensor] = {}
         self._held: dict[str, list[float]] = {}
+        self._epoch = first_epoch
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Know who can add up over devices."""
@@ -74,6 +75,10 @@ class History(L.Callback):
         batch_idx: int,
     ) -> None:
         """Add the batch's losses up."""
+        epoch = self.first_epoch + trainer.current_epoch
+        if epoch != self._epoch:  # a checkpoint at an epoch's last step: its end was not reached
+            self._take_means()
+            self._epoch = epoch
         losses, n = module.latest  # type: ignore[misc]
         for name, value in losses.items():  # type: ignore[union-attr]
             term = torch.stack([value.float() * n, value.new_tensor(n, dtype=torch.float32)])
@@ -82,11 +87,14 @@ class History(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Take down the epoch's means (validation runs before this)."""
         epoch = self.first_epoch + trainer.current_epoch
-        numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        for name, value in trainer.callback_metrics.items():
+            self.rows.setdefault(name, {})[epoch] = float(value)
+        self._take_means()
+
+    def _take_means(self) -> None:
         for name, (total, n) in self._totals().items():
-            numbers[f"train_{name}_epoch"] = float(np.float32(total) / np.float32(n))
-        for name, value in numbers.items():
-            self.rows.setdefault(name, {})[epoch] = value
+            mean = float(np.float32(total) / np.float32(n))
+            self.rows.setdefault(f"train_{name}_epoch", {})[self._epoch] = mean
         self._sums, self._held = {}, {}
 
     def _totals(self) -> dict[str, list[float]]:
@@ -103,17 +111,24 @@ class History(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Hand the rows to the process that will go on without this one."""
+        self._take_means()
         if self._file is not None and os.getpid() != self._home and trainer.is_global_zero:
             self._file.write_text(json.dumps({n: list(r.items()) for n, r in self.rows.items()}))
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint, which is taken by all devices together."""
-        return {"rows": self.rows, "first_epoch": self.first_epoch, "sums": self._totals()}
+        return {
+            "rows": self.rows,
+            "first_epoch": self.first_epoch,
+            "epoch": self._epoch,
+            "sums": self._totals(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """From a checkpoint; older ones hold rows alone."""
         self.rows = state["rows"]
         self.first_epoch = state.get("first_epoch", 0)
+        self._epoch = state.get("epoch", self.first_epoch)
         self._sums, self._held = {}, state.get("sums", {})
 
     def frames(self) -> Frames:
