@@ -442,7 +442,7 @@ def test_compounds_that_are_held_out_whole_are_asked_among_one_another():
 
 
 def test_whole_compounds_can_be_held_out_and_the_looks_are_the_users():
-    mdata = make_screen(replicates=6)
+    mdata = drug_screen(replicates=6)
     images = mdata["image"]
     images.obs["held"] = images.obs["compound"].isin(["vorinostat", "imaged only"]).to_numpy()
     model = built(mdata, seed=0)
