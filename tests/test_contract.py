@@ -34,13 +34,15 @@ CONTROLS = {"batch_key": "plate", "control_key": "compound", "control": "DMSO"}
 
 @dataclass(frozen=True)
 class Case:
-    """How a model is set up, built and trained for a second; `kept` of its embeddings by role."""
+    """How a model is set up, built and trained for a second, and what it embeds."""
 
     setup: dict[str, Any]
     init: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
     roles: tuple[str, ...] = ("image", "rna")
     resumes: bool = True
+    #: No gradient is descended: epochs, learning rates and checkpoints mean nothing.
+    closed_form: bool = False
 
 
 FEW = {"documents_per_context": 2, "batch_size": 8}
@@ -59,9 +61,13 @@ MODELS: dict[str, Case] = {
     "DINO": Case(
         {"image_rep": "crops"}, {"n_prototypes": 16, **VIT}, {"batch_size": 16}, ("image",)
     ),
-    "MAE": Case({"image_rep": "crops"}, VIT, {"batch_size": 16}, ("image",)),
+    "MAE": Case(IMAGES, VIT, {"batch_size": 16}, roles=("image",)),
+    "Concepts": Case({"use_rep": "flat"}, {"n_concepts": 32, "k": 4}, {"batch_size": 16}),
+    "SharedAxes": Case(PIXELS, {"n_comps": 4, "n_draws": 5}, closed_form=True),
 }
+DESCENDING = [name for name, case in MODELS.items() if not case.closed_form]
 each_model = pytest.mark.parametrize("name", MODELS)
+each_descending_model = pytest.mark.parametrize("name", DESCENDING)
 #: Named by Lightning where a resumed run writes its checkpoints elsewhere.
 elsewhere = pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
 
@@ -73,7 +79,11 @@ def built(name: str, mdata: Any = None, **changes: Any) -> Any:
 
 
 def train(model: Any, max_epochs: int = 2, **changes: Any) -> Any:
-    model.train(max_epochs, **{**MODELS[type(model).__name__].train, **QUIET, **changes})
+    case = MODELS[type(model).__name__]
+    if case.closed_form:
+        model.train(**changes)
+    else:
+        model.train(max_epochs, **{**case.train, **QUIET, **changes})
     return model
 
 
@@ -101,8 +111,11 @@ def assert_same_history(one: Any, other: Any) -> None:
 
 
 def embeddings(model: Any, data: Any = None) -> dict[str, np.ndarray]:
-    roles = MODELS[type(model).__name__].roles
-    return {role: model.get_latent_representation(data, modality=role) for role in roles}
+    out = {}
+    for role in MODELS[type(model).__name__].roles:
+        z = model.get_latent_representation(data, modality=role)
+        out[role] = z.toarray() if hasattr(z, "toarray") else z
+    return out
 
 
 def test_every_model_of_the_library_is_held_to_it():
@@ -145,6 +158,8 @@ def test_a_model_saved_before_there_was_one_base_loads(name, tmp_path):
     loaded = getattr(cf, name).load(folder, any_model_screen())
     assert loaded.n_epochs_ == model.n_epochs_
     assert_equal(model, loaded)
+    if MODELS[name].closed_form:
+        return
     train(loaded, 1)
     assert len(loaded.history["train_loss_epoch"]) == len(model.history["train_loss_epoch"]) + (
         2 if name == "CrossModalAE" else 1
@@ -154,7 +169,7 @@ def test_a_model_saved_before_there_was_one_base_loads(name, tmp_path):
 # -- trained on, resumed, repeated ----------------------------------------------------------------
 
 
-@each_model
+@each_descending_model
 @elsewhere
 def test_a_training_resumed_in_an_epoch_ends_as_the_unbroken_one_history_and_all(name, tmp_path):
     if not MODELS[name].resumes:
@@ -180,7 +195,7 @@ def keys_of(batch: Any) -> set[int]:
     return set(first.key.tolist())
 
 
-@each_model
+@each_descending_model
 def test_a_second_training_goes_on_with_new_documents_and_appends_to_the_history(name):
     model, seen = built(name), []
     losses = model._losses
@@ -261,7 +276,7 @@ def test_setups_of_several_image_models_stand_side_by_side_on_one_anndata():
 @each_model
 def test_arguments_that_nobody_has_are_refused_by_name(name):
     model = built(name)
-    with pytest.raises(TypeError, match=rf"{name}\.train\(\) has no argument 'lrr'.*Did you mean"):
+    with pytest.raises(TypeError, match=rf"{name}\.train\(\).*argument 'lrr'"):
         train(model, lrr=1e-3)
     with pytest.raises(TypeError, match="sede"):
         built(name, sede=1)
@@ -269,7 +284,7 @@ def test_arguments_that_nobody_has_are_refused_by_name(name):
         getattr(cf, name).setup_mudata(any_model_screen(), **MODELS[name].setup, context_keyss="x")
 
 
-@each_model
+@each_descending_model
 @pytest.mark.parametrize(
     ("given", "error", "text"),
     [

@@ -32,7 +32,7 @@ from cellfuse.data.contexts import PAIRED
 from cellfuse.data.csr import CSRFolder, CSRMemory
 from cellfuse.data.readers import Reader, read_dense
 from cellfuse.data.splits import Rows
-from cellfuse.model.base import DocumentModel, Recipe
+from cellfuse.model.base import DocumentModel, Recipe, as_in
 from cellfuse.model.base.checks import check_whole
 from cellfuse.model.base.fitting import Held
 from cellfuse.model.base.plans import Plans
@@ -193,15 +193,19 @@ class Concepts(DocumentModel):
 
     # -- training ---------------------------------------------------------------------------------
 
-    def train(self, *args: Any, **kwargs: Any) -> None:
-        """Fit the dictionary; the arguments are those of every model.
+    @as_in(DocumentModel.train, without)
+    def train(self, max_epochs: int | None = None, **training: Any) -> None:
+        """Fit the dictionary; called again, fit it further.
 
-        ``max_epochs`` (20), ``batch_size`` (cells, half of each modality), ``validation_size``,
-        ``lr``, ``weight_decay``, ``warmup``, ``num_workers``, ``accelerator``, ``devices``,
-        ``precision``, ``callbacks``, ``ckpt_path`` and Lightning's own: see
-        :meth:`cellfuse.PETRI.train`. An epoch shows every cell of the larger modality once.
+        An epoch shows every cell of the larger modality once; a batch holds as many cells of one
+        modality as of the other.
+
+        Parameters
+        ----------
+        max_epochs
+            Epochs of this call, 20.
         """
-        super().train(*args, **kwargs)
+        super().train(max_epochs, **training)
         self.module.normalise()
         for role in self.inputs:
             reader = self._reader(None, role)
