@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["median_polish", "well_positions"]
+__all__ = ["median_polish", "neighbour_sets", "well_positions"]
 
 WELL = re.compile(r"^\s*([A-Za-z]{1,2})[\s_:-]?0*(\d{1,3})\s*$")
 #: Share of a feature's spread below which a change of the effects ends the polish.
 TOLERANCE = 1e-4
+#: Rounds in which members of a set that clash are drawn again, and times that a set is begun again.
+ROUNDS, ATTEMPTS = 100, 50
 
 
 def well_positions(names: Sequence[str]) -> tuple[NDArray, NDArray]:
@@ -76,3 +78,73 @@ def median_polish(
         if np.all(change <= TOLERANCE * spread):
             break
     return of_row - np.median(of_row, axis=0), of_column - np.median(of_column, axis=0)
+
+
+def neighbour_sets(
+    row: NDArray,
+    column: NDArray,
+    apart: NDArray,
+    size: int,
+    n_sets: int,
+    rng: np.random.Generator,
+    *,
+    radius: int = 1,
+    attempts: int = ATTEMPTS,
+) -> NDArray:
+    """Draw sets of wells that lie next to one another on the layout, on whatever plates.
+
+    The first well of a set is any; the others have rows and columns within `radius` of its own.
+
+    Parameters
+    ----------
+    row, column
+        Position of each well, shape (n,).
+    apart
+        Numbers in all of which the members of a set differ (perturbation, plate), shape (n, c).
+    attempts
+        Times that sets are begun again to which no further well fits.
+
+    Returns
+    -------
+    Row numbers, shape (size, n_sets). The first k members of a set are a set of size k.
+    """
+    n = len(row)
+    near = (np.abs(row[:, None] - row) <= radius) & (np.abs(column[:, None] - column) <= radius)
+    count = near.sum(axis=1)
+    start = np.cumsum(count) - count
+    wells = np.nonzero(near)[1]
+    first_of = np.unique(np.stack([row, column]), axis=1, return_index=True)[1]
+    most = max(len(np.unique(apart[near[i], 0])) for i in first_of)
+    if most < size:
+        raise ValueError(
+            f"sets of {size} neighbouring wells cannot be drawn: the most of different "
+            f"perturbations that lie together are {most}"
+        )
+    members = np.empty((size, n_sets), dtype=np.int64)
+    members[0] = rng.integers(n, size=n_sets)
+    for j in range(1, size):
+        todo = np.arange(n_sets)
+        for _ in range(ROUNDS):
+            if not len(todo):
+                break
+            first = members[0, todo]
+            place = (rng.random(len(todo)) * count[first]).astype(np.int64)
+            members[j, todo] = wells[start[first] + place]
+            clash = np.zeros(len(todo), dtype=bool)
+            for i in range(j):
+                clash |= (apart[members[i, todo]] == apart[members[j, todo]]).any(axis=1)
+            todo = todo[clash]
+        if len(todo) and not attempts:
+            raise ValueError(f"sets of {size} neighbouring wells are too rare to be drawn")
+        if len(todo):
+            members[: j + 1, todo] = neighbour_sets(
+                row,
+                column,
+                apart,
+                j + 1,
+                len(todo),
+                rng,
+                radius=radius,
+                attempts=attempts - 1,
+            )
+    return members

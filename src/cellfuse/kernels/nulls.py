@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 from cellfuse.kernels.chunks import in_threads
 from cellfuse.kernels.cosine import set_similarity
 
-__all__ = ["draw_distinct", "empirical_pvalue", "null_similarity"]
+__all__ = ["Draw", "draw_distinct", "empirical_pvalue", "null_similarity"]
+
+Draw: TypeAlias = Callable[[int, int, np.random.Generator], NDArray]
 
 #: Sets drawn from one random stream; fixed, so that the threads do not change the numbers.
 CHUNK = 1 << 16
@@ -87,6 +90,7 @@ def null_similarity(
     seed: np.random.SeedSequence,
     given: bool = False,
     related: NDArray | None = None,
+    draw: Draw | None = None,
 ) -> dict[int, NDArray]:
     """Mean pairwise cosine of random sets of unrelated vectors, for several set sizes at once.
 
@@ -106,6 +110,8 @@ def null_similarity(
         Whether similarities are given instead of vectors.
     related
         As in :func:`draw_distinct`.
+    draw
+        Draws sets in its place, from size, number and generator; shape (size, n_sets).
 
     Returns
     -------
@@ -127,7 +133,10 @@ def null_similarity(
         start, stream = job
         stop = min(start + CHUNK, n_sets)
         rng = np.random.default_rng(stream)
-        members = draw_distinct(targets, wanted[-1], stop - start, rng, related=related)
+        if draw is None:
+            members = draw_distinct(targets, wanted[-1], stop - start, rng, related=related)
+        else:
+            members = draw(wanted[-1], stop - start, rng)
         squared = (
             _by_gram(gram, n, members, wanted)
             if gram is not None

@@ -135,8 +135,9 @@ def tvn(
             batches.n_controls,
         )
     dropped = [
-        f"{matrix.modality or 'the data'}: {fit.n_dropped} of {len(fit.mean)}"
-        for matrix, _, fit in fits
+        f"{matrix.modality or 'the data'}: {fit.n_dropped} of {len(fit.mean)} by "
+        f"{batches.n_controls} controls"
+        for matrix, batches, fit in fits
         if fit.n_dropped
     ]
     if dropped:

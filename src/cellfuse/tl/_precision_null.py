@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
@@ -13,7 +14,7 @@ from cellfuse.kernels.precision import Ranking, all_precisions, null_precision
 
 __all__ = ["Null", "PrecisionNull"]
 
-Null = Literal["joint", "comonotone", "copairs"]
+Null = Literal["joint", "comonotone", "copairs", "layout"]
 #: Average precisions closer than this are equal.
 TIE = 1e-9
 #: Profiles of a group up to which they are drawn jointly: pairs grow with the square.
@@ -36,6 +37,8 @@ class PrecisionNull:
         self.of[self.tested] = at
         self._exact = [all_precisions(int(k), int(n), most=n_null) for k, n in self.sizes]
         self._drawn: dict[int, NDArray] = {}
+        #: Null of a group by its size, where it is that of the layout.
+        self.by_size: Callable[[int], NDArray] | None = None
 
     def drawn(self, size: int) -> NDArray:
         """Random rankings of one pair of sizes, in the order of their draws."""
@@ -77,6 +80,9 @@ class PrecisionNull:
             members = members[np.lexsort((self.n_negative[members], self.of[members]))]
             sizes = self.of[members][self.tested[members]]
             if not len(sizes):
+                continue
+            if self.by_size is not None:
+                pvalue[g] = _random(observed[[g]], self.by_size(len(sizes)))[0]
                 continue
             joint = self.kind == "joint" and len(members) <= JOINT
             if len(sizes) == 1 or (not joint and self._one_exact(sizes)):

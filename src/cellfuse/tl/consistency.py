@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,9 @@ from scipy.stats import false_discovery_control
 
 from cellfuse._access import as_json, check_key, context_labels, label_list, profiles_only
 from cellfuse._errors import listing, missing_key
-from cellfuse.kernels.nulls import empirical_pvalue
+from cellfuse.kernels.nulls import Draw, empirical_pvalue
 from cellfuse.tl._labels import by_name, control_rows, several_labels
+from cellfuse.tl._layout_null import draw_on_layout, plates_apart, positions
 from cellfuse.tl._similarity import similarity_of, source_name
 from cellfuse.tl._summary import check_level, mean_with_interval, null_sets, share_with_interval
 from cellfuse.tl.guides import NULL_BAND, agreement_test
@@ -29,7 +31,10 @@ def perturbation_consistency(
     *,
     by: str | list[str],
     control: str | list[str] | None,
+    null: Literal["unrelated", "layout"] = "unrelated",
     null_labels: str | list[str] | None = None,
+    well_key: str = "well",
+    batch_key: str | list[str] | None = None,
     sep: str | None = None,
     n_null: int | None = None,
     alpha: float = 0.05,
@@ -49,7 +54,10 @@ def perturbation_consistency(
     EFAAR has ``k / B``, which can be 0.
 
     Replicates that share a plate or a well position agree for that reason too: neither null
-    knows. Correct the batches first, or aggregate to one row per perturbation and plate.
+    knows. Correct the batches first, or aggregate to one row per perturbation and plate. Where a
+    perturbation stands at the same position on all plates, ``null="layout"`` takes the position
+    into account: its sets are wells next to one another (within a row and a column), each of
+    another perturbation, and on different plates where the replicates are.
 
     Parameters
     ----------
@@ -60,9 +68,13 @@ def perturbation_consistency(
     control
         Label or labels of the controls, which are neither tested nor in the null. None, which
         must be written, if there are none.
+    null
+        ``"unrelated"`` replicates, or ``"layout"``.
     null_labels
         Perturbations that make the null, at least 20 for a p-value below .05; they are not tested
         themselves. None: sets of unrelated replicates.
+    well_key, batch_key
+        obs columns of the well (``A01``) and of the plate, for ``null="layout"``.
     sep
         What stands between several labels of a replicate in the (one) column `by`, such as ``"|"``
         in ``EGFR|ERBB2``: it is then a replicate of each, and a null set holds no two that share
@@ -123,6 +135,13 @@ def perturbation_consistency(
         names = several_labels(pd.Series(names), sep, by)[1].to_numpy(str)
     n_null = null_sets(n_null, len(np.unique(names)), alpha)
     rows = by_name(adata, np.flatnonzero(kept))
+    draw = None
+    if null == "layout":
+        if sep is not None or null_labels is not None:
+            raise ValueError("null='layout' goes with neither `sep` nor `null_labels`.")
+        draw = _on_layout(adata, rows, labels, well_key, batch_key)
+    elif null != "unrelated":
+        raise ValueError(f"null={null!r}: choose one of ['unrelated', 'layout'].")
     table = agreement_test(
         similarity_of(adata, use_rep=use_rep, use_sim=use_sim, rows=rows),
         labels[rows],
@@ -131,6 +150,7 @@ def perturbation_consistency(
         stream=np.random.SeedSequence(seed).spawn(1)[0],
         words=("replicate", "perturbation"),
         sep=sep,
+        draw=draw,
     ).rename(columns={"n_guides": "n"})
     table.index.name = "perturbation"
     if null_labels is not None:
@@ -146,6 +166,7 @@ def perturbation_consistency(
         "control": as_json(control),
         "null_labels": as_json(null_labels),
         "sep": sep or "",
+        "null": null,
         "n_null": n_null,
         "alpha": alpha,
         "use_rep": source_name(use_rep, use_sim),
@@ -161,6 +182,23 @@ def perturbation_consistency(
         alpha,
     )
     return table
+
+
+def _on_layout(
+    adata: AnnData,
+    rows: NDArray,
+    labels: NDArray,
+    well_key: str,
+    batch_key: str | list[str] | None,
+) -> Draw:
+    """How null sets of neighbouring wells are drawn."""
+    row, column = (place[rows] for place in positions(adata, well_key))
+    codes = pd.factorize(labels[rows])[0]
+    plate = None
+    if batch_key is not None:
+        plate = pd.factorize(context_labels(adata, batch_key))[0][rows]
+    apart = np.stack([codes, *plates_apart(codes, plate)], axis=1)
+    return partial(draw_on_layout, row, column, apart)
 
 
 def _against(table: pd.DataFrame, null_labels: str | list[str], alpha: float) -> pd.DataFrame:

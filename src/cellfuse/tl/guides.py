@@ -22,7 +22,7 @@ from cellfuse._access import (
 )
 from cellfuse._errors import listing
 from cellfuse.kernels.cosine import mean_pairwise_cosine, mean_within
-from cellfuse.kernels.nulls import empirical_pvalue, null_similarity
+from cellfuse.kernels.nulls import Draw, empirical_pvalue, null_similarity
 from cellfuse.tl._labels import by_name, several_labels
 from cellfuse.tl._similarity import Similarity, similarity_of, source_name
 from cellfuse.tl._summary import check_level, mean_with_interval, null_sets, share_with_interval
@@ -190,6 +190,7 @@ def agreement_test(
     inside: str = "",
     words: tuple[str, str] = ("guide", "target"),
     sep: str | None = None,
+    draw: Draw | None = None,
 ) -> pd.DataFrame:
     """Mean pairwise similarity of each target's rows, against sets of unrelated rows.
 
@@ -205,6 +206,8 @@ def agreement_test(
         What a row and a target are, for a message.
     sep
         What stands between several targets of a row; None: each has one.
+    draw
+        Draws the null sets, as in :func:`cellfuse.kernels.nulls.null_similarity`.
 
     Returns
     -------
@@ -243,6 +246,7 @@ def agreement_test(
             n_sets=n_null,
             seed=stream,
             given=given,
+            draw=draw,
             related=None if sep is None else _related(entries, codes, len(values)),
         )
     null_mean, pvalue = np.full(len(labels), np.nan), np.full(len(labels), np.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,8 +24,9 @@ from cellfuse.kernels.precision import (
     rank_positives,
 )
 from cellfuse.tl._labels import several_labels
+from cellfuse.tl._layout_null import LayoutNull, plates_apart, positions
 from cellfuse.tl._precision_null import Null, PrecisionNull
-from cellfuse.tl._similarity import similarity_of, source_name
+from cellfuse.tl._similarity import Similarity, similarity_of, source_name
 from cellfuse.tl._summary import check_level, mean_with_interval, share_with_interval
 
 __all__ = ["mean_average_precision"]
@@ -65,6 +67,8 @@ def mean_average_precision(
     sep: str | None = None,
     per_profile: bool = False,
     null: Null = "joint",
+    well_key: str = "well",
+    batch_key: Keys | None = None,
     n_null: int = 10_000,
     alpha: float = 0.05,
     n_boot: int = 1000,
@@ -139,7 +143,14 @@ def mean_average_precision(
     per_profile
         Return one row per profile (and label) instead.
     null
-        ``"joint"``, ``"comonotone"`` or ``"copairs"``, as above.
+        ``"joint"``, ``"comonotone"`` or ``"copairs"``, as above. Or ``"layout"``: the same score of
+        sets of wells that lie next to one another (within a row and a column) and are of different
+        perturbations, for screens in which a perturbation has the same position on all plates. On
+        simulated surfaces over a plate that made ``"joint"`` call 46% (95%) of groups of noise at
+        p < .05 it called 8% (20%): what differs between neighbours it cannot know.
+    well_key, batch_key
+        obs columns of the well (``A01``) and of the plate, for ``null="layout"``: where the wells
+        of a group are on different plates, those of a null set are, too.
     n_null
         Random draws for each design of a group or profile.
     alpha
@@ -202,6 +213,10 @@ def mean_average_precision(
     if not np.isfinite(ranking.precision).any():
         raise ValueError(_nothing(design, ranking, by))
     chance = PrecisionNull(ranking, null, n_null, seed)
+    if null == "layout":
+        if per_profile or sep is not None:
+            raise ValueError("null='layout' is of groups: it takes no `per_profile` and no `sep`.")
+        chance.by_size = _on_layout(adata, design, similarity, well_key, batch_key, n_null, seed)
     if per_profile:
         return _profile_table(adata, design, ranking, chance)
     table = _group_table(design, ranking, chance, alpha)
@@ -325,6 +340,39 @@ def _entries(
     every = np.concatenate([labels.to_numpy(object), text.to_numpy(object)[controls]])
     order = np.argsort(rows, kind="stable")
     return rows[order], pd.Series(every[order], dtype=object)
+
+
+def _on_layout(
+    adata: AnnData,
+    design: _Design,
+    similarity: Similarity,
+    well_key: str,
+    batch_key: Keys | None,
+    n_null: int,
+    seed: int,
+) -> Callable[[int], NDArray]:
+    """Null of neighbouring wells, by the size of a group."""
+    queries = design.queries
+    row, column = (place[queries] for place in positions(adata, well_key))
+    codes = design.labels[queries]
+    plate = None
+    if batch_key is not None:
+        plate = pd.factorize(context_labels(adata, batch_key))[0][queries]
+    columns = [codes, *plates_apart(codes, plate)]
+    if design.apart is not None:
+        columns += list(design.apart[queries].T)
+    return LayoutNull(
+        similarity,
+        design.labels,
+        queries,
+        design.pools,
+        design.stratum,
+        row,
+        column,
+        np.stack(columns, axis=1),
+        n_null=n_null,
+        seed=seed,
+    ).of
 
 
 def _nothing(design: _Design, ranking: Ranking, by: Keys) -> str:
