@@ -521,7 +521,7 @@ def test_scgenescope_is_what_phenoseq_and_its_classifiers_take(tmp_path):
     import cellfuse as cf
 
     screen = scgenescope(path=small_scgenescope(tmp_path))
-    cf.PhenoSeq.setup_mudata(screen, split_key="split", validation="val")
+    cf.PhenoSeq.setup_mudata(screen, split_key="split")
     model = cf.PhenoSeq(screen, set_size=2, width=8, depth=1)
     model.train(max_epochs=1, enable_progress_bar=False)
     assert model.sample(n_steps=2).n_obs == 15

@@ -12,7 +12,8 @@ import pandas as pd
 from cellfuse._errors import listing
 from cellfuse.datasets._fetch import Remote, locate, path_needed
 from cellfuse.datasets.networks import EFAAR, pairs_of, undirected
-from cellfuse.io._tables import column_names, read_table
+from cellfuse.io._layout import column_names
+from cellfuse.io._tables import read_table
 from cellfuse.io._text import read_text
 
 __all__ = ["corum", "pathways", "signor"]

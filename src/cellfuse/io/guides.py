@@ -207,7 +207,8 @@ def _repeated(adata: AnnData, rows: NDArray[np.int64], labels: NDArray[Any]) -> 
         var=adata.var.copy(),
         uns=dict(adata.uns),
         obsm={key: _taken(values, rows, obs.index) for key, values in adata.obsm.items()},
-        layers={key: values[rows] for key, values in adata.layers.items()},
+        # anndata 0.13 has X among the layers, under None.
+        layers={key: adata.layers[key][rows] for key in adata.layers if key is not None},
         varm=dict(adata.varm),
     )
 

@@ -70,7 +70,8 @@ def add_metadata(
     --------
     >>> import anndata as ad, numpy as np, pandas as pd
     >>> import cellfuse as cf
-    >>> wells = ad.AnnData(np.ones((2, 1), np.float32), obs=pd.DataFrame({"well": ["A01", "A02"]}))
+    >>> obs = pd.DataFrame({"well": ["A01", "A02"]}, index=["a", "b"])
+    >>> wells = ad.AnnData(np.ones((2, 1), np.float32), obs=obs)
     >>> plate_map = pd.DataFrame({"position": ["A02", "A01"], "compound": ["x", "DMSO"]})
     >>> cf.io.add_metadata(wells, plate_map, on={"well": "position"})
     >>> wells.obs["compound"].tolist()
