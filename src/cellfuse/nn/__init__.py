@@ -49,6 +49,7 @@ from cellfuse.nn.mae import ImageMAE, normalize_patches
 from cellfuse.nn.masking import random_mask
 from cellfuse.nn.plain_features import PlainFeatures
 from cellfuse.nn.response import RESPONSE_PRESETS, ResponseNetwork, ResponseSizes
+from cellfuse.nn.ridge import RidgeMap
 from cellfuse.nn.scgpt import ScGPT, ScGPTCheckpoint, read_scgpt
 from cellfuse.nn.sets import SetTransformer
 from cellfuse.nn.standardise import Standardise, Standardised
@@ -93,6 +94,7 @@ __all__ = [
     "PlainViT",
     "ResponseNetwork",
     "ResponseSizes",
+    "RidgeMap",
     "ScGPT",
     "ScGPTCheckpoint",
     "SetCLIP",

@@ -19,6 +19,7 @@ from cellfuse.nn.contrastive import (
     vicreg_loss,
 )
 from cellfuse.nn.keyed import normal, uniform
+from cellfuse.nn.ridge import RidgeMap
 from cellfuse.nn.standardise import Standardise
 
 __all__ = ["Adapter", "Distillation", "Objective", "collapse", "perturb_embedding"]
@@ -45,6 +46,26 @@ class Adapter(nn.Sequential):
         for a, b in zip(widths[:-1], widths[1:], strict=True):
             layers += [nn.Linear(a, b), nn.ReLU()]
         super().__init__(*layers, nn.Linear(widths[-1], n_out))
+
+
+class LinearFirstAdapter(nn.Module):
+    """Ridge regression, and an adapter that joins it through gates that begin at 0.
+
+    Parameters
+    ----------
+    n_in, n_out, hidden
+        As in :class:`Adapter`.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.ridge = RidgeMap(n_in, n_out)
+        self.deep = Adapter(n_in, n_out, hidden=hidden)
+        self.gate = nn.Parameter(torch.zeros(n_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Adapt ``(G, n_in)``."""
+        return self.ridge(x) + self.gate * self.deep(x)
 
 
 @torch.no_grad()
@@ -112,6 +133,8 @@ class Distillation(Standardise):
         Start of the learnable temperature of ``"clip"`` and ``"sigmoid"``; fixed for ``"kd"``.
     multi_positive
         Documents of one context are each other's positives; False makes them negatives.
+    linear
+        Begin the student's adapter at ridge regression, :class:`LinearFirstAdapter`.
     """
 
     def __init__(
@@ -125,11 +148,13 @@ class Distillation(Standardise):
         temperature: float = 0.1,
         multi_positive: bool = True,
         encoder: nn.Module | None = None,
+        linear: bool = False,
     ) -> None:
         super().__init__(n_student if encoder is None else 0)
         self.objective, self.multi_positive = objective, multi_positive
         self.encoder = encoder
-        self.adapter = Adapter(n_student, n_teacher, hidden=hidden)
+        make = LinearFirstAdapter if linear else Adapter
+        self.adapter: nn.Module = make(n_student, n_teacher, hidden=hidden)
         self.teacher_head = Adapter(n_teacher, n_teacher, hidden=hidden) if teacher_head else None
         self.temperature = Temperature(temperature)
         # SigLIP begins where nearly every pair is taken for none.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cellfuse.nn.denoiser import ContextEncoder, Denoiser, DenoiserSizes, FoldedDenoiser
 from cellfuse.nn.diffusion import DDIM, Diffusion
 from cellfuse.nn.keyed import normal, uniform
+from cellfuse.nn.ridge import RidgeMap
 from cellfuse.nn.standardise import Standardise
 
 __all__ = ["PhenoSeqNetwork"]
@@ -31,6 +32,9 @@ class PhenoSeqNetwork(nn.Module):
         Share of training documents whose context is left out.
     seed
         Seed of times, noise and left-out contexts.
+    linear
+        Begin at ridge regression on the mean of the image cells: the diffusion models what that
+        leaves, its mean and its spread.
     """
 
     def __init__(
@@ -42,8 +46,12 @@ class PhenoSeqNetwork(nn.Module):
         diffusion: Mapping[str, Any],
         context_dropout: float = 0.0,
         seed: int = 0,
+        linear: bool = False,
     ) -> None:
         super().__init__()
+        self.ridge = RidgeMap(image_width, rna_width) if linear else None
+        #: Scale of what ridge leaves, per feature.
+        self.rest = Standardise(rna_width) if linear else None
         self.image, self.rna = Standardise(image_width), Standardise(rna_width)
         self.encoder = ContextEncoder(image_width, sizes)
         self.denoiser = Denoiser(rna_width, sizes)
@@ -58,6 +66,15 @@ class PhenoSeqNetwork(nn.Module):
         """Image cells (G, N, features), as they were measured, to context tokens."""
         return self.encoder(self.image.scale(cells), mask)
 
+    def expected(self, cells: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Standardised RNA ``(G, features)`` that ridge expects of image cells ``(G, N, ...)``."""
+        assert self.ridge is not None
+        x = self.image.scale(cells)
+        if mask is None:
+            return self.ridge(x.mean(dim=1))
+        seen = mask[..., None].to(x.dtype)
+        return self.ridge((x * seen).sum(dim=1) / seen.sum(dim=1).clamp_min(1))
+
     def loss(self, images: Tensor, rna: Tensor, key: Tensor) -> Tensor:
         """Mean squared error of what is predicted for noised RNA (PhenoSeq, Eq. 4).
 
@@ -71,6 +88,8 @@ class PhenoSeqNetwork(nn.Module):
             Numbers of the documents, ``(G,)``: times and noise are functions of them.
         """
         x0 = self.rna.scale(rna)
+        if self.ridge is not None and self.rest is not None:
+            x0 = self.rest.scale(x0 - self.expected(images)[:, None])
         size = x0.shape[1:]
         share = uniform(key, size[:1], seed=self.seed, purpose="time")
         t = (share * self.diffusion.n_steps).long()
@@ -139,4 +158,6 @@ class PhenoSeqNetwork(nn.Module):
             if sampler.eta and not sampler.is_last(t):
                 noise = noise_of(f"noise of step {t}")
             x = sampler.step(predicted, t, x, noise)
+        if self.ridge is not None and self.rest is not None:
+            x = self.rest.restore(x) + self.expected(cells, mask)[:, None]
         return self.rna.restore(x)

@@ -277,6 +277,8 @@ class ScreenModel(ScviModel):
     @classmethod
     def _rebuild(cls, mdata: MuData | None, setup: dict[str, Any], init: dict[str, Any]) -> Self:
         """Build the model as it was; without data the setup stands in for it."""
+        if "begin" in signature(cls.__init__).parameters:
+            init = {"begin": "random", **init}  # as all began that were saved before 0.2
         model = cls.__new__(cls)
         model._loading = setup
         model.__init__(mdata, **init)  # type: ignore[misc]  # the same instance, set up as told

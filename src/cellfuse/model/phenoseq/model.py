@@ -8,17 +8,21 @@ from typing import Any, ClassVar, Literal
 
 import lightning as L
 import numpy as np
+import torch
 from mudata import MuData
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cellfuse._errors import warn_user
 from cellfuse._renamed import renamed
 from cellfuse.data import Batch, Contexts, DocumentPlan, Draw, Source, Stream
+from cellfuse.data.readers import read_dense
 from cellfuse.data.splits import HeldContexts, Rows
 from cellfuse.model.base import DocumentModel, Recipe, as_in
 from cellfuse.model.base.callbacks import Averaged
 from cellfuse.model.base.checks import check_between, check_whole
 from cellfuse.model.base.fitting import Held
+from cellfuse.model.base.joint import Blocks, sum_contexts
 from cellfuse.model.base.plans import Plans
 from cellfuse.model.base.setup import Labels
 from cellfuse.model.base.training import seeded
@@ -35,6 +39,8 @@ __all__ = ["PhenoSeq"]
 VALIDATION_DOCUMENTS, VALIDATION_RNA = 4, 8
 #: Share of the contexts held out where nothing is said.
 HELD_SHARE = 0.1
+#: Cells read at a time.
+BLOCK = 4_096
 
 
 class PhenoSeq(PhenoSeqInference):
@@ -64,6 +70,10 @@ class PhenoSeq(PhenoSeqInference):
     context_dropout
         Share of training documents whose context is left out; .1 is usual where `guidance` is to
         be used in :meth:`sample`. Default 0 (paper).
+    begin
+        ``"linear"`` (default of ``"small"``): ridge regression from the mean image embedding of a
+        context to that of its RNA is taken off first and put back on what is drawn, so that the
+        diffusion models what is left, its mean and its spread. ``"random"``: the paper's.
     seed
         Seed of weights, documents, times, noise and dropout.
     **sizes
@@ -115,10 +125,17 @@ class PhenoSeq(PhenoSeqInference):
         schedule: Schedule = "cosine",
         prediction: Prediction | None = None,
         context_dropout: float = 0.0,
+        begin: Literal["linear", "random"] | None = None,
         seed: int = 0,
         **sizes: Any,
     ) -> None:
-        super().__init__(adata, preset=preset, set_size=set_size, seed=seed)
+        super().__init__(
+            adata,
+            preset=preset,
+            set_size=set_size,
+            begin=begin or ("linear" if preset == "small" else "random"),
+            seed=seed,
+        )
         if not 0 <= context_dropout < 1:
             raise ValueError(f"context_dropout must be in [0, 1), found {context_dropout}.")
         self.sizes = sizes_of(preset, sizes)
@@ -141,6 +158,7 @@ class PhenoSeq(PhenoSeqInference):
             },
             context_dropout=context_dropout,
             seed=seed,
+            linear=self.begin == "linear",
         )
 
     @classmethod
@@ -321,6 +339,33 @@ class PhenoSeq(PhenoSeqInference):
     def _stream(self, n_rna: int, batch_size: int) -> Stream:
         draws = (Draw("image", self.set_size, missing="drop"), Draw("rna", n_rna, missing="drop"))
         return Stream(draws, batch_size)
+
+    def _begin_at(
+        self, source: Source, train_rows: Mapping[str, NDArray[np.bool_]], contexts: Contexts
+    ) -> None:
+        network, both = self.module, contexts.shared()
+        assert network.ridge is not None and network.rest is not None
+        found = {
+            role: sum_contexts(self._scaled(source, role, contexts), contexts, role)
+            for role in self.inputs
+        }
+        means = {role: each.means + each.offset for role, each in found.items()}
+        network.ridge.fit(means["image"][both], means["rna"][both])
+        # What single cells differ by, and what ridge misses of their contexts.
+        expected = network.ridge(torch.as_tensor(means["image"][both], dtype=torch.float32))
+        missed = means["rna"][both] - expected.numpy()
+        spread = np.diag(found["rna"].within) + np.square(missed).mean(axis=0)
+        sd = torch.as_tensor(np.sqrt(spread), dtype=torch.float32)
+        network.rest.set_statistics(torch.zeros_like(sd), sd)
+
+    @torch.inference_mode()
+    def _scaled(self, source: Source, role: str, contexts: Contexts) -> Blocks:
+        """Standardised cells that have a context, in blocks."""
+        every = np.flatnonzero(contexts.of_row(role) >= 0)
+        for start in range(0, len(every), BLOCK):
+            rows = every[start : start + BLOCK]
+            x = read_dense(source.readers[role], rows, device=self.device)
+            yield rows, self.module.cell(role).scale(x).cpu().numpy(), None
 
     def _take_statistics(self, source: Source, plans: Plans) -> None:
         super()._take_statistics(source, plans)

@@ -6,17 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
 import torch
 from mudata import MuData
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cellfuse._access import per_modality
 from cellfuse._batches import Labels, batches_of
 from cellfuse.data import Batch, Contexts, DocumentPlan, Draw, Source, Stream
+from cellfuse.data.readers import read_dense
 from cellfuse.data.splits import Rows
 from cellfuse.kernels.augmentation import Operation, check_operations
 from cellfuse.model.base import DocumentModel, Recipe, as_in
 from cellfuse.model.base.checks import one_of
+from cellfuse.model.base.joint import Blocks, alignment_of, sum_contexts
 from cellfuse.model.base.plans import Plans
 from cellfuse.model.base.sizes import input_spec, sizes_of
 from cellfuse.model.semi_clipped.checks import check_batches, warn_collapse
@@ -31,6 +35,8 @@ __all__ = ["SemiClipped"]
 Trained = Literal["adapter", "heads", "scratch"]
 #: Hidden layers of the adapters.
 HIDDEN = {"base": (1024, 1024), "small": (256, 256)}
+#: Samples corrected at a time.
+BLOCK = 4_096
 
 
 class _Encoder(nn.Module):
@@ -88,6 +94,10 @@ class SemiClipped(ClippedInference):
         the one before it in its batch; 0 is no mixing.
     hidden
         Hidden layers of the adapters; the preset's by default.
+    begin
+        ``"linear"`` (default of ``"small"`` where the adapter alone is trained): the adapter is
+        ridge regression of the contexts' mean image embedding on their mean RNA embedding, which
+        stays, and layers that join it through gates that begin at 0. ``"random"``: the paper's.
     seed
         Seed of weights, pairs and augmentation.
 
@@ -149,9 +159,18 @@ class SemiClipped(ClippedInference):
         dropout: float = 0.0,
         mixup: float = 0.0,
         hidden: Sequence[int] | None = None,
+        begin: Literal["linear", "random"] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(adata, preset=preset, seed=seed)
+        usual: Literal["linear", "random"] = "random"
+        if preset == "small" and trains == "adapter":
+            usual = "linear"
+        super().__init__(adata, preset=preset, begin=begin or usual, seed=seed)
+        if self.begin == "linear" and trains != "adapter":
+            raise ValueError(
+                f"begin='linear' regresses the teacher on the student's embedding; "
+                f"trains={trains!r} changes both. Use trains='adapter', or begin='random'."
+            )
         one_of("loss", loss, get_args(Objective))
         one_of("trains", trains, get_args(Trained))
         if not (0 <= noise < math.inf and 0 <= dropout < 1 and 0 <= mixup < math.inf):
@@ -190,6 +209,7 @@ class SemiClipped(ClippedInference):
             temperature=temperature,
             multi_positive=multi_positive,
             encoder=encoder,
+            linear=self.begin == "linear",
         )
 
     def _check_scratch(self) -> None:
@@ -332,6 +352,51 @@ class SemiClipped(ClippedInference):
         self._fitted = {r: self._correction(None, r, operations[r]) for r in self.inputs}
         for role, correction in self._fitted.items():
             source.fields[role] = {"batch": correction.codes}
+
+    def _begin_at(
+        self, source: Source, train_rows: Mapping[str, NDArray[np.bool_]], contexts: Contexts
+    ) -> None:
+        self._begin_stage(0, source)
+        means = [self._context_means(source, role, contexts) for role in ("rna", "image")]
+        self.module.adapter.ridge.fit(*means)  # type: ignore[union-attr, operator]
+
+    def _context_means(self, source: Source, role: str, contexts: Contexts) -> NDArray[np.float64]:
+        """Mean of the corrected samples of each context that both modalities have."""
+        parts = sum_contexts(self._corrected(source, role, contexts), contexts, role)
+        return (parts.means + parts.offset)[contexts.shared()]
+
+    @torch.inference_mode()
+    def _corrected(self, source: Source, role: str, contexts: Contexts) -> Blocks:
+        """Samples that have a context, corrected as at inference, in blocks."""
+        correction = self._fitted[role].to(self.device)
+        every = np.flatnonzero(contexts.of_row(role) >= 0)
+        usual = self.operations.index(self._usual_correction)
+        for start in range(0, len(every), BLOCK):
+            rows = every[start : start + BLOCK]
+            x = read_dense(source.readers[role], rows, device=self.device)
+            codes = torch.as_tensor(correction.codes[rows], device=self.device)
+            if role == "image":
+                x = correction.apply(x.float(), codes)
+            else:
+                operation = torch.full_like(codes, usual)
+                x = correction.apply(self.module.scale(x), codes, operation)
+            yield rows, x.float().cpu().numpy(), None
+
+    def _validate(self, source: Source, trained: Contexts, held: Contexts) -> dict[str, float]:
+        """Alignment of held-out contexts: adapted RNA beside the teacher."""
+        if self.trains != "adapter":
+            return {}
+        return alignment_of(
+            held, {role: self._compared(source, role, held) for role in self.inputs}
+        )
+
+    @torch.inference_mode()
+    def _compared(self, source: Source, role: str, contexts: Contexts) -> Any:
+        for rows, x, _ in self._corrected(source, role, contexts):
+            if role == "rna":
+                adapted = self.module.adapter(torch.as_tensor(x, device=self.device))
+                x = adapted.float().cpu().numpy()
+            yield rows, x
 
     def _losses(self, batch: Batch, augment: bool) -> dict[str, Tensor]:
         fitted: dict[str, Correction] = self._fitted
