@@ -506,7 +506,9 @@ def test_the_split_is_saved_with_the_model(tmp_path):
     model.train(1, **SHORT)
     model.save(tmp_path / "model")
     again = cf.PhenoSeq.load(tmp_path / "model", sample_screen())
-    assert again._split(0.1)[1] is None and again._split(0.1)[0].shared().sum() == 4
+    contexts, rows = again._dealt(Held())
+    assert not any(held.any() for held in rows.held_out.values())
+    assert contexts.restricted(rows.train).shared().sum() == 4
 
 
 # -- what is found on simulated screens -----------------------------------------------------------
@@ -543,7 +545,9 @@ def test_held_out_replicates_rank_first_only_where_images_know_the_treatment(ima
     )  # fmt: skip
     held_out = {m: a[(a.obs["part"] == "test").to_numpy()].copy() for m, a in mdata.mod.items()}
     synthetic = model.sample(held_out["image"], n_steps=10, n_samples=8)
-    table = cf.tl.fidelity(held_out["rna"], synthetic, "treatment", use_rep="X_scgpt", n_boot=0)
+    table = cf.tl.fidelity(
+        held_out["rna"], synthetic, "treatment", use_rep=("X_scgpt", None), n_boot=0
+    )
     summary = table.attrs["summary"]
     if images_know:
         assert summary["accuracy_at_1"] >= 0.7

@@ -79,7 +79,7 @@ def test_loss_and_gradients_are_those_of_the_plain_step(plain):
     ]:
         torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-5)
     # Queries and keys of the single token, frozen here, learn nothing there either.
-    assert theirs.blocks[0].own.in_proj_weight.grad[:32].abs().max() == 0
+    assert theirs.blocks[0].own.in_proj_weight.grad[:32].abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("n_steps", [1, 3, 50])

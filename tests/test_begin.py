@@ -1,0 +1,196 @@
+"""Learned methods begin at the closed form that they have to beat, and go on from it."""
+
+from __future__ import annotations
+
+import anndata as ad
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import SHORT, TINY, make_screen
+from sklearn.linear_model import RidgeCV
+
+import cellfuse as cf
+from cellfuse.nn import InputSpec, RidgeMap, Sizes
+from cellfuse.nn.linear_first import build_linear_first
+from cellfuse.nn.ridge import PENALTIES
+
+SMALL = Sizes(
+    width=16, n_heads=2, n_latents=2, patch_size=4, image_depth=1, image_decoder_width=16,
+    image_decoder_depth=1, image_decoder_heads=2, n_cross=1, n_self=1, gene_decoder_hidden=8,
+)  # fmt: skip
+
+
+def correlated_counts(n: int = 400, genes: int = 30, seed: int = 0) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    rates = np.exp(0.8 * rng.normal(size=(n, 2)) @ rng.normal(size=(2, genes)) + 1)
+    return torch.as_tensor(rng.poisson(rates).astype("f4"))
+
+
+def begun(kind: str) -> tuple[torch.nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    if kind == "counts":
+        x = correlated_counts()
+        cell = build_linear_first(InputSpec("counts", (30,)), SMALL)
+    elif kind == "values":
+        x = correlated_counts().log1p()
+        cell = build_linear_first(InputSpec("values", (30,)), SMALL)
+    else:
+        basis = torch.randn(3, 2, 8, 8)
+        x = 100 + 20 * torch.einsum("nk,kchw->nchw", torch.randn(200, 3), basis)
+        cell = build_linear_first(InputSpec("pixels", (2, 8, 8)), SMALL)
+    axes = (0, 2, 3) if kind == "pixels" else (0,)
+    cell.set_statistics(x.mean(dim=axes), x.std(dim=axes))
+    cell.begin_at(x)
+    return cell, x
+
+
+@pytest.mark.parametrize("kind", ["counts", "values", "pixels"])
+def test_the_first_step_is_a_linear_autoencoder_that_beats_the_constant(kind):
+    cell, x = begun(kind)
+    prepared = cell.prepare(x[None], torch.zeros(1, dtype=torch.long), seed=0, augment=False)
+    n_tokens = cell.n_tokens
+    everything = torch.ones(len(x), n_tokens, dtype=torch.bool)
+    with torch.no_grad():
+        rebuilt = cell.decode(cell.encode(prepared))
+        mean = cell.decode(torch.zeros(len(x), 2, 16))
+        loss, constant = (cell.loss(prepared, p, everything).mean() for p in (rebuilt, mean))
+    assert cell.gate_in.abs().max() == 0 and cell.gate_out == 0
+    assert loss < (0.6 if kind != "counts" else 0.97) * constant
+
+
+@pytest.mark.parametrize("kind", ["counts", "values", "pixels"])
+def test_what_is_hidden_does_not_reach_the_encoder(kind):
+    cell, x = begun(kind)
+    torch.nn.init.ones_(cell.gate_in)  # depth too
+    prepared = cell.prepare(x[None, :4], torch.zeros(1, dtype=torch.long), seed=0, augment=False)
+    keep = torch.arange(cell.n_tokens // 2).expand(4, -1)
+    changed = prepared.clone()
+    changed[:, cell.n_tokens // 2 :] += 3
+    with torch.no_grad():
+        torch.testing.assert_close(cell.encode(prepared, keep), cell.encode(changed, keep))
+        assert (cell.encode(prepared) - cell.encode(changed)).abs().max() > 1e-3
+
+
+def test_dispersions_begin_at_those_of_the_counts():
+    cell, _ = begun("counts")
+    assert float(cell.log_dispersion.detach().exp().min()) > 0.099
+    rng = np.random.default_rng(0)
+    x = torch.as_tensor(rng.negative_binomial(4, 4 / (4 + 5), (4000, 20)).astype("f4"))
+    cell = build_linear_first(InputSpec("counts", (20,)), SMALL)
+    cell.set_statistics(x.mean(dim=0), x.std(dim=0))
+    cell.begin_at(x)
+    assert 3 < float(cell.log_dispersion.detach().exp().median()) < 6
+
+
+def test_training_goes_on_from_there_and_depth_joins():
+    mdata = cf.datasets.simulated_screen(
+        60, n_targets=12, guides_per_target=2, cells_per_guide=30, seed=0
+    )
+    cf.PETRI.setup_mudata(mdata, context_keys="guide", image_rep="crops")
+    model = cf.PETRI(mdata, **TINY)
+    model.train(max_epochs=4, documents_per_context=2, batch_size=8, enable_progress_bar=False)
+    losses = model.history["train_rna_loss_epoch"].iloc[:, 0]
+    assert losses.iloc[-1] < losses.iloc[0]
+    assert model.module.cell("rna").gate_in.abs().max() > 0
+    z = model.get_latent_representation(modality="rna")
+    assert z.shape[1] == model.module.joint.space.width and np.isfinite(z).all()
+
+
+def test_held_out_contexts_are_followed_and_the_best_epoch_is_kept():
+    mdata = cf.datasets.simulated_screen(
+        60, n_targets=12, guides_per_target=2, cells_per_guide=30, seed=0
+    )
+    keys = {"image": "well", "rna": "batch"}
+    cf.PETRI.setup_mudata(mdata, context_keys="guide", image_rep="crops", batch_key=keys)
+    model = cf.PETRI(mdata, target_key="gene", **TINY)
+    model.train(
+        max_epochs=3, validation_contexts=0.3, validation_by="gene",
+        keep_best="validation_gap", **SHORT,
+    )  # fmt: skip
+    gap = model.history["validation_gap"].iloc[:, 0]
+    assert len(gap) == 3 and gap.notna().all()
+    assert {"validation_foscttm", "validation_mrr"} <= set(model.history)
+
+
+def test_a_model_that_began_linear_is_saved_and_loaded(tmp_path):
+    mdata = make_screen()
+    cf.PETRI.setup_mudata(mdata, context_keys="guide", image_rep="crops", batch_key="plate")
+    model = cf.PETRI(mdata, **TINY)
+    model.train(max_epochs=1, **SHORT)
+    model.save(tmp_path / "model")
+    again = cf.PETRI.load(tmp_path / "model")
+    for at in ("joint", "shared", "encoder"):
+        np.testing.assert_array_equal(
+            again.get_latent_representation(mdata, modality="image", at=at),
+            model.get_latent_representation(modality="image", at=at),
+        )
+
+
+def test_the_joint_space_is_of_models_that_began_linear():
+    mdata = make_screen()
+    cf.PETRI.setup_mudata(mdata, context_keys="guide", image_rep="crops")
+    model = cf.PETRI(mdata, begin="random", **TINY)
+    model.train(max_epochs=1, **SHORT)
+    assert model.get_latent_representation(modality="rna").shape[1] == TINY["width"]
+    with pytest.raises(ValueError, match="began at random"):
+        model.get_latent_representation(modality="rna", at="joint")
+    with pytest.raises(ValueError, match="begin"):
+        cf.PETRI(mdata, begin="cold")
+
+
+# -- ridge ----------------------------------------------------------------------------------------
+
+
+def linked(n: int = 60, n_cells: int = 5, seed: int = 0) -> md.MuData:
+    """Embeddings whose RNA side is a linear map of the image side, by context."""
+    rng = np.random.default_rng(seed)
+    effect, turn = rng.normal(size=(n, 6)), rng.normal(size=(6, 4))
+    code = np.repeat(np.arange(n), n_cells)
+    mods = {}
+    for m, of_context in (("image", effect), ("rna", effect @ turn)):
+        x = of_context[code] + 0.3 * rng.normal(size=(len(code), of_context.shape[1]))
+        obs = pd.DataFrame({"sample": [f"s{i}" for i in code]})
+        mods[m] = ad.AnnData(obs=obs.rename(f"{m}{{}}".format), obsm={"z": x.astype("f4")})
+    return md.MuData(mods)
+
+
+def test_the_layer_is_scikit_learns_ridge():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 5)), rng.normal(size=(40, 3))
+    ridge = RidgeMap(5, 3)
+    ridge.fit(x, y)
+    wanted = RidgeCV(PENALTIES).fit(x, y).predict(x)
+    np.testing.assert_allclose(ridge(torch.as_tensor(x, dtype=torch.float32)), wanted, atol=1e-4)
+
+
+def test_phenoseq_draws_around_ridge_before_it_has_learnt_anything():
+    mdata = linked()
+    cf.PhenoSeq.setup_mudata(mdata, image_rep="z", rna_rep="z")
+    model = cf.PhenoSeq(mdata, set_size=4, width=16, depth=1, seed=0)
+    model.train(1, lr=1e-6, documents_per_context=1, enable_progress_bar=False)
+    drawn = model.sample(n_steps=10, n_samples=8)
+    mean = {m: pd.DataFrame(mdata[m].obsm["z"]).groupby(mdata[m].obs["sample"].to_numpy()).mean()
+            for m in ("image", "rna")}  # fmt: skip
+    ours = drawn.to_df().groupby(drawn.obs["sample"].to_numpy()).mean().loc[mean["rna"].index]
+    truth = mean["rna"].to_numpy()
+    explained = 1 - np.square(ours - truth).mean().mean() / truth.var(axis=0).mean()
+    assert explained > 0.8
+
+
+def test_semi_clipped_begins_at_ridge_and_the_paper_is_one_argument_away():
+    mdata = linked()
+    for m in ("image", "rna"):
+        mdata[m].obs["sample"] = mdata[m].obs["sample"].astype(str)
+    cf.SemiClipped.setup_mudata(mdata, context_keys="sample", image_rep="z", rna_rep="z")
+    found = {}
+    for begin in ("linear", "random"):
+        model = cf.SemiClipped(
+            mdata, pea=("none",), image_correction="none", begin=begin, hidden=(8,), seed=0
+        )
+        model.train(1, lr=1e-6, validation_contexts=0.3, enable_progress_bar=False)
+        found[begin] = model.history["validation_foscttm"].iloc[-1, 0]
+    assert found["linear"] < 0.1 < found["random"]
+    with pytest.raises(ValueError, match="trains='heads'"):
+        cf.SemiClipped(mdata, trains="heads", begin="linear")
