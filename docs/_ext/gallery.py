@@ -99,9 +99,7 @@ def _code(function: Any) -> str:
     return code.replace(", **kwargs)", ")").replace("(**kwargs)", "()").replace("return ", "")
 
 
-def picture(
-    app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
-) -> None:
+def picture(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Put the picture under the first paragraph of a function of `cf.pl`."""
     module, _, own = name.rpartition(".")
     if module != "cellfuse.pl" or not (IMAGES / f"{own}.png").is_file():

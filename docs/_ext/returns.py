@@ -43,7 +43,11 @@ def typed(lines: list[str], kind: str) -> list[str]:
             continue
         if begins:
             inside = False
-        if inside and re.fullmatch(r"-{3,}", line.strip()) and out[-1].strip() in ("Returns", "Yields"):
+        if (
+            inside
+            and re.fullmatch(r"-{3,}", line.strip())
+            and out[-1].strip() in ("Returns", "Yields")
+        ):
             out += [line, kind or "value"]
             continue
         out.append(f"    {line}" if inside and line else line)
@@ -54,9 +58,7 @@ def _body(lines: list[str], start: int) -> list[str]:
     return [line for line in lines[start : start + 4] if line]
 
 
-def process(
-    app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
-) -> None:
+def process(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Change a docstring's lines in place."""
     if what in ("function", "method", "property", "class"):
         lines[:] = typed(lines, type_of(getattr(thing, "fget", thing)))

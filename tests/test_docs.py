@@ -1,0 +1,68 @@
+"""What the documentation's own extensions do to a docstring."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pandas as pd
+
+import cellfuse as cf
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def extension(name: str):
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / "_ext" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PARAGRAPH = """\
+Score something.
+
+Returns
+-------
+One row per gene, as long as
+this sentence is.
+
+A second paragraph.
+
+Raises
+------
+KeyError
+    No.""".split("\n")
+
+
+def test_a_paragraph_of_returns_stands_under_its_type():
+    found = extension("returns").typed(PARAGRAPH, "DataFrame")
+    start = found.index("Returns")
+    assert found[start : start + 7] == [
+        "Returns",
+        "-------",
+        "DataFrame",
+        "    One row per gene, as long as",
+        "    this sentence is.",
+        "",
+        "    A second paragraph.",
+    ]
+    assert found[found.index("Raises") :] == PARAGRAPH[PARAGRAPH.index("Raises") :]
+
+
+def test_what_is_typed_already_is_left():
+    lines = ["Returns", "-------", "int", "    The number."]
+    assert extension("returns").typed(lines, "int") == lines
+
+
+def test_types_are_those_of_the_annotation_in_short():
+    returns = extension("returns")
+    assert returns.type_of(cf.tl.hits) == "DataFrame"
+    assert returns.type_of(cf.tl.aggregate) == "AnnData"
+    assert returns.type_of(pd.DataFrame.__init__) == ""
+
+
+def test_every_function_of_pl_has_a_page_title_that_is_a_sentence():
+    for name in cf.pl.__all__:
+        summary = getattr(cf.pl, name).__doc__.split("\n")[0]
+        assert summary.endswith("."), name
