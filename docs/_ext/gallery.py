@@ -1,4 +1,4 @@
-"""Pictures of all figures, from the code of the image tests: on the gallery and on each `pl` page."""
+"""Pictures of all figures, from the code of the image tests: in the gallery and on `pl` pages."""
 
 from __future__ import annotations
 
