@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cellfuse.data.blocks import BlockReader
-from cellfuse.data.readers import ColumnReader, Reader, SparseRows, gather
+from cellfuse.data.readers import ColumnReader, Reader, SparseRows, gather, moved
 from cellfuse.data.streams import DocumentPlan, Indices
 
 __all__ = ["Batch", "DocumentDataModule", "DocumentLoader", "Source"]
@@ -55,8 +55,9 @@ class Batch:
         def move(value: Any) -> Any:
             if isinstance(value, Mapping):
                 return {name: move(item) for name, item in value.items()}
-            moved = value.to(*args, **kwargs)
-            return moved.dense() if isinstance(moved, SparseRows) else moved
+            if isinstance(value, SparseRows):
+                return value.to(*args, **kwargs).dense()
+            return moved(value, *args, **kwargs)
 
         return Batch(
             move(self.key),

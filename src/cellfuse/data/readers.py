@@ -25,6 +25,7 @@ __all__ = [
     "SparseRows",
     "gather",
     "make_reader",
+    "moved",
 ]
 
 
@@ -279,9 +280,16 @@ class ColumnReader:
         return self.reader.read(rows)[:, self.columns]
 
 
+def moved(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Move a tensor as `Tensor.to` does; on a device there is no float64 (Apple's know none)."""
+    place = kwargs.get("device", args[0] if args else None)
+    leaves = isinstance(place, str | torch.device) and torch.device(place).type != "cpu"
+    return (x.float() if leaves and x.dtype == torch.float64 else x).to(*args, **kwargs)
+
+
 def read_dense(reader: Reader, rows: Ints, *, device: torch.device | None = None) -> Tensor:
     """Read rows as one dense tensor; sparse counts become dense on the device."""
     found = gather(reader, rows)
     if device is not None:
-        found = found.to(device)
+        found = found.to(device) if isinstance(found, SparseRows) else moved(found, device)
     return found.dense() if isinstance(found, SparseRows) else found

@@ -292,7 +292,7 @@ class PETRI(CrossModalEvidence, JointModel):
                 latents[name] = encoded.view(*x.shape[:2], *encoded.shape[1:])
             fused = self.module.fuse(latents, batch.present)[int(at)][role].mean(dim=2)
             here = part.present[role]
-            np.add.at(total, part.rows[role][here], fused.double().cpu().numpy()[here])
+            np.add.at(total, part.rows[role][here], fused.cpu().double().numpy()[here])
             np.add.at(times, part.rows[role][here], 1)
         # A cell outside every context has no document, and no value.
         return (total / np.where(times, times, np.nan)[:, None]).astype(np.float32)

@@ -5,8 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any
 
-__all__ = ["check_between", "check_positive", "check_seed", "check_whole", "one_of"]
+import numpy as np
+
+__all__ = ["check_between", "check_positive", "check_seed", "check_whole", "one_of", "plain"]
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy's as Python's, which is all that Lightning and a checkpoint take."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_whole(name: str, value: object, *, least: int = 1) -> None:

@@ -211,7 +211,7 @@ class JointModel(DocumentModel):
         is shared beyond the axes before it) and ``weight`` (0 to 1) in the shared axes.
         """
         self._check_trained()
-        values, null, pvalue = self._space.axes.double().cpu().numpy()
+        values, null, pvalue = self._space.axes.cpu().double().numpy()
         with np.errstate(divide="ignore", invalid="ignore"):
             weight = np.sqrt(np.maximum(1 - (null / values) ** 2, 0))
         columns = {"value": values, "null_mean": null, "pvalue": pvalue, "weight": weight}

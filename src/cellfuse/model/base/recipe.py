@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from cellfuse.model.base.checks import check_between, check_positive, check_whole
+from cellfuse.model.base.checks import check_between, check_positive, check_whole, plain
 
 __all__ = ["Recipe"]
 
@@ -45,7 +45,7 @@ class Recipe:
 
     def given(self, **values: Any) -> Self:
         """Return the recipe with what the user gave (not None) in its place, checked."""
-        found = replace(self, **{name: v for name, v in values.items() if v is not None})
+        found = replace(self, **{name: plain(v) for name, v in values.items() if v is not None})
         for name in ("max_epochs", "batch_size", "documents_per_context"):
             check_whole(name, getattr(found, name))
         check_positive("lr", found.lr)

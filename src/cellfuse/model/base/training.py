@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cellfuse.data import Batch, DocumentDataModule
+from cellfuse.model.base.checks import plain
 from cellfuse.model.base.history import Frames, History
 from cellfuse.model.base.keeping import Keeping, asked_to_end, identity_of
 
@@ -219,7 +220,8 @@ def _run(
     trainer_kwargs["callbacks"] = [*trainer_kwargs["callbacks"], keeping]
     if datamodule.validation is None:
         settings["limit_val_batches"] = 0
-    trainer = L.Trainer(**{**settings, **trainer_kwargs})
+    settings |= {name: plain(value) for name, value in trainer_kwargs.items()}
+    trainer = L.Trainer(**settings)
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         # A checkpoint is read as plain tensors and numbers: nothing in it is executed.

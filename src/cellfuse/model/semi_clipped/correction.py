@@ -80,7 +80,7 @@ class Correction:
             )
         found = batches_of(adata, modality=modality, at_least=2, **batches)
         rows = np.unique(np.concatenate(found.controls))
-        values = prepare(read_dense(reader, rows)).double().cpu().numpy()
+        values = prepare(read_dense(reader, rows)).cpu().double().numpy()
         controls = [np.searchsorted(rows, own) for own in found.controls]
         pea = fit_pea(values, controls, operations=operations)
         if pea.n_dropped:
@@ -110,7 +110,7 @@ def mixed_up(x: Tensor, key: Tensor, *, seed: int, alpha: float) -> Tensor:
     """
     from scipy.stats import beta
 
-    u = uniform(key, (1,), seed=seed, purpose="mixup").double().cpu().numpy()
-    weight = torch.as_tensor(beta.ppf(u, alpha, alpha)).to(x)
+    u = uniform(key, (1,), seed=seed, purpose="mixup").cpu().double().numpy()
+    weight = torch.as_tensor(beta.ppf(u, alpha, alpha), dtype=x.dtype).to(x.device)
     weight = torch.maximum(weight, 1 - weight)
     return weight * x + (1 - weight) * x.roll(1, dims=0)

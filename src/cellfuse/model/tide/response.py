@@ -204,7 +204,7 @@ def response_report(
     basal_codes = np.full(len(of_row), -1, np.int64)
     basal_codes[controls.rows] = controls.codes
     basal = data.means(basal_codes, len(controls.counts))[group[conditions["context"]]]
-    sd = net.unit.double().cpu().numpy()
+    sd = net.unit.cpu().double().numpy()
     change = (data.means(codes, len(conditions)) - basal) / sd
     predicted = _predict(net, data, basal, conditions, use_dose) / sd - basal / sd
     is_held = conditions["compound"].isin(list(held_out)).to_numpy()
@@ -228,7 +228,7 @@ def _predict(
         compound = torch.tensor(part["compound"].to_numpy()).to(device)
         dose = torch.tensor(part["dose"].to_numpy(np.float32)).to(device) if use_dose else None
         effect = net.effect_of_drug(data.fingerprints(compound))
-        parts.append(net.predict(state, effect, dose).double().cpu().numpy())
+        parts.append(net.predict(state, effect, dose).cpu().double().numpy())
     return np.concatenate(parts)
 
 
