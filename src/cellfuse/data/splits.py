@@ -171,7 +171,7 @@ def held_contexts(
     >>> contexts = Contexts.from_modalities(mdata.mod, "guide")
     >>> held = held_contexts(contexts, mdata.mod, 0.2, by="gene")
     >>> sorted({name.split("-")[0] for name in contexts.names[held]})
-    ['GENE2']
+    ['TARGET04']
     """
     if isinstance(held, str):
         is_held = _flagged(contexts, adatas, held)
