@@ -4,6 +4,7 @@ from cellfuse.model.clip import CLIP
 from cellfuse.model.concepts import Concepts
 from cellfuse.model.cross_modal import CrossModalAE
 from cellfuse.model.dino import DINO
+from cellfuse.model.image_regressor import ImageRegressor
 from cellfuse.model.mae import MAE
 from cellfuse.model.petri import PETRI, Reconstruction
 from cellfuse.model.petri_evidence import Attention, CrossModalGain
@@ -17,6 +18,7 @@ __all__ = [
     "CrossModalGain",
     "CLIP",
     "DINO",
+    "ImageRegressor",
     "MAE",
     "Concepts",
     "CrossModalAE",

@@ -29,6 +29,7 @@ from cellfuse.pl._discovery import target_discovery
 from cellfuse.pl._doses import combinations, dose_response
 from cellfuse.pl._fidelity import fidelity, real_vs_synthetic
 from cellfuse.pl._fusion import late_fusion, propensity_matching
+from cellfuse.pl._overlap import edge_overlap, predictability, similarity_density
 from cellfuse.pl._scores import relationship_recall, roc
 from cellfuse.pl._similarity import similarity
 from cellfuse.pl._style import style
@@ -53,6 +54,7 @@ __all__ = [
     "cross_modal_gain",
     "differential_concepts",
     "dose_response",
+    "edge_overlap",
     "enrich",
     "fidelity",
     "guide_consistency",
@@ -64,6 +66,7 @@ __all__ = [
     "one_shot_transfer",
     "perturbation_consistency",
     "perturbation_magnitude",
+    "predictability",
     "propensity_matching",
     "real_vs_synthetic",
     "relationship_recall",
@@ -71,6 +74,7 @@ __all__ = [
     "retrieval",
     "roc",
     "similarity",
+    "similarity_density",
     "split",
     "style",
     "target_discovery",

@@ -14,12 +14,14 @@ from cellfuse.tl.doses import dose_response
 from cellfuse.tl.edges import edge_classification
 from cellfuse.tl.enrich import enrich
 from cellfuse.tl.enrichment import concept_enrichment
+from cellfuse.tl.explained import predictability
 from cellfuse.tl.fusion import late_fusion
 from cellfuse.tl.guides import guide_consistency
 from cellfuse.tl.hits import hits
 from cellfuse.tl.magnitude import perturbation_magnitude
 from cellfuse.tl.matching import propensity_matching
 from cellfuse.tl.nearest import nearest_perturbations
+from cellfuse.tl.overlap import edge_overlap, similarity_density
 from cellfuse.tl.phenotypes import concept_features
 from cellfuse.tl.precision import mean_average_precision
 from cellfuse.tl.profiles import aggregate
@@ -44,6 +46,7 @@ __all__ = [
     "differential_concepts",
     "dose_response",
     "edge_classification",
+    "edge_overlap",
     "enrich",
     "fidelity",
     "find_concepts",
@@ -57,12 +60,14 @@ __all__ = [
     "one_shot_transfer",
     "perturbation_consistency",
     "perturbation_magnitude",
+    "predictability",
     "propensity_matching",
     "real_vs_synthetic",
     "relationship_recall",
     "responders",
     "retrieval",
     "shared_axes_test",
+    "similarity_density",
     "split",
     "target_discovery",
 ]
