@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -230,6 +231,7 @@ class PETRI(CrossModalEvidence, JointModel):
         modality: str | None = None,
         at: Literal["joint", "shared", "encoder"] | int | None = None,
         batch_size: int = 256,
+        out: str | Path | None = None,
     ) -> NDArray[np.float32]:
         """Embedding of every cell of a modality.
 
@@ -250,20 +252,29 @@ class PETRI(CrossModalEvidence, JointModel):
             stands at least once; a cell's several values are averaged (paper, A.6).
         batch_size
             Cells encoded at a time.
+        out
+            Folder of a zarr store into which the embedding is written, batch by batch; a call that
+            was killed goes on where it stopped. None: it comes in memory.
 
         Returns
         -------
-        ``(n_cells, width)``.
+        ``(n_cells, width)``; with `out` an array of the store, for obsm, that every verb takes.
         """
         self._check_trained()
+        if out is not None and at not in (None, "joint", "shared", "encoder"):
+            raise ValueError(
+                f"`out` is not for at={at!r}, which goes by documents and not by cells."
+            )
         if at in ("joint", "shared") and self.begin != "linear":
             raise ValueError(f"at={at!r} is of models that begin linear; this one began at random.")
         if at is None:
             at = "joint" if self.begin == "linear" else "encoder"
         if at == "joint" or at == "shared":
-            return self._representation(data, modality, at, batch_size)
+            return self._representation(data, modality, at, batch_size, out)
         if at == "encoder":
-            return super().get_latent_representation(data, modality=modality, batch_size=batch_size)
+            return super().get_latent_representation(
+                data, modality=modality, batch_size=batch_size, out=out
+            )
         return self._after_layer(data, self._role(modality), at, batch_size)
 
     @torch.inference_mode()

@@ -13,8 +13,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse._access import record
+from cellfuse._embedding_store import EmbeddingStore, digest_of
 from cellfuse.pp._embed import check_target, pick_device
-from cellfuse.pp._store import EmbeddingStore, digest_of
 
 if TYPE_CHECKING:
     import torch

@@ -284,7 +284,12 @@ class DocumentModel(SetupModel):
 
     @torch.inference_mode()
     def get_latent_representation(  # type: ignore[override]
-        self, data: Data | None = None, *, modality: str | None = None, batch_size: int = 256
+        self,
+        data: Data | None = None,
+        *,
+        modality: str | None = None,
+        batch_size: int = 256,
+        out: str | Path | None = None,
     ) -> NDArray[np.float32]:
         """Embedding of every cell of a modality.
 
@@ -296,10 +301,14 @@ class DocumentModel(SetupModel):
             Role: ``"image"`` or ``"rna"``; None where the model embeds one alone.
         batch_size
             Cells encoded at a time.
+        out
+            Folder of a zarr store into which the embedding is written, batch by batch; a call that
+            was killed goes on where it stopped. None: it comes in memory.
 
         Returns
         -------
-        ``(n_cells, width)``, float32.
+        ``(n_cells, width)``, float32; with `out` an array of the store, for obsm, that every verb
+        takes.
 
         Raises
         ------
@@ -311,7 +320,7 @@ class DocumentModel(SetupModel):
         self._check_trained()
         role = self._role(modality)
         self.module.eval()
-        return self._encode(data, role, self._encoder(data, role), batch_size)
+        return self._encode(data, role, self._encoder(data, role), batch_size, out)
 
     # -- what a method says -----------------------------------------------------------------------
 

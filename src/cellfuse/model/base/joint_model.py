@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from cellfuse.data.splits import values_of_contexts
 from cellfuse.kernels.shared_axes import Method
 from cellfuse.model.base.checks import check_whole
 from cellfuse.model.base.document_model import DocumentModel
+from cellfuse.model.base.embedding import embed, identity_of_embedding
 from cellfuse.model.base.joint import Blocks, alignment_of, fit_joint_space
 from cellfuse.nn import JointSpace
 
@@ -186,6 +188,7 @@ class JointModel(DocumentModel):
         modality: str | None,
         axes: Literal["joint", "shared"],
         batch_size: int,
+        out: str | Path | None = None,
     ) -> NDArray[np.float32]:
         """Coordinates of every cell of a modality."""
         self._check_trained()
@@ -194,14 +197,17 @@ class JointModel(DocumentModel):
         self.module.eval()
         reader = self._reader(data, role)
         taken = nuisance_matrix(self._modality(data, role), self.nuisances[role], role)
-        n = reader.shape[0]
-        out = np.empty((n, space.width if axes == "joint" else space.n_shared), np.float32)
-        for start in range(0, n, batch_size):
-            rows = np.arange(start, min(start + batch_size, n))
+
+        def encoded(rows: NDArray[np.int64]) -> NDArray[np.float32]:
             features = self._features(role, read_dense(reader, rows, device=self.device))
             z = None if taken is None else torch.as_tensor(taken[rows], device=self.device)
-            out[rows] = space(role, features, z, axes).float().cpu().numpy()
-        return out
+            return space(role, features, z, axes).float().cpu().numpy()
+
+        def identity() -> dict[str, Any]:
+            more = {"model": type(self).__name__, "role": role, "at": axes}
+            return identity_of_embedding(self.module, self._modality(data, role), **more)
+
+        return embed(reader, encoded, batch_size=batch_size, out=out, identity=identity)
 
     @property
     def axes(self) -> pd.DataFrame:

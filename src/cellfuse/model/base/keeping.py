@@ -86,23 +86,25 @@ class Keeping(L.Callback):
         batch_idx: int,
     ) -> None:
         """Save now and then; save and end, where a signal has asked any of the devices to."""
-        asked = self.asked is not None
-        if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked:
-            if self.file is not None or time.monotonic() - self._begun > LONG_SECONDS:
-                self._save(trainer, self.file or Path.cwd() / f"interrupted-{os.getpid()}.ckpt")
-            raise KeyboardInterrupt
+        if trainer.is_last_batch:
+            return  # what closes an epoch would be skipped: its end is near
+        self._end_if_asked(trainer)
         due = self.file is not None and time.monotonic() - self._saved > EVERY_SECONDS
-        if trainer.world_size > 1:
-            due = trainer.strategy.reduce_boolean_decision(due, all=False)
-        if due:
+        if _any(trainer, due):
             self._save(trainer, self.file)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Save what an epoch has come to."""
         if self.file is not None:
             self._save(trainer, self.file)
+        self._end_if_asked(trainer)
+
+    def _end_if_asked(self, trainer: L.Trainer) -> None:
+        if not _any(trainer, self.asked is not None):
+            return
+        if self.file is not None or time.monotonic() - self._begun > LONG_SECONDS:
+            self._save(trainer, self.file or Path.cwd() / f"interrupted-{os.getpid()}.ckpt")
+        raise KeyboardInterrupt
 
     def _save(self, trainer: L.Trainer, file: Path | None) -> None:
         assert file is not None
@@ -139,6 +141,13 @@ class Keeping(L.Callback):
             else f"`ckpt_path={str(self.left)!r}` goes on with it."
         )
         return f"training was interrupted{by}; what is done is in {str(self.left)!r}, and {how}"
+
+
+def _any(trainer: L.Trainer, here: bool) -> bool:
+    """Whether it holds for any of the devices, which have to do the same."""
+    if trainer.world_size == 1:
+        return here
+    return bool(trainer.strategy.reduce_boolean_decision(here, all=False))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from cellfuse.data import CellInput, Contexts, Reader, Source, check_values, sta
 from cellfuse.data.readers import read_dense
 from cellfuse.model.base.arguments import kept
 from cellfuse.model.base.checks import check_whole
+from cellfuse.model.base.embedding import embed, identity_of_embedding
 from cellfuse.model.base.history import Frames, n_epochs
 from cellfuse.model.base.seam import ScviModel
 from cellfuse.model.base.setup import Found, check_mudata
@@ -174,19 +175,27 @@ class ScreenModel(ScviModel):
         return found
 
     def _encode(
-        self, data: Data | None, role: str, encode: Encoder, batch_size: int
+        self,
+        data: Data | None,
+        role: str,
+        encode: Encoder,
+        batch_size: int,
+        out: str | Path | None = None,
     ) -> NDArray[np.float32]:
         """Run `encode` over all cells of a role: (cells, ...) to (cells, width)."""
         check_whole("batch_size", batch_size)
         reader = self._reader(data, role)
-        n, out = reader.shape[0], np.empty((0, 0), np.float32)
-        for start in range(0, n, batch_size):
-            rows = np.arange(start, min(start + batch_size, n))
-            z = encode(read_dense(reader, rows, device=self.device)).float().cpu().numpy()
-            if start == 0:
-                out = np.empty((n, z.shape[1]), np.float32)
-            out[rows] = z
-        return out
+
+        def encoded(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+            return encode(read_dense(reader, rows, device=self.device)).float().cpu().numpy()
+
+        def identity() -> dict[str, Any]:
+            name = type(self).__name__
+            return identity_of_embedding(
+                self.module, self._modality(data, role), model=name, role=role
+            )
+
+        return embed(reader, encoded, batch_size=batch_size, out=out, identity=identity)
 
     # -- state ------------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ class EmbeddingStore:
                     for key in other[:4]
                 )
                 raise ValueError(
-                    f"the store {str(place)!r} belongs to other images, weights or settings "
+                    f"the store {str(place)!r} belongs to other cells, weights or settings "
                     f"({differs}). Give another `store`, or remove that folder."
                 )
             return cls(zarr.open_group(place, mode="r+"))
@@ -65,6 +65,11 @@ class EmbeddingStore:
         # Last: a store without its identity was never complete.
         group.attrs["cellfuse"] = wanted
         return cls(group)
+
+    @property
+    def rows(self) -> Any:
+        """The embedding as it lies on the disk."""
+        return self._rows
 
     def is_done(self, part: slice) -> bool:
         """Whether the batch with these rows is finished."""
@@ -87,7 +92,7 @@ def _identity_of(place: Path) -> dict[str, Any]:
         found: Any = zarr.open_group(place, mode="r").attrs["cellfuse"]
     except (KeyError, FileNotFoundError, ValueError) as error:
         raise ValueError(
-            f"{str(place)!r} is no store of embed_images (or one whose making was interrupted); "
+            f"{str(place)!r} is no store of embeddings (or one whose making was interrupted); "
             "give another `store`, or remove that folder."
         ) from error
     return dict(found)
