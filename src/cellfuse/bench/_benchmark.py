@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import fields
 from numbers import Integral
 from pathlib import Path
@@ -15,7 +14,7 @@ from mudata import MuData
 
 from cellfuse._errors import missing_key
 from cellfuse.bench._design import Design
-from cellfuse.bench._engine import Job, Task, check_metrics, data_of, run_tasks, tasks_of
+from cellfuse.bench._engine import Job, Task, check_metrics, data_of, noted, run_tasks, tasks_of
 from cellfuse.bench._methods import Method, Source, fingerprint, read_methods
 from cellfuse.bench._metrics import read_metrics
 from cellfuse.bench._result import Benchmark, collect, notes_of
@@ -167,10 +166,10 @@ def benchmark(
         rows = read_methods(methods, obsm=_obsm(first))
         ceilings = _ceilings(against, ceiling_of, rows)
         job = Job(chosen, corrections, scored, Store(place), ceilings, keep_models)
-        with _noted():
+        with noted():
             check_metrics(job, first, numbers[0])
         tasks = _run(mdata, job, rows, numbers, first, n_jobs=n_jobs, say=say)
-        with _noted():
+        with noted():
             result = collect(
                 job,
                 tasks,
@@ -277,13 +276,6 @@ def _ceilings(against: str | None, ceiling_of: str | None, methods: list[Method]
         return frozenset([ceiling_of])
     floors = ("random", "position")
     return frozenset(m.name for m in methods if m.sources.get("", _NONE).kind not in floors)
-
-
-@contextmanager
-def _noted() -> Iterator[None]:
-    """Keep warnings back: every task notes its own, and the notes are in the result."""
-    with warnings.catch_warnings(record=True, action="always"):
-        yield
 
 
 def _say(text: str) -> None:

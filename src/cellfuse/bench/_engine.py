@@ -7,11 +7,13 @@ a seed, *score* a method for a seed. A task that fails leaves a file that says w
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from cellfuse.bench._screen import Screen
 from cellfuse.bench._store import SourceFailed, Store, fingerprint_of, key_of
 from cellfuse.bench._views import View, correct, halves, halves_of_each, redealt, views_of
 
-__all__ = ["Job", "Task", "check_metrics", "run_tasks", "score_arrays", "tasks_of"]
+__all__ = ["Job", "Task", "check_metrics", "noted", "run_tasks", "score_arrays", "tasks_of"]
 
 #: Whose ceiling is that of guides that all do the same, and that of two halves of the data.
 REDEALT = ("guide_consistency", "mean_average_precision")
@@ -182,10 +184,29 @@ def is_done(task: Task) -> bool:
     return file.is_file() and not json.loads(file.read_text()).get("why")
 
 
+#: What says a line for each verb or training, of which a benchmark has hundreds.
+TALKERS = ("cellfuse", "lightning.pytorch", "lightning.fabric")
+
+
+@contextmanager
+def noted() -> Iterator[list[warnings.WarningMessage]]:
+    """Keep warnings and lines of the verbs back; each task notes its own warnings."""
+    loggers = [logging.getLogger(name) for name in TALKERS]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings(record=True, action="always") as caught:
+            yield caught
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
 def run_task(job: Job, task: Task, screen: Screen) -> float | None:
     """Run one task; None where it failed, whose file says why."""
     start = time.perf_counter()
-    with warnings.catch_warnings(record=True, action="always") as caught:
+    with noted() as caught:
         try:
             if task.source is not None:
                 _embed(job, task, screen, caught)

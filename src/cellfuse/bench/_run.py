@@ -18,6 +18,7 @@ from cellfuse._errors import warn_user
 from cellfuse._mudata import columns_stay
 from cellfuse.bench._benchmark import benchmark
 from cellfuse.bench._config import Config, read_config
+from cellfuse.bench._engine import noted
 from cellfuse.bench._figures import figures_of
 from cellfuse.bench._folder import check_folder
 from cellfuse.bench._report import report
@@ -353,7 +354,8 @@ def _finish(
 ) -> None:
     folder = result.folder
     assert folder is not None
-    figures = figures_of(result.table, result.best, result.edges, colour_key=colour_key)
+    with noted():
+        figures = figures_of(result.table, result.best, result.edges, colour_key=colour_key)
     (folder / "figures").mkdir(exist_ok=True)
     for figure in figures:
         (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png)
