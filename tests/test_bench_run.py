@@ -141,6 +141,7 @@ def test_one_modality_without_targets_gives_embeddings_and_no_scores(screen, tmp
     assert "X_PCA" in md.read_h5mu(tmp_path / "out" / "screen.h5mu")["rna"].obsm
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_taken_up_where_it_ended(screen, tmp_path, quickly, monkeypatch):
     trained = []
     train = cf.PETRI.train
@@ -160,15 +161,13 @@ def test_an_interrupted_run_is_taken_up_where_it_ended(screen, tmp_path, quickly
     assert found.runs["seed"].tolist() == [0, 1] and found.failures.empty
 
 
-def test_the_old_call_still_works_and_says_what_is_new(screen, tmp_path, quickly, monkeypatch):
+@pytest.mark.slow
+def test_the_old_call_still_works_and_says_what_is_new(screen, tmp_path, quickly):
     settings = Settings(
         context_keys="guide", image_rep="crops", control_key="gene", control="non-targeting",
         target_key="gene", edges=screen.uns["edges"], set_size=2, max_epochs=1,
         documents_per_context=1, n_boot=20, n_null=100, accelerator="cpu",
     )  # fmt: skip
-    monkeypatch.setattr(
-        cf.PETRI, "train", lambda self, **kwargs: setattr(self, "is_trained_", True)
-    )
     with pytest.warns(FutureWarning, match=r"run_screen\(mdata, models, out"):
         found = bench.run_screen(screen, tmp_path / "out", settings, progress=False)
     assert found.table["method"].unique().tolist()[:3] == ["PETRI", "plain features", "random"]
@@ -673,7 +672,7 @@ def test_cells_without_a_context_are_refused_or_dropped_loudly(screen, missing):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_the_demo_runs_from_its_command(tmp_path, capfd):
+def test_the_demo_runs_from_its_command(tmp_path, capfd, quickly):
     assert cli.main(["demo", "--quick", "--out", str(tmp_path / "out")]) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == FILES | {"comparisons.csv"}
@@ -706,7 +705,7 @@ REAL = {
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", REAL)
-def test_the_demo_runs_on_real_data(name, tmp_path):
+def test_the_demo_runs_on_real_data(name, tmp_path, quickly):
     file, options, profiles = REAL[name]
     if not (DATA / file).is_file():
         pytest.skip(f"{file} is not beside the repository")
