@@ -21,7 +21,9 @@ import cellfuse as cf
 #: What a reader may raise about a file.
 TOLD = (ValueError, KeyError, ImportError)
 quick = settings(
-    max_examples=25, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    deadline=20_000,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

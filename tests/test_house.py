@@ -59,7 +59,7 @@ LAYERS = {
     },
     "tl": {"_mudata", "_access", "_errors", "_renamed", "kernels", "nn", "data", "pp"},
     "pl": {"_access", "_errors", "_renamed"},
-    "io": {"_mudata", "_access", "_errors", "_renamed", "_files", "data"},
+    "io": {"_mudata", "_access", "_errors", "_renamed", "_files", "kernels", "data"},
     "datasets": {"_mudata", "_access", "_errors", "_renamed", "kernels", "io"},
 }
 LAYERS["bench"] = set(LAYERS) | {"__init__"}

@@ -460,3 +460,52 @@ def test_sizes_that_no_file_can_hold_are_refused_before_memory_is_taken(tmp_path
     group.attrs["multiscales"] = [scale]
     with pytest.raises(ValueError, match="z.zarr/0' claims to hold"):
         cf.io.read_field(tmp_path / "z.zarr")
+
+
+# -- labels and crops that are in memory -----------------------------------------------------------
+
+
+def test_labels_in_memory_without_a_background_are_refused():
+    field = cf.io.Field(np.zeros((1, 60, 60), np.uint16), ("DNA",), {"well": "A1"})
+    with pytest.raises(ValueError, match="field 'A1' have no background of 0; 1 covers 93%"):
+        cf.pp.crop_cells(field, squares(), size=8)
+    tiles = np.kron(np.arange(1, 37).reshape(6, 6), np.ones((10, 10))).astype(np.uint16)
+    assert cf.pp.crop_cells(field, tiles, size=8).n_obs == 36
+
+
+def test_labels_of_positions_go_with_their_position(tmp_path):
+    positions(tmp_path / "A1_cells.ome.tif", 2, (16, 20), "YX")
+    positions(tmp_path / "A1_image.ome.tif", 2)
+    options = {
+        "pattern": r"(?P<well>A1)_image",
+        "labels_pattern": r"(?P<well>A1)_cells",
+        "series": "all",
+    }
+    fields = cf.io.read_fields(tmp_path, **options)
+    assert [int(f.labels.max()) for f in fields] == [10, 20]
+    tifffile.imwrite(tmp_path / "A1_cells.ome.tif", flat(0))
+    with pytest.raises(ValueError, match="holds 2 images, its labels .* 1; expected one label"):
+        cf.io.read_fields(tmp_path, **options)
+
+
+def test_the_label_image_is_no_channel_of_its_field(tmp_path):
+    for name in ("DAPI", "GFP"):
+        tifffile.imwrite(tmp_path / f"A1_{name}.tif", flat(1))
+    with pytest.raises(ValueError, match="A1_GFP.tif' is the label image, and a channel too"):
+        cf.io.read_field(
+            sorted(tmp_path.iterdir()), pattern=PATTERN, labels=tmp_path / "A1_GFP.tif"
+        )
+
+
+def test_crops_with_channels_of_one_name_go_by_their_place(tmp_path):
+    crops = np.arange(3, dtype=np.uint8)[None, :, None, None] * np.ones((2, 3, 8, 8), np.uint8)
+    cells = ad.AnnData(obsm={"crops": crops}, shape=(2, 0))
+    cells.uns["channels"] = ["DNA", "Cy5", "Cy5"]
+    cells.write_h5ad(tmp_path / "c.h5ad")
+    found = cf.io.read_crops(tmp_path / "c.h5ad", channels=["DNA", "short", "long"])
+    assert found.obsm["crops"][0, :, 0, 0].tolist() == [0, 1, 2]
+    assert list(found.uns["channels"]) == ["DNA", "short", "long"]
+    one = cf.io.read_crops(tmp_path / "c.h5ad", channels={2: "long"})
+    assert one.obsm["crops"][0, :, 0, 0].tolist() == [2]
+    with pytest.raises(ValueError, match="2 channels .* are called 'Cy5'|3 channels called"):
+        cf.io.read_crops(tmp_path / "c.h5ad", channels=["Cy5"])

@@ -517,3 +517,13 @@ def test_images_and_crops_are_written_and_read_back(tmp_path):
     np.testing.assert_array_equal(again.obsm["crops"][...], cells.obsm["crops"])
     assert again.obs["site"].tolist() == ["²", "²"]
     assert list(again.uns["channels"]) == ["DAPI", "GFP"]
+
+
+def test_numbers_that_are_text_in_parquet_are_told(tmp_path, caplog):
+    frame = pd.DataFrame({"Cells_A": [1.0, 2, 3], "Cells_B": ["0.5", "-nan(ind)", "1"]})
+    frame.to_parquet(tmp_path / "p.parquet")
+    plate = cf.io.read_profiles(tmp_path / "p.parquet")
+    assert list(plate.var_names) == ["Cells_A"]
+    assert "column 'Cells_B' is text in the file, although most of it is numbers" in caplog.text
+    named = cf.io.read_profiles(tmp_path / "p.parquet", features=["Cells_B"])
+    np.testing.assert_array_equal(named.X[:, 0], [0.5, np.nan, 1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from anndata import AnnData
 from anndata.io import read_elem
 
 from cellfuse._errors import listing, missing_key
+from cellfuse.io._channels import Channels, choose_channels
 from cellfuse.io._paths import PathLike
 
 __all__ = ["read_crops"]
@@ -21,7 +21,7 @@ KEYS = ("crops", "single_cell_images")
 
 
 def read_crops(
-    path: PathLike, *, channels: Sequence[str] | None = None, element: str | None = None
+    path: PathLike, *, channels: Channels | None = None, element: str | None = None
 ) -> AnnData:
     """Open a store of single-cell images; they stay on the disk.
 
@@ -32,7 +32,8 @@ def read_crops(
         ``.h5ad`` or AnnData zarr with ``obsm["crops"]``; or a SpatialData store, of which a table
         holds such images. scPortrait and spatialdata need not be installed.
     channels
-        Channels to keep, in this order. Then, and only then, the images are read into memory.
+        Channels to keep, in this order, or a dict of new names by old ones or by place; where names
+        stand twice, all names in order. Then, and only then, the images are read into memory.
         Without it all are there, in scPortrait's stores the masks too, which come first:
         ``uns["is_mask"]`` tells them apart.
     element
@@ -167,21 +168,16 @@ def _texts(values: Any) -> list[str]:
     return [v.decode() if isinstance(v, bytes) else str(v) for v in np.asarray(values).ravel()]
 
 
-def _chosen(
-    adata: AnnData, names: list[str] | None, channels: Sequence[str], store: Path
-) -> AnnData:
+def _chosen(adata: AnnData, names: list[str] | None, channels: Channels, store: Path) -> AnnData:
     if names is None:
         raise ValueError(f"{str(store)!r} does not name its channels; read all of them.")
-    for name in channels:
-        if name not in names:
-            raise missing_key(name, names, what=f"the channels of {str(store)!r}")
-    columns = [names.index(name) for name in channels]
+    columns, chosen = choose_channels(names, channels, store)
     images = adata.obsm["crops"]
     out = np.empty((images.shape[0], len(columns), *images.shape[2:]), images.dtype)
     for target, column in enumerate(columns):
         out[:, target] = images[:, column]
     adata.obsm["crops"] = out
-    adata.uns["channels"] = np.array(list(channels), dtype=object)
+    adata.uns["channels"] = np.array(chosen, dtype=object)
     if "is_mask" in adata.uns:
         adata.uns["is_mask"] = adata.uns["is_mask"][columns]
     return adata

@@ -301,6 +301,11 @@ def _with_series(plan: Planned, series: int | str | None) -> list[Planned]:
             f"{listing(len(found) for found in names)}."
         )
     n = len(names[0])
+    if plan.labels is not None and len(series_of(plan.labels)) != n:
+        raise ValueError(
+            f"{str(first[0])!r} holds {n} images, its labels {str(plan.labels)!r} "
+            f"{len(series_of(plan.labels))}; expected one label image for each."
+        )
     if n == 1:
         return [replace(plan, series=0)]
     distinct = len({name for name in names[0] if name}) == n

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cellfuse._errors import listing, missing_key
 from cellfuse.io._channels import Channels, choose_channels
 from cellfuse.io._paths import PathLike
-from cellfuse.io._pixels import Planes, project, read_pixels
+from cellfuse.io._pixels import Planes, project, read_pixels, series_of
 from cellfuse.io.labels import read_labels
 
 __all__ = ["Field", "file_groups", "read_field"]
@@ -183,7 +183,12 @@ def read_field(
         paths = tuple(path for one in files.values() for path in _each(one))
     mask = None
     if labels is not None:
-        mask = read_labels(labels, connected=connected, background=background)
+        if Path(labels).resolve() in {path.resolve() for path in paths}:
+            raise ValueError(
+                f"{str(labels)!r} is the label image, and a channel too; leave it out of the files."
+            )
+        own_series = series if len(series_of(Path(labels))) > 1 else None
+        mask = read_labels(labels, connected=connected, background=background, series=own_series)
     about |= {str(k): str(v) for k, v in (metadata or {}).items()}
     return Field(pixels, names, about, paths, mask)
 

@@ -269,4 +269,11 @@ def _metadata(group: Any, what: str, file: Path) -> pd.DataFrame:
 
 
 def _decoded(values: NDArray[Any]) -> list[str]:
-    return [v.decode("utf-8", errors="replace") if isinstance(v, bytes) else str(v) for v in values]
+    return [_text(value) if isinstance(value, bytes) else str(value) for value in values]
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

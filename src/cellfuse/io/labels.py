@@ -11,13 +11,9 @@ from numpy.typing import NDArray
 from cellfuse._errors import listing
 from cellfuse.io._paths import PathLike
 from cellfuse.io._pixels import Planes, read_pixels
+from cellfuse.kernels.label_images import classes_in_pieces, foreign_background
 
 __all__ = ["read_labels"]
-
-#: Numbers of classes up to which an image may be a map of classes instead of cells.
-MAX_CLASSES = 4
-#: Share of the pixels, and sides of the image, from which on a label looks like the background.
-LARGE, SIDES = 0.25, 3
 
 
 def read_labels(
@@ -118,40 +114,27 @@ def _integers(labels: NDArray[Any], path: Path) -> NDArray[Any]:
 
 def _refuse_background(labels: NDArray[Any], path: Path, *, connected: bool) -> None:
     """A background that is not 0 would be a cell as large as all that is between the cells."""
-    if not labels.size or (labels == 0).any():
+    found = foreign_background(labels, mask=connected)
+    if found is None:
         return
-    values, counts = np.unique(labels, return_counts=True)
-    likely = int(values[np.argmax(counts)])
-    share = counts.max() / labels.size
-    edges = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
-    n_sides = sum(bool((edge == likely).any()) for edge in edges)
-    if len(values) > 1 and len(values) > 2 and not connected and (share < LARGE or n_sides < SIDES):
-        return  # cells that cover the whole field, none of which surrounds the others
-    if len(values) == 1 and not connected:
-        return  # one cell that fills the field
+    likely, share = found
     raise ValueError(
-        f"{str(path)!r} has no background of 0: its values are {listing(values, 4)}, and {likely} "
-        f"covers {100 * share:.0f}% of it. If that is the background, pass `background={likely}`"
+        f"{str(path)!r} has no background of 0: its values are {listing(np.unique(labels), 4)}, "
+        f"and {likely} covers {100 * share:.0f}% of it. If that is the background, pass "
+        f"`background={likely}`"
         + ("." if connected else " (and `connected=True`, if all cells have one value).")
     )
 
 
 def _refuse_classes(labels: NDArray[Any], path: Path) -> None:
     """A mask, or a map of classes, read as labels would be cells as large as all of a class."""
-    from scipy import ndimage
-
-    values = np.unique(labels)
-    values = values[values != 0]
-    one_mask = len(values) == 1 and int(values[0]) in (1, 255, 65535)
-    several = 1 < len(values) <= MAX_CLASSES
-    if not one_mask and not several:
+    found = classes_in_pieces(labels)
+    if found is None:
         return
-    pieces = [ndimage.label(labels == value)[1] for value in values]
-    if min(pieces) < 2:
-        return
-    kind = "a mask" if one_mask else "a map of classes"
+    values, n_pieces = found
+    kind = "a mask" if len(values) == 1 else "a map of classes"
     raise ValueError(
         f"{str(path)!r} is {kind}, not labels: all its cells have the value "
-        f"{', '.join(map(str, values))}, in {sum(pieces)} pieces. Pass `connected=True` to take "
+        f"{', '.join(map(str, values))}, in {n_pieces} pieces. Pass `connected=True` to take "
         "each piece as a cell."
     )

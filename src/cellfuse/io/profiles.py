@@ -15,7 +15,13 @@ from cellfuse._errors import listing, missing_key
 from cellfuse.io._bookkeeping import identifies, is_metadata, without_prefix
 from cellfuse.io._paths import PathLike
 from cellfuse.io._sqlite import is_sqlite, read_sqlite
-from cellfuse.io._tables import is_parquet, read_parquet, read_table, writable_names
+from cellfuse.io._tables import (
+    is_parquet,
+    numbers_or_words,
+    read_parquet,
+    read_table,
+    writable_names,
+)
 from cellfuse.io._values import NO_NUMBER, joined, number_of, typed
 
 __all__ = ["read_profiles"]
@@ -108,7 +114,7 @@ def read_profiles(
             return name in features
         return not (name in metadata or is_metadata(name, metadata_prefix) or identifies(name))
 
-    tables = [_table(file, numeric) for file in files]
+    tables = [_table(file, numeric, features) for file in files]
     chosen = [
         _features(table, file, numeric, features) for table, file in zip(tables, files, strict=True)
     ]
@@ -143,9 +149,31 @@ def _is_text(file: Path) -> bool:
     return not is_parquet(file) and not is_sqlite(file)
 
 
-def _table(file: Path, numeric: Callable[[str], bool]) -> pd.DataFrame:
+def _told(
+    table: pd.DataFrame, file: Path, numeric: Callable[[str], bool], features: Sequence[str] | None
+) -> pd.DataFrame:
+    """Texts of a parquet file stay texts, unless they are named as features; numbers are told."""
+    for name in filter(numeric, table.columns):
+        if pd.api.types.is_numeric_dtype(table[name]):
+            continue
+        texts = table[name].astype(object).where(table[name].notna(), "").map(str)
+        if features is not None:
+            table[name] = numbers_or_words(texts, name, file, ",")
+        elif texts.map(number_of).notna().mean() > 0.5:
+            logger.warning(
+                "%s: column %r is text in the file, although most of it is numbers; it is taken "
+                "for metadata. Name it in `features` if it is one.",
+                file.name,
+                name,
+            )
+    return table
+
+
+def _table(
+    file: Path, numeric: Callable[[str], bool], features: Sequence[str] | None
+) -> pd.DataFrame:
     if is_parquet(file):
-        table = read_parquet(file)
+        table = _told(read_parquet(file), file, numeric, features)
     elif is_sqlite(file):
         table = read_sqlite(file, numeric)
     elif file.name.lower().removesuffix(".gz").removesuffix(".zip").endswith(TEXTS):

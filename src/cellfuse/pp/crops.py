@@ -15,6 +15,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse._errors import listing, missing_key
+from cellfuse.kernels.label_images import foreign_background
 from cellfuse.pp._crop_store import MemoryCrops, Sink, ZarrCrops, refuse_existing
 
 __all__ = ["crop_cells"]
@@ -309,6 +310,14 @@ def _measured(labels: NDArray[Any], name: str) -> pd.DataFrame:
         raise ValueError(
             f"the labels of field {name!r} are {labels.dtype}; expected integers, one number per "
             "cell (`cellfuse.io.read_labels(..., connected=True)` numbers the pieces of a mask)."
+        )
+    found = foreign_background(labels)
+    if found is not None:
+        raise ValueError(
+            f"the labels of field {name!r} have no background of 0; {found[0]} covers "
+            f"{100 * found[1]:.0f}% of it. If that is the background: "
+            f"`np.where(labels == {found[0]}, 0, labels)`, or `cellfuse.io.read_labels(..., "
+            f"background={found[0]})`."
         )
     place = np.flatnonzero(labels)
     value = labels.ravel()[place]
