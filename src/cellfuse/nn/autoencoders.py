@@ -19,7 +19,15 @@ from cellfuse.nn.losses import (
 from cellfuse.nn.standardise import Standardise
 from cellfuse.nn.tokens import TokenDecoder, TokenEncoder, patchify, unpatchify
 
-__all__ = ["CellAutoencoder", "GeneAutoencoder", "InputSpec", "Sizes", "TokenAutoencoder", "build"]
+__all__ = [
+    "CellAutoencoder",
+    "ExpressionEncoder",
+    "GeneAutoencoder",
+    "InputSpec",
+    "Sizes",
+    "TokenAutoencoder",
+    "build",
+]
 
 Kind = Literal["pixels", "tokens", "values", "counts"]
 
@@ -244,3 +252,23 @@ def build(spec: InputSpec, sizes: Sizes) -> CellAutoencoder:
     if spec.kind in ("pixels", "tokens"):
         return TokenAutoencoder(spec, sizes)
     return GeneAutoencoder(spec, sizes)
+
+
+class ExpressionEncoder(nn.Module):
+    """Cells of one modality to an embedding, for a student that is trained from scratch.
+
+    Parameters
+    ----------
+    cell
+        The autoencoder of the modality, of which the encoder is kept.
+    """
+
+    def __init__(self, cell: CellAutoencoder) -> None:
+        super().__init__()
+        self.cell = cell.encoder_only()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mean latent ``(N, width)`` of cells ``(N, ...)``."""
+        key = torch.zeros(1, dtype=torch.long, device=x.device)
+        prepared = self.cell.prepare(x[None], key, seed=0, augment=False)
+        return self.cell.encode(prepared).mean(dim=1)

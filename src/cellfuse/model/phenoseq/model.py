@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cellfuse._errors import warn_user
 from cellfuse._renamed import renamed
-from cellfuse.data import Batch, Contexts, DocumentPlan, Draw, Source, Stream
+from cellfuse.data import Batch, Contexts, Source
 from cellfuse.data.readers import read_dense
 from cellfuse.data.splits import HeldContexts, Rows
 from cellfuse.model.base import DocumentModel, Recipe, as_in
@@ -27,6 +27,7 @@ from cellfuse.model.base.plans import Plans
 from cellfuse.model.base.setup import Labels
 from cellfuse.model.base.training import seeded
 from cellfuse.model.phenoseq.draws import PhenoSeqInference
+from cellfuse.model.phenoseq.plans import set_and_cells, warn_hardly_trained
 from cellfuse.model.phenoseq.sizes import PREDICTIONS, sizes_of
 from cellfuse.model.phenoseq.split import checked_split, training_rows
 from cellfuse.nn.diffusion import Prediction, Schedule
@@ -34,9 +35,6 @@ from cellfuse.nn.phenoseq import PhenoSeqNetwork
 
 __all__ = ["PhenoSeq"]
 
-#: Documents of each validation context, and RNA cells of each: the same at every epoch, whatever
-#: the training draws, so that losses of different trainings compare.
-VALIDATION_DOCUMENTS, VALIDATION_RNA = 4, 8
 #: Share of the contexts held out where nothing is said.
 HELD_SHARE = 0.1
 #: Cells read at a time.
@@ -283,25 +281,8 @@ class PhenoSeq(PhenoSeqInference):
                 "the training diverged: weights are NaN or infinite. Build the model anew, and "
                 f"train it with a smaller lr than {training.get('lr') or self.recipe.lr:g}."
             )
-        self._warn_hardly_trained(n_before, self.recipe.given(max_epochs=max_epochs, warmup=warmup))
-
-    def _warn_hardly_trained(self, n_before: int, recipe: Recipe) -> None:
-        """A validation loss that only rose keeps weights that draw the same for all contexts."""
-        name, n_warm = "validation_loss", recipe.warmup_of(recipe.max_epochs) * recipe.max_epochs
-        if name not in self.history:
-            return
-        losses = self.history[name][name].loc[n_before:]
-        if len(losses) <= max(n_warm, recipe.warmup_epochs or 0) or losses.isna().all():
-            return
-        best = int(np.nanargmin(losses.to_numpy(dtype=float)))
-        if best < n_warm:
-            warn_user(
-                f"the validation loss was lowest in epoch {best} of {len(losses)}, during warm-up, "
-                "and the weights of that epoch were kept: what is drawn hardly depends on the "
-                "images. Where whole treatments are held out for validation this says little of "
-                "the rest: hold out replicates or cells of the treatments that are trained on "
-                "(`split_key`), or train a fixed number of epochs without validation."
-            )
+        recipe = self.recipe.given(max_epochs=max_epochs, warmup=warmup)
+        warn_hardly_trained(self.history, n_before, recipe)
 
     def _rows(self, contexts: Contexts, held: Held) -> Rows:
         if self._setup["split"] is None and held.contexts is None:
@@ -318,27 +299,15 @@ class PhenoSeq(PhenoSeqInference):
         replace: Literal["if_needed", True],
         missing: Literal["keep", "drop"],
     ) -> Plans:
-        plan = DocumentPlan(
-            contexts.restricted(rows.train),
-            self._stream(self._n_rna, recipe.batch_size),
-            documents_per_context=recipe.documents_per_context,
+        return set_and_cells(
+            contexts,
+            rows,
+            recipe,
+            set_size=self.set_size,
+            n_rna=self._n_rna,
             replace=replace,
             seed=self.seed,
         )
-        validation, others = None, contexts.restricted(rows.held_out)
-        if others.shared().any():
-            validation = DocumentPlan(
-                others,
-                self._stream(VALIDATION_RNA, recipe.batch_size),
-                documents_per_context=VALIDATION_DOCUMENTS,
-                seed=self.seed,
-                drop_last=False,
-            )
-        return Plans(plan, validation, rows.train)
-
-    def _stream(self, n_rna: int, batch_size: int) -> Stream:
-        draws = (Draw("image", self.set_size, missing="drop"), Draw("rna", n_rna, missing="drop"))
-        return Stream(draws, batch_size)
 
     def _begin_at(
         self, source: Source, train_rows: Mapping[str, NDArray[np.bool_]], contexts: Contexts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
@@ -10,10 +9,9 @@ import numpy as np
 import torch
 from mudata import MuData
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from cellfuse._access import per_modality
-from cellfuse._batches import Labels, batches_of
+from cellfuse._batches import Labels
 from cellfuse.data import Batch, Contexts, DocumentPlan, Draw, Source, Stream
 from cellfuse.data.readers import read_dense
 from cellfuse.data.splits import Rows
@@ -23,11 +21,17 @@ from cellfuse.model.base.checks import one_of
 from cellfuse.model.base.joint import Blocks, alignment_of, sum_contexts
 from cellfuse.model.base.plans import Plans
 from cellfuse.model.base.sizes import input_spec, sizes_of
-from cellfuse.model.semi_clipped.checks import check_batches, warn_collapse
+from cellfuse.model.semi_clipped.checks import (
+    batches_by_role,
+    check_arguments,
+    check_batches,
+    check_scratch,
+    warn_collapse,
+)
 from cellfuse.model.semi_clipped.correction import Correction, mixed_up
 from cellfuse.model.semi_clipped.inference import ClippedInference
 from cellfuse.nn import Distillation, perturb_embedding, uniform
-from cellfuse.nn.autoencoders import CellAutoencoder, build
+from cellfuse.nn.autoencoders import ExpressionEncoder, build
 from cellfuse.nn.distill import Objective
 
 __all__ = ["SemiClipped"]
@@ -37,19 +41,6 @@ Trained = Literal["adapter", "heads", "scratch"]
 HIDDEN = {"base": (1024, 1024), "small": (256, 256)}
 #: Samples corrected at a time.
 BLOCK = 4_096
-
-
-class _Encoder(nn.Module):
-    """Expression to an embedding, for a student that is trained from scratch."""
-
-    def __init__(self, cell: CellAutoencoder) -> None:
-        super().__init__()
-        self.cell = cell.encoder_only()
-
-    def forward(self, x: Tensor) -> Tensor:
-        key = torch.zeros(1, dtype=torch.long, device=x.device)
-        prepared = self.cell.prepare(x[None], key, seed=0, augment=False)
-        return self.cell.encode(prepared).mean(dim=1)
 
 
 class SemiClipped(ClippedInference):
@@ -173,20 +164,7 @@ class SemiClipped(ClippedInference):
             )
         one_of("loss", loss, get_args(Objective))
         one_of("trains", trains, get_args(Trained))
-        if not (0 <= noise < math.inf and 0 <= dropout < 1 and 0 <= mixup < math.inf):
-            raise ValueError(
-                "expected finite noise >= 0, 0 <= dropout < 1 and finite mixup >= 0, found "
-                f"{noise}, {dropout} and {mixup}."
-            )
-        if loss == "kd" and trains != "adapter":
-            raise ValueError(
-                "loss='kd' teaches the relations between the teacher's samples and would leave a "
-                f"head of the teacher untrained; trains={trains!r} has one. Use trains='adapter'."
-            )
-        if hidden is not None and (isinstance(hidden, int) or min(hidden, default=1) < 1):
-            raise ValueError(
-                f"hidden={hidden!r}: expected the widths of the hidden layers, such as (256, 256)."
-            )
+        check_arguments(loss, trains, hidden, noise=noise, dropout=dropout, mixup=mixup)
         self.trains = trains
         self.operations = check_operations(pea, name="pea")
         self.image_correction = check_operations([image_correction], name="image_correction")[0]
@@ -194,12 +172,13 @@ class SemiClipped(ClippedInference):
         n_image, n_rna = (self.inputs[role].shape[0] for role in ("image", "rna"))
         encoder = None
         if trains == "scratch":
-            self._check_scratch()
+            augmented = self.operations != ("none",) or noise or dropout or mixup
+            check_scratch(self.inputs["rna"], bool(augmented))
             sizes = sizes_of("small", {})
             spec = input_spec(
                 self.inputs["rna"], crop=None, normalize="dataset", patch_size=sizes.patch_size
             )
-            encoder, n_rna = _Encoder(build(spec, sizes)), sizes.width
+            encoder, n_rna = ExpressionEncoder(build(spec, sizes)), sizes.width
         self.module = Distillation(
             n_rna,
             n_image,
@@ -211,18 +190,6 @@ class SemiClipped(ClippedInference):
             encoder=encoder,
             linear=self.begin == "linear",
         )
-
-    def _check_scratch(self) -> None:
-        if self.inputs["rna"].place == "obsm":
-            raise ValueError(
-                "trains='scratch' encodes the expression itself: set up with `rna_rep=None` (X or "
-                "`rna_layer`)."
-            )
-        if self.operations != ("none",) or self.noise or self.dropout or self.mixup:
-            raise ValueError(
-                "trains='scratch' has no embedding to correct or to augment: give `pea=('none',)`, "
-                "and no noise, dropout or mixup."
-            )
 
     @classmethod
     @as_in(DocumentModel.setup_mudata, ("rna_likelihood",))
@@ -286,16 +253,9 @@ class SemiClipped(ClippedInference):
             rna_layer=rna_layer,
             modalities=modalities,
         )
-        batches = {}
-        for role, name in ((i.role, i.modality) for i in found.inputs):
-            chosen: dict[str, Any] = {
-                "keys": [per_modality(batch_key, role, name="batch_key")],
-                "control_key": per_modality(control_key, role, name="control_key"),
-                "control": per_modality(control, role, name="control"),
-            }
-            # A misspelt column or label is told here, not in the middle of a training.
-            batches_of(mdata.mod[name], modality=name, at_least=0, **chosen)
-            batches[role] = chosen
+        batches = batches_by_role(
+            mdata, found.inputs, batch_key=batch_key, control_key=control_key, control=control
+        )
         cls._keep_setup(mdata, found, batches=batches)
 
     # -- training ---------------------------------------------------------------------------------
