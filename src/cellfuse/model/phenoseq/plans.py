@@ -70,6 +70,6 @@ def warn_hardly_trained(history: Mapping[str, pd.DataFrame], n_before: int, reci
             f"the validation loss was lowest in epoch {best} of {len(losses)}, during warm-up, and "
             "the weights of that epoch were kept: what is drawn hardly depends on the images. "
             "Where whole treatments are held out for validation this says little of the rest: "
-            "hold out replicates or cells of the treatments that are trained on (`split_key`), or train a "
-            "fixed number of epochs without validation."
+            "hold out replicates or cells of the treatments that are trained on (`split_key`), or "
+            "train a fixed number of epochs without validation."
         )
