@@ -50,7 +50,9 @@ MODELS: dict[str, Case] = {
     "PETRI": Case(PIXELS, {"set_size": 3, **ENCODER, **DECODER}, FEW),
     "CLIP": Case(PIXELS, {"set_size": 3, **ENCODER}, FEW),
     "CrossModalAE": Case(PIXELS, {"n_latent": 4, **ENCODER, **DECODER}, FEW, resumes=False),
-    "SemiClipped": Case({**FLAT, **CONTROLS}, {"hidden": (8,), "noise": 0.1}, {"batch_size": 8}),
+    "SemiClipped": Case(
+        {**FLAT, **CONTROLS}, {"hidden": (8,), "begin": "random"}, {"batch_size": 8}
+    ),
     "PhenoSeq": Case(FLAT, {"set_size": 3, **DENOISER}, FEW, roles=("image",)),
     "TIDE": Case(
         {"context_keys": ["compound", "cell_line"]},
