@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SHORT, TINY, make_screen
+from screens import SHORT, TINY, make_screen
 from sklearn.linear_model import RidgeCV
 
 import cellfuse as cf

@@ -65,6 +65,7 @@ MODELS: dict[str, Case] = {
     ),
     "MAE": Case(IMAGES, VIT, {"batch_size": 16}, roles=("image",)),
     "Concepts": Case({"use_rep": "flat"}, {"n_concepts": 32, "k": 4}, {"batch_size": 16}),
+    "GROOVE": Case(FLAT, {"n_latent": 4, "hidden": (8,)}, FEW),
     "SharedAxes": Case(PIXELS, {"n_comps": 4, "n_draws": 5}, closed_form=True),
 }
 DESCENDING = [name for name, case in MODELS.items() if not case.closed_form]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cellfuse.model import (
         CLIP,
         DINO,
+        GROOVE,
         MAE,
         PETRI,
         TIDE,
@@ -36,6 +37,7 @@ _MODELS = (
     "Concepts",
     "CrossModalAE",
     "DINO",
+    "GROOVE",
     "ImageRegressor",
     "MAE",
     "PETRI",

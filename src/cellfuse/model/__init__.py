@@ -4,6 +4,7 @@ from cellfuse.model.clip import CLIP
 from cellfuse.model.concepts import Concepts
 from cellfuse.model.cross_modal import CrossModalAE
 from cellfuse.model.dino import DINO
+from cellfuse.model.groove import GROOVE
 from cellfuse.model.image_regressor import ImageRegressor
 from cellfuse.model.mae import MAE
 from cellfuse.model.petri import PETRI, Reconstruction
@@ -18,6 +19,7 @@ __all__ = [
     "CrossModalGain",
     "CLIP",
     "DINO",
+    "GROOVE",
     "ImageRegressor",
     "MAE",
     "Concepts",
