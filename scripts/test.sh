@@ -1,6 +1,7 @@
 #!/bin/sh
 # Set up .venv and run everything that must pass: style, types, tests, doctests, documentation.
-# PYTHON=python3.12 scripts/test.sh chooses another interpreter (3.11 or newer).
+# PYTHON=python3.13 scripts/test.sh does so with another interpreter (3.11 or newer), in an
+# environment of its own; "scripts/test.sh fast" runs the fast tests alone.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -12,9 +13,12 @@ python=${PYTHON:-python3}
 }
 step() { printf '\n== %s (%s)\n' "$1" "$(date +%H:%M:%S)"; }
 
-step "environment: .venv"
-[ -x .venv/bin/python ] || "$python" -m venv .venv
-PATH="$PWD/.venv/bin:$PATH"
+venv=.venv
+[ -z "${PYTHON:-}" ] || venv=.venv-$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+
+step "environment: $venv"
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+PATH="$PWD/$venv/bin:$PATH"
 export PATH
 python -m pip install --quiet --disable-pip-version-check --upgrade pip
 # Editable, so that the doctests run on the very files that are checked.
@@ -23,6 +27,11 @@ python -m pip install --quiet --disable-pip-version-check -e '.[test,docs]'
 # One thread: on small arrays more of them cost time, and several runs do not crowd each other.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export MPLBACKEND=Agg
+
+if [ "${1:-}" = fast ]; then
+    step "tests: fast"
+    exec pytest -q -m "not slow"
+fi
 
 step "style: ruff"
 ruff check .

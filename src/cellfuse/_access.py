@@ -28,6 +28,7 @@ __all__ = [
     "label_codes",
     "label_list",
     "label_text",
+    "layers_of",
     "pair_labels",
     "modalities",
     "obs_column",
@@ -184,6 +185,11 @@ def pair_labels(
     return pd.DataFrame(
         {name: np.asarray(label_text(pairs[name])) for name in columns}, index=pairs.index
     )
+
+
+def layers_of(adata: AnnData) -> dict[str, Any]:
+    """Layers by name; anndata 0.13 counts X among them, under None."""
+    return {name: layer for name, layer in adata.layers.items() if name is not None}
 
 
 def representation(

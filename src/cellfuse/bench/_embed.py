@@ -12,7 +12,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from cellfuse._access import representation
+from cellfuse._access import layers_of, representation
 from cellfuse._errors import listing, missing_key
 from cellfuse._mudata import make_mudata
 from cellfuse.bench import _plain
@@ -151,7 +151,7 @@ def _bare(screen: Screen, roles: dict[str, str]) -> MuData:
             obs=adata.obs.copy(),
             var=adata.var.copy(),
             obsm=dict(adata.obsm),
-            layers=dict(adata.layers),
+            layers=layers_of(adata),
         )
     return make_mudata(parts)
 

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import where
+from cellfuse._access import layers_of, where
 from cellfuse._errors import listing, missing_key
 from cellfuse.data.readers import ColumnReader, Reader, make_reader
 
@@ -82,7 +82,7 @@ class CellInput:
             place, key, array = "obsm", rep, adata.obsm[rep]
         elif layer is not None:
             if layer not in adata.layers:
-                raise missing_key(layer, list(adata.layers), what=f"layers{where(modality)}")
+                raise missing_key(layer, list(layers_of(adata)), what=f"layers{where(modality)}")
             place, key, array = "layers", layer, adata.layers[layer]
         else:
             place, key, array = "X", None, adata.X
@@ -131,7 +131,9 @@ class CellInput:
             self._check_shape(reader.shape[1:], adata)
             return reader
         if self.place == "layers" and self.key not in adata.layers:
-            raise missing_key(self.key, list(adata.layers), what=f"layers{where(self.modality)}")
+            raise missing_key(
+                self.key, list(layers_of(adata)), what=f"layers{where(self.modality)}"
+            )
         reader = make_reader(adata.X if self.place == "X" else adata.layers[self.key])
         names = list(self.names or ())
         if list(map(str, adata.var_names)) == names:

@@ -17,7 +17,7 @@ from anndata.io import read_elem, sparse_dataset
 from mudata import MuData
 from numpy.typing import NDArray
 
-from cellfuse._access import Data, modalities, where
+from cellfuse._access import Data, layers_of, modalities, where
 from cellfuse._errors import listing
 from cellfuse._mudata import make_mudata
 from cellfuse.data.blocks import BlockReader
@@ -202,7 +202,7 @@ def sources_of(parts: list[AnnData], modality: str) -> list[Source]:
     keys: list[tuple[str, str | None]] = (
         [] if first.X is None or not first.n_vars else [("X", None)]
     )
-    keys += [("layers", key) for key in first.layers]
+    keys += [("layers", key) for key in layers_of(first)]
     keys += [("obsm", key) for key in first.obsm if not isinstance(first.obsm[key], pd.DataFrame)]
     slashed = [key for _, key in keys if key is not None and "/" in key]
     if slashed:

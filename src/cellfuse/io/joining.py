@@ -15,6 +15,7 @@ from cellfuse._access import (
     check_key,
     context_labels,
     control_mask,
+    layers_of,
     obs_column,
     per_modality,
     text_of,
@@ -197,7 +198,7 @@ def _own_obs(adata: AnnData) -> AnnData:
         uns=_copied(dict(adata.uns)),
         obsm=dict(adata.obsm),
         varm=dict(adata.varm),
-        layers=dict(adata.layers),
+        layers=layers_of(adata),
         obsp=dict(adata.obsp),
         varp=dict(adata.varp),
     )

@@ -14,6 +14,7 @@ from cellfuse._access import (
     Data,
     check_finite,
     check_key,
+    layers_of,
     modalities,
     per_modality,
     record,
@@ -181,6 +182,6 @@ def _slots(mods: Mapping[str, AnnData]) -> Iterator[NDArray]:
     for adata in mods.values():
         yield from (
             array
-            for array in [adata.X, *adata.obsm.values(), *adata.layers.values()]
+            for array in [adata.X, *adata.obsm.values(), *layers_of(adata).values()]
             if isinstance(array, np.ndarray)
         )

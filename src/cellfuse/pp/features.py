@@ -19,6 +19,7 @@ from cellfuse._access import (
     check_key,
     context_labels,
     control_mask,
+    layers_of,
     modalities,
     refuse_view,
     where,
@@ -226,7 +227,7 @@ def _check_operations(operations: Sequence[Operation]) -> tuple[str, ...]:
 
 def _values(adata: AnnData, layer: str | None, modality: str) -> NDArray:
     if layer is not None and layer not in adata.layers:
-        raise missing_key(layer, list(adata.layers), what=f"layers{where(modality)}")
+        raise missing_key(layer, list(layers_of(adata)), what=f"layers{where(modality)}")
     values = adata.X if layer is None else adata.layers[layer]
     name = f"{'X' if layer is None else f'layers[{layer!r}]'}{where(modality)}"
     if values is None or not adata.n_vars:

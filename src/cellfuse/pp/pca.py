@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from cellfuse._access import record
+from cellfuse._access import layers_of, record
 from cellfuse._errors import listing, missing_key
 from cellfuse.pp._embed import check_target
 
@@ -123,7 +123,7 @@ def _counts(adata: AnnData, layer: str | None) -> sp.csr_matrix:
     from cellfuse.data.readers import make_reader
 
     if layer is not None and layer not in adata.layers:
-        raise missing_key(layer, list(adata.layers), what="layers")
+        raise missing_key(layer, list(layers_of(adata)), what="layers")
     if layer is None and (adata.X is None or adata.n_vars == 0):
         raise ValueError("X is empty; give `layer`, the name of the layer of counts.")
     label = "X" if layer is None else f"layers[{layer!r}]"

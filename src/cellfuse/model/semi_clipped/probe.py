@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_finite, context_labels
+from cellfuse._access import check_finite, context_labels, layers_of
 from cellfuse._errors import missing_key
 from cellfuse.data.contexts import PAIRED
 
@@ -96,7 +96,7 @@ def _expression(
 ) -> Callable[[slice], NDArray[np.float64]]:
     """Give some genes of all samples at a time, dense; the rest stays as it is stored."""
     if layer is not None and layer not in adata.layers:
-        raise missing_key(layer, list(adata.layers), what="layers")
+        raise missing_key(layer, list(layers_of(adata)), what="layers")
     values = adata.X if layer is None else adata.layers[layer]
     if values is None:
         raise ValueError("X is empty; name the `layer` of the expression.")
