@@ -52,6 +52,7 @@ def test_every_cell_is_shown_once_with_its_own_other_half(name, tiny, monkeypatc
     rep = "crops" if name == "PETRI" else "flat"
     method.setup_mudata(mdata, context_keys="obs_names", image_rep=rep, rna_likelihood="mse")
     sizes = {k: v for k, v in tiny.items() if k != "set_size"} if name == "PETRI" else {}
+    sizes |= {"begin": "random"} if name == "PETRI" else {}  # as in the paper
     model = method(mdata, **sizes)
     assert model.set_size == 1
     seen = rows_of_an_epoch(model, monkeypatch, batch_size=8)
@@ -73,7 +74,7 @@ def test_cells_are_held_out_of_both_modalities():
 def test_held_out_cells_are_validated_on_and_not_trained_on(tiny, monkeypatch):
     mdata = hepatocytes()
     cf.PETRI.setup_mudata(mdata, context_keys="obs_names", image_rep="crops", rna_likelihood="mse")
-    model = cf.PETRI(mdata, **{k: v for k, v in tiny.items() if k != "set_size"})
+    model = cf.PETRI(mdata, begin="random", **{k: v for k, v in tiny.items() if k != "set_size"})
     seen = rows_of_an_epoch(model, monkeypatch, batch_size=6, validation_size=0.25)
     contexts = Contexts.from_modalities(mdata.mod, "obs_names")
     train = training_rows(contexts, 0.25, seed=model.seed)[0]["image"]

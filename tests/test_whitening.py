@@ -128,8 +128,8 @@ def test_shrinkage_on_the_correlations_is_of_the_scaled_features():
 def test_joint_shrinkage_is_the_mean_of_the_modalities():
     one, two = wells(n=30, scales=np.ones(12)), wells(n=300, scales=np.ones(12), seed=1)
     shares = [ledoit_wolf_shrinkage(part.obsm["emb"]) for part in (one, two)]
+    two.obs_names = [f"r{i}" for i in range(300)]
     both = MuData({"image": one, "rna": two})
-    both["rna"].obs_names = [f"r{i}" for i in range(300)]
     fixed = both.copy()
     cf.pp.whiten(both, use_rep="emb", joint=True, eps="auto")
     share = np.mean(shares)
