@@ -64,6 +64,7 @@ MODELS: dict[str, Case] = {
         {"image_rep": "crops"}, {"n_prototypes": 16, **VIT}, {"batch_size": 16}, ("image",)
     ),
     "MAE": Case(IMAGES, VIT, {"batch_size": 16}, roles=("image",)),
+    "ImageRegressor": Case({**PIXELS, "rna_rep": "flat"}, VIT, FEW, roles=("image",)),
     "Concepts": Case({"use_rep": "flat"}, {"n_concepts": 32, "k": 4}, {"batch_size": 16}),
     "GROOVE": Case(FLAT, {"n_latent": 4, "hidden": (8,)}, FEW),
     "SharedAxes": Case(PIXELS, {"n_comps": 4, "n_draws": 5}, closed_form=True),

@@ -40,6 +40,8 @@ class ImageRegressor(DocumentModel):
         ``width=768, n_heads=12`` on top).
     crop
         Side in pixels of the centre crop; None takes the whole image (64 in the paper).
+    permute_contexts
+        Deal cells to contexts at random: what is then explained is chance.
     seed
         Seed of weights, order and augmentation.
     **sizes
