@@ -21,8 +21,8 @@ from cellfuse.datasets import networks as networks_module
 from cellfuse.datasets import screens as screens_module
 from cellfuse.datasets._fetch import Remote, locate
 from cellfuse.datasets.annotations import drug_targets
+from cellfuse.datasets.gene_sets import corum, pathways, signor
 from cellfuse.datasets.networks import humap, reactome, stringdb
-from cellfuse.datasets.pathways import corum, pathways, signor
 from cellfuse.datasets.screens import lincs_pilot1, papalexi_eccite, perturb_multi, scgenescope
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

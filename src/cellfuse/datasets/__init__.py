@@ -3,8 +3,8 @@
 from cellfuse.datasets._drugs import simulated_drugs
 from cellfuse.datasets._screen import simulated_screen
 from cellfuse.datasets.annotations import drug_targets
+from cellfuse.datasets.gene_sets import corum, pathways, signor
 from cellfuse.datasets.networks import humap, reactome, stringdb
-from cellfuse.datasets.pathways import corum, pathways, signor
 from cellfuse.datasets.screens import (
     lincs_pilot1,
     papalexi_eccite,
