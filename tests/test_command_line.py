@@ -29,6 +29,7 @@ CHOICES = {
     "target_key": "gene",
     "set_size": "2",
 }
+COMMANDS = ["demo", "train", "embed", "score", "benchmark", "report", "info"]
 HEAVY = {"torch", "scvi", "lightning", "scanpy", "anndata", "mudata", "matplotlib", "pandas"}
 
 
@@ -85,7 +86,7 @@ def nothing_is_run(monkeypatch):
     def forbidden(quiet):
         raise AssertionError("the work began")
 
-    for module in ("_demo", "_train", "_embed"):
+    for module in ("_demo", "_train", "_embed", "_bench"):
         monkeypatch.setattr(sys.modules[f"cellfuse.cli.{module}"], "loading", forbidden)
 
 
@@ -95,11 +96,11 @@ def nothing_is_run(monkeypatch):
 def test_alone_it_shows_the_help(capsys):
     assert cli.main([]) == 0
     text = capsys.readouterr().out
-    for command in ("demo", "train", "embed", "info"):
+    for command in COMMANDS:
         assert re.search(rf"\b{command}\b", text)
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "embed", "info"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_its_options(command, capsys):
     assert cli.main([command, "--help"]) == 0
     assert "--help" in capsys.readouterr().out
@@ -126,6 +127,9 @@ def test_info_names_the_versions_that_a_report_needs(capsys):
         ["demo", "--data", "no.h5mu", "--context", "guide", "--control", "none"],
         ["train", "no.h5mu"],
         ["embed", "no.h5mu", "no_model"],
+        ["score", "no.h5mu", "--use-rep", "X", "--context", "guide", "--control", "none"],
+        ["benchmark", "no.toml"],
+        ["report", "nowhere"],
     ],
     ids=" ".join,
 )
@@ -415,6 +419,62 @@ def test_several_context_columns_are_written_with_commas(screen_file):
     assert found["context_keys"] == ["guide", "gene"] and found["control"] is None
 
 
+# -- scores, benchmarks, reports -----------------------------------------------------------------
+
+
+SCORE = ["--use-rep", "latent", "--context", "guide", "--control-key", "gene"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "a score needs --control"),
+        (["--control", "NTC"], "'NTC' is not in obs"),
+        (["--control", "non-targeting", "--use-rep", "X_petri"], "'X_petri' is not in obsm"),
+        (["--control", "non-targeting", "--edges", "e.csv"], "--edges needs --target-key"),
+        (["--control", "non-targeting", "--target-key", "genes"], "Did you mean 'gene'"),
+    ],
+)
+def test_wrong_scores_are_one_clear_line(
+    more, message, screen_file, in_empty_folder, capsys, nothing_is_run
+):
+    assert cli.main(["score", str(screen_file), *SCORE, *more]) == 2
+    assert re.search(message, one_error(capsys))
+    assert list(in_empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[data", "no valid TOML"),
+        ('[data]\nfile = "no.h5mu"', "there is no file 'no.h5mu' \\(file in \\[data\\]\\)"),
+    ],
+)
+def test_wrong_benchmarks_are_one_clear_line(
+    text, message, in_empty_folder, capsys, nothing_is_run
+):
+    (in_empty_folder / "run.toml").write_text(text)
+    assert cli.main(["benchmark", "run.toml"]) == 2
+    assert re.search(message, one_error(capsys))
+    assert [path.name for path in in_empty_folder.iterdir()] == ["run.toml"]
+
+
+def test_a_folder_without_a_result_has_no_report(in_empty_folder, capsys, nothing_is_run):
+    assert cli.main(["report", "."]) == 2
+    assert "holds no result" in one_error(capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_scores_of_an_embedding_are_made_and_drawn_again(screen_file, in_empty_folder, capfd):
+    argv = ["score", str(screen_file), *SCORE, "--control", "non-targeting", "--target-key", "gene"]
+    assert cli.main([*argv, "--out", "scores"]) == 0
+    (in_empty_folder / "scores" / "report.html").unlink()
+    assert cli.main(["report", "scores", "--title", "Mine & yours"]) == 0
+    page = (in_empty_folder / "scores" / "report.html").read_text(encoding="utf-8")
+    assert "Mine &amp; yours" in page and "latent" in page
+
+
 # -- train and embed ------------------------------------------------------------------------------
 
 
@@ -440,8 +500,7 @@ def test_a_model_is_trained_saved_and_embeds_a_file(screen_file, in_empty_folder
 
 
 def test_an_option_that_a_model_lacks_is_refused(screen_file, in_empty_folder, capfd):
-    argv = ["train", str(screen_file), "--model", "clip", "--context", "guide", "--crop", "8"]
-    status = cli.main([*argv, "--documents-per-context", "1", "--checkpoint", "here", "--quiet"])
-    assert status == 2
-    assert "CLIP has no --" in capfd.readouterr().err
+    argv = ["train", str(screen_file), "--model", "shared-axes", "--context", "guide", "--quiet"]
+    assert cli.main([*argv, "--image-rep", "crops", "--set-size", "4"]) == 2
+    assert "SharedAxes has no --set-size: leave it out" in capfd.readouterr().err
     assert list(in_empty_folder.iterdir()) == []

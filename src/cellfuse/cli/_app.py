@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cellfuse import __version__
+from cellfuse.cli._bench import benchmark, report, score
 from cellfuse.cli._demo import demo
 from cellfuse.cli._embed import embed
 from cellfuse.cli._info import info
@@ -60,7 +61,7 @@ def _interruptible(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for function in (demo, train, embed, info):
+for function in (demo, train, embed, score, benchmark, report, info):
     app.command(function.__name__)(_interruptible(function))
 
 
