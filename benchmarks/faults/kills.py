@@ -1,0 +1,141 @@
+"""kill -9 at random moments, the same call again, and the result against one that was not broken.
+
+    python benchmarks/faults/kills.py [--kills 3]
+
+Jobs: a training with `checkpoint=`, `write_store`, `get_latent_representation(out=)`. Each is
+killed some times, at moments drawn with a seed, then left to end. Writes `results/kills.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results" / "kills.json"
+
+
+def _screen():
+    import cellfuse as cf
+
+    return cf.datasets.simulated_screen(n_targets=24, cells_per_guide=40, seed=0)
+
+
+def _digest(*arrays) -> str:
+    made = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        made.update(np.ascontiguousarray(array).tobytes())
+    return made.hexdigest()
+
+
+def _model(**given):
+    import cellfuse as cf
+
+    mdata = _screen()
+    cf.PETRI.setup_mudata(mdata, context_keys="guide", image_rep="crops")
+    return cf.PETRI(mdata, set_size=4, **given)
+
+
+def train(folder: Path) -> str:
+    """A training of some 100 steps."""
+    model = _model()
+    model.train(
+        5,
+        documents_per_context=2,
+        batch_size=16,
+        checkpoint=folder / "kept",
+        accelerator="cpu",
+        enable_progress_bar=False,
+    )
+    weights = model.module.state_dict()
+    return _digest(*(np.nan_to_num(weights[name].numpy()) for name in sorted(weights)))
+
+
+def write_store(folder: Path) -> str:
+    """A store of a file larger than the memory granted."""
+    import cellfuse as cf
+
+    source = folder / "screen.h5mu"
+    if not source.exists():
+        beside = source.with_suffix(".new.h5mu")
+        _screen().write_h5mu(beside)
+        beside.replace(source)
+    path = folder / "store.zarr"
+    if path.exists():
+        stored = cf.io.open_store(path)
+    else:
+        stored = cf.io.write_store(source, path, context_keys="guide", memory=2 << 20)
+    return _digest(stored["image"].obsm["crops"][:], stored["rna"].X[:].toarray())
+
+
+def embed(folder: Path) -> str:
+    """An embedding into a store."""
+    model = _model(begin="random")
+    model.is_trained_ = True  # its first weights will do
+    found = model.get_latent_representation(
+        modality="image", batch_size=16, out=folder / "embedding.zarr"
+    )
+    return _digest(found[:])
+
+
+JOBS = {"train": train, "write_store": write_store, "embed": embed}
+
+
+def _start(job: str, folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "-W", "ignore", __file__, "--job", job, "--folder", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _finish(process: subprocess.Popen) -> str:
+    out, error = process.communicate()
+    if process.returncode:
+        raise RuntimeError(error[-2_000:])
+    return out.split()[-1]
+
+
+def main() -> None:
+    """Break, go on, compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--job", choices=JOBS)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--kills", type=int, default=3)
+    given = parser.parse_args()
+    if given.job:
+        warnings.simplefilter("ignore")
+        print(JOBS[given.job](given.folder))
+        return
+    rng, found = np.random.default_rng(0), {}
+    for job in JOBS:
+        with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+            begun = time.monotonic()
+            whole = _finish(_start(job, Path(one)))
+            seconds = time.monotonic() - begun
+            n_killed = 0
+            for _ in range(given.kills):
+                process = _start(job, Path(other))
+                time.sleep(seconds * rng.uniform(0.4, 0.95))
+                if process.poll() is None:
+                    os.kill(process.pid, signal.SIGKILL)
+                    n_killed += 1
+                process.communicate()
+            broken = _finish(_start(job, Path(other)))
+        found[job] = {"killed": n_killed, "seconds": seconds, "same": broken == whole}
+        print(job, found[job], flush=True)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    if not all(row["same"] for row in found.values()):
+        raise SystemExit("something was lost")
+
+
+if __name__ == "__main__":
+    main()
