@@ -34,6 +34,7 @@ COLOURS = {
 SPEED = (
     "preprocessing", "normalisation", "scores", "recall", "precision", "discovery", "crops",
     "gct", "fingerprints", "phenoseq_sampling", "phenoseq_training", "ssl_steps",
+    "benchmark",
 )  # fmt: skip
 METRICS = {"tpr": "TPR at 5% FPR", "auc": "AUC", "guide_consistency": "consistent targets"}
 
