@@ -11,6 +11,8 @@ from cellfuse.bench.recipes._call import Options, call
 
 __all__ = ["petri_s1", "petri_s2", "petri_s3", "petri_s4", "petri_table1"]
 
+#: Arguments of PETRI that are no sizes of networks.
+NO_SIZES = ("begin", "set_size", "max_epochs", "documents_per_context")
 #: PETRI's screen as its tables have it (A.5): images by the controls of their well, expression by
 #: all controls.
 PETRI_SCREEN: dict[str, Any] = {
@@ -205,7 +207,8 @@ def _petri(
     rows: Mapping[str, Options], model: Options | None, train: Options | None
 ) -> dict[str, Any]:
     """Rows of PETRI and its kin in the paper's size, each told what all are told."""
-    own = {"preset": "base", **(model or {})}
+    # Weights begin at random, as in the paper, whatever the size.
+    own = {"preset": "base", "begin": "random", **(model or {})}
     found = {}
     for name, entry in rows.items():
         cls = getattr(cellfuse, str(entry.get("model", "PETRI")).split("@")[0])
@@ -223,7 +226,7 @@ def _takes(parameters: Mapping[str, Any], key: str) -> bool:
     """Whether a function takes an argument; sizes of networks go by way of ``**sizes``."""
     if key in parameters:
         return True
-    return "sizes" in parameters and key not in ("set_size", "max_epochs", "documents_per_context")
+    return "sizes" in parameters and key not in NO_SIZES
 
 
 def _late(model: Options | None, train: Options | None) -> dict[str, Any]:
