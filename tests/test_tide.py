@@ -13,9 +13,9 @@ import pytest
 import scipy.sparse as sp
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from screens import SMILES, drug_screen
+from screens import PAIRED, SMILES, drug_screen
 from sklearn.neighbors import KNeighborsClassifier
-from tide_parts import PAIRED, SHORT, SMALL, VIT, built, drawn, setup
+from tide_parts import SHORT, SMALL, VIT, built, drawn, setup
 
 import cellfuse as cf
 from cellfuse.data.readers import DenseReader

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from screens import SMILES, drug_screen
-from tide_parts import PAIRED, SHORT, VIT, built
+from screens import PAIRED, SMILES, drug_screen
+from tide_parts import SHORT, VIT, built
 from torch import nn
 
 import cellfuse as cf
