@@ -93,6 +93,11 @@ def test_cosines_by_hand():
     np.testing.assert_allclose(np.diag(columns), found.closer[1])
 
 
+def test_profiles_without_a_direction_are_at_chance():
+    found = align(np.zeros((5, 3)), np.ones((5, 3))).summary()
+    assert found["foscttm"] == 0.5 and found["gap"] == 0
+
+
 def test_the_screen_with_something_to_fuse_is_told_from_the_one_without():
     verdicts = {}
     for shared in (0.8, 0.0):

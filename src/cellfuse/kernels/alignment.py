@@ -8,8 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from cellfuse.kernels.cosine import unit_rows
-
 __all__ = ["Alignment", "align", "align_blocks", "closer_of_all"]
 
 #: Bytes of one block of similarities.
@@ -47,6 +45,13 @@ class Alignment:
         }
 
 
+def _units(x: NDArray) -> NDArray[np.float64]:
+    """Rows of unit length; one of zeros stays, as where no axis is shared."""
+    x = np.nan_to_num(np.asarray(x, np.float64))
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(length > 0, length, 1.0)
+
+
 def align(a: NDArray, b: NDArray) -> Alignment:
     """Compare profiles ``(n, d)`` of the same contexts in the same order, by cosine.
 
@@ -60,7 +65,7 @@ def align(a: NDArray, b: NDArray) -> Alignment:
     >>> found["gap"], found["foscttm"], found["top1"]
     (1.0, 0.0, 1.0)
     """
-    units = [unit_rows(np.nan_to_num(np.asarray(x, np.float64))) for x in (a, b)]
+    units = [_units(x) for x in (a, b)]
     n = len(a)
     own = np.einsum("ij,ij->i", *units)
     total = np.zeros(n)
@@ -94,7 +99,7 @@ def closer_of_all(a: NDArray, b: NDArray) -> tuple[NDArray[np.float32], NDArray[
     Row i and column j: among all of `b` for a's i, and among all of `a` for b's j. The FOSCTTM of
     any pairing is then read off, without comparing anything again.
     """
-    units = [unit_rows(np.nan_to_num(np.asarray(x, np.float64))) for x in (a, b)]
+    units = [_units(x) for x in (a, b)]
     similarity = units[0] @ units[1].T
     n = max(len(similarity) - 1, 1)
     by_row = (rankdata(-similarity, axis=1, method="average") - 1) / n
