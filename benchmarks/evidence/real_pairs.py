@@ -83,7 +83,11 @@ def her2st(splits: int, tiny: bool) -> list[dict]:
                 [np.log(counts[[at[s] for s in spots[0]]]), dark[[of[s] for s in spots[0]]]]
             )
             setup = {"context_keys": "tile", "image_rep": "crops"}
-            for name in ("SharedAxes joint", "SharedAxes shared", *(["PETRI"] if split < 2 else [])):
+            for name in (
+                "SharedAxes joint",
+                "SharedAxes shared",
+                *(["PETRI"] if split < 2 else []),
+            ):
                 for permuted in (False, True):
                     z = embedded(
                         name, md.MuData(train), new, setup, permuted=permuted, seed=split, tiny=tiny
@@ -153,7 +157,9 @@ def main() -> None:
     rows = []
     for name in given.names:
         splits = 1 if given.tiny else given.splits
-        rows += her2st(splits, given.tiny) if name == "her2st" else compounds(name, splits, given.tiny)
+        rows += (
+            her2st(splits, given.tiny) if name == "her2st" else compounds(name, splits, given.tiny)
+        )
         table = pd.DataFrame(rows)
         keys = ["data", "what", "method", "permuted"]
         print(table.groupby(keys)["foscttm"].agg(["mean", "std", "size"]).round(3), flush=True)
