@@ -3,8 +3,8 @@
     python benchmarks/evidence/real_pairs.py [her2st cdrp jump] [--splits 5] [--tiny]
 
 her2st: spots of each 3 x 3 tile are dealt half to the images, half to the expression, none to both;
-the context is the tile; trained on all but one section, scored on the section left out by its spots'
-own pairs, raw and with log total counts and mean darkness regressed out of both sides.
+the context is the tile; trained on all but one section, scored on the section left out by its
+spots' own pairs, raw and with log total counts and mean darkness regressed out of both sides.
 cdrp, jump: compounds in five folds, scored on those left out. Every method beside the same on
 permuted contexts. Writes `results/real_pairs.csv`: FOSCTTM, chance .5, one row per fold.
 """
@@ -116,8 +116,10 @@ def compounds(which: str, splits: int, tiny: bool) -> list[dict]:
     adatas = {m: a[a.obs["compound"].astype(str).isin(both).to_numpy()].copy()
               for m, a in adatas.items()}  # fmt: skip
     if batch is not None:
-        cf.pp.center_scale(md.MuData(adatas), use_rep=None, control_key=None, control=None, batch_key=batch,
-                           key_added="X_plate")  # fmt: skip
+        cf.pp.center_scale(
+            md.MuData(adatas), use_rep=None, control_key=None, control=None, batch_key=batch,
+            key_added="X_plate",
+        )  # fmt: skip
         reps = {"image_rep": "X_plate", "rna_rep": "X_plate"}
     rows = []
     for split in range(splits):
