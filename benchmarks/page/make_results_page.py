@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from _learning import learning
 from _methods import EVIDENCE, TIMES, alignment, semi_clipped
 from _phenoseq_tide import curves, phenoseq, tide
 from scipy import stats
@@ -380,7 +381,10 @@ def main() -> None:
         "scripts in `benchmarks/` leave in `results/` beside them: as they came "
         "out, also where a simple "
         "baseline wins.\n",
-        "## PETRI on simulated screens\n",
+        learning(),
+        "## PETRI begun at random, on simulated screens with enough cells\n",
+        "Up to version 0.1 every model began at random weights; so did all below, but for what says "
+        "otherwise.\n",
         simulated(),
         (DOCS / "results_reading.md").read_text() if (DOCS / "results_reading.md").exists() else "",
         "## PETRI on real data\n",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from mudata import MuData
 
+from cellfuse import tl
 from cellfuse._access import is_mudata
 from cellfuse._errors import warn_user
 from cellfuse._mudata import columns_stay
@@ -98,7 +99,24 @@ def run_demo(
             about=f"{config.about} Made with --quick: its numbers mean nothing.",
             metrics=config.metrics | {"guide_consistency": {"n_null": 10_000, "n_boot": 50}},
         )
+    if progress:
+        print(f"Is there anything to fuse? {_verdict(config, seed)}", flush=True)
     return run_config(config, out, seeds=[seed], overwrite=overwrite, progress=progress)
+
+
+def _verdict(config: Config, seed: int) -> str:
+    """What :func:`cellfuse.tl.shared_axes_test` says of the demo's screen, before any training."""
+    assert callable(config.source)
+    table = tl.shared_axes_test(
+        config.source(seed),
+        "guide",
+        use_rep={"image": "crops", "rna": None},
+        target_key="gene",
+        batch_key={"image": "well", "rna": "batch"},
+        n_draws=100,
+        seed=seed,
+    )
+    return str(table.attrs["verdict"])
 
 
 def _trained(entry: Any, training: Mapping[str, Any]) -> Any:
