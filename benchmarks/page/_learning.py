@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (paragraphs of a page)
 """The page's first table: each method beside its closed form, its permuted twin and the ceiling."""
 
 from __future__ import annotations

@@ -383,8 +383,8 @@ def main() -> None:
         "baseline wins.\n",
         learning(),
         "## PETRI begun at random, on simulated screens with enough cells\n",
-        "Up to version 0.1 every model began at random weights; so did all below, but for what says "
-        "otherwise.\n",
+        "Up to version 0.1 every model began at random weights; so did all below, but for what "
+        "says otherwise.\n",
         simulated(),
         (DOCS / "results_reading.md").read_text() if (DOCS / "results_reading.md").exists() else "",
         "## PETRI on real data\n",
