@@ -14,7 +14,7 @@ from typing import Any
 
 from cellfuse._settings import settings
 
-__all__ = ["Steps", "duration", "is_ours", "own_notes", "quiet"]
+__all__ = ["Steps", "duration", "is_ours", "own_notes", "quiet", "shows_progress", "to_error"]
 
 PACKAGE = Path(__file__).parent
 #: Loggers by which the engines speak of devices, tips and their own products.
@@ -51,6 +51,11 @@ def quiet() -> Iterator[None]:
         finally:
             for name, level in before.items():
                 logging.getLogger(name).setLevel(level)
+
+
+def shows_progress() -> bool:
+    """Whether a training says how far it is: at every verbosity but ``"error"``."""
+    return settings.at_least("warning")
 
 
 def duration(seconds: float) -> str:

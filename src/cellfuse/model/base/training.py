@@ -17,10 +17,12 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from cellfuse._console import quiet, shows_progress
 from cellfuse.data import Batch, DocumentDataModule
 from cellfuse.model.base.checks import plain
 from cellfuse.model.base.history import Frames, History
 from cellfuse.model.base.keeping import Keeping, asked_to_end, identity_of
+from cellfuse.model.base.progress import Progress
 
 __all__ = ["Training", "fit", "refuse_unknown", "seeded"]
 
@@ -221,7 +223,23 @@ def _run(
     if datamodule.validation is None:
         settings["limit_val_batches"] = 0
     settings |= {name: plain(value) for name, value in trainer_kwargs.items()}
-    trainer = L.Trainer(**settings)
+    theirs = L.pytorch.callbacks.ProgressBar
+    if not any(isinstance(callback, theirs) for callback in settings["callbacks"]):
+        if settings.get("enable_progress_bar", True) and shows_progress():
+            settings["callbacks"] = [*settings["callbacks"], Progress()]
+        settings["enable_progress_bar"] = False
+    with quiet():
+        _fit(L.Trainer(**settings), training, datamodule, keeping, ckpt_path, keeps)
+
+
+def _fit(
+    trainer: L.Trainer,
+    training: Training,
+    datamodule: DocumentDataModule,
+    keeping: Keeping,
+    ckpt_path: str | None,
+    keeps: bool,
+) -> None:
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         # A checkpoint is read as plain tensors and numbers: nothing in it is executed.
