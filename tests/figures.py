@@ -7,6 +7,7 @@ take (`ax`, `save`, ...). The gallery prints its body, so that it reads like a u
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import anndata as ad
 import mudata as md
@@ -447,3 +448,90 @@ def batch_predictability(**kwargs):
         mdata, {"image": "well", "rna": None}, concepts=[4, 5, 6, 7], n_draws=5
     )
     return cf.pl.batch_predictability(mdata, **kwargs)
+
+
+@figure
+def predictability(**kwargs):
+    rng = np.random.default_rng(0)
+    genes = [f"GENE{i:03d}" for i in range(200)]
+    parts = {}
+    for name, strength in (("PETRI", 1.0), ("PCA", 0.6)):
+        table = pd.DataFrame(
+            {
+                "r2": rng.beta(1.2, 5.0 / strength, 200) - 0.03,
+                "r2_chance": rng.normal(0, 0.02, 200) - 0.02,
+            },
+            index=genes,
+        )
+        # `cf.tl.predictability` measures this.
+        parts[name] = ad.AnnData(shape=(1, 1), uns={"predictability": {"table": table}})
+    return cf.pl.predictability(parts, **kwargs)
+
+
+@figure
+def edge_overlap(**kwargs):
+    table = pd.DataFrame(  # as `cf.tl.edge_overlap` counts them
+        {
+            "PETRI": [True, True, True, False],
+            "image": [True, False, False, True],
+            "rna": [True, True, False, False],
+            "n_pairs": [18, 24, 31, 9],
+            "n_expected": [6.0, 12.0, 25.0, 14.0],
+        }
+    )
+    kept = {"table": table, "params": {"fpr": 0.05, "n_pairs": 120}}
+    return cf.pl.edge_overlap(ad.AnnData(shape=(1, 1), uns={"edge_overlap": kept}), **kwargs)
+
+
+@figure
+def similarity_density(**kwargs):
+    image, _ = gene_profiles(seed=0)
+    rna, _ = gene_profiles(noise=1.5, seed=0)
+    both = ad.AnnData(np.hstack([image.X, rna.X]), obs=image.obs)
+    cf.tl.similarity_density(both, image, rna, n_bins=12, names=("both", "image", "rna"))
+    return cf.pl.similarity_density(both, **kwargs)
+
+
+@figure
+def alignment(**kwargs):
+    mdata = cf.datasets.simulated_screen(60, n_targets=12, cells_per_guide=8, seed=0)
+    cf.tl.alignment(mdata, "guide", use_rep="latent", n_boot=100, n_draws=50)
+    return cf.pl.alignment(mdata, **kwargs)
+
+
+def attention_found():
+    """Attention of one document, as `model.attention` gives it."""
+    rng = np.random.default_rng(0)
+    maps = rng.dirichlet(np.full(8, 0.4), size=(1, 2, 2, 8)).astype(np.float32)
+    return SimpleNamespace(maps=maps, lengths={"image": 4, "rna": 4})
+
+
+@figure
+def attention(**kwargs):
+    return cf.pl.attention(attention_found(), n_heads=3, **kwargs)
+
+
+@figure
+def attention_blocks(**kwargs):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {
+            "model": np.repeat(["PETRI", "PETRI permuted"], 16),
+            "block": np.tile(np.repeat(["image -> rna", "rna -> image"], 8), 2),
+        }
+    )
+    table["spread"] = np.repeat([1.0, 0.3], 16) * rng.gamma(4.0, 0.25, 32)
+    return cf.pl.attention_blocks(table, **kwargs)  # of `cf.tl.attention_blocks`
+
+
+@figure
+def cross_modal_gain(**kwargs):
+    rng = np.random.default_rng(0)
+    none = rng.gamma(6.0, 0.2, 120)
+    cells = pd.DataFrame({"loss_none": none, "loss_own": none - 0.15 + 0.1 * rng.normal(size=120)})
+    tests = pd.DataFrame(
+        {"channel": ["all"], "arm": ["own"], "gain": [0.15], "pvalue": [1e-9], "share_lower": 0.9}
+    )
+    gain = SimpleNamespace(cells=cells, channels=pd.DataFrame(), tests=tests, shown=[])
+    gain.arms, gain.names, gain.modality = ["none", "own"], [], "rna"
+    return cf.pl.cross_modal_gain(gain, **kwargs)  # of `model.cross_modal_gain`

@@ -21,7 +21,7 @@ from cellfuse.pl import _style
 #: Public names of `cf.pl` that draw nothing.
 NO_FIGURE = {"style"}
 #: Figures of panels of several kinds, which no given axes hold.
-WHOLE_FIGURES = {"concept"}
+WHOLE_FIGURES = {"concept", "cross_modal_gain"}
 
 
 @pytest.mark.parametrize("name", FIGURES)
