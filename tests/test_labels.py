@@ -379,3 +379,22 @@ def test_cells_without_a_guide_are_of_no_gene(tmp_path):
     assert cells.obs[["guide", "gene"]].iloc[2].isna().all()
     with pytest.raises(ValueError, match="'guide'.* is missing .* 1 of 3"):
         cf.tl.aggregate(cells, by="guide", use_rep=None)
+
+
+@pytest.mark.parametrize("held", HELD)
+def test_a_model_takes_controls_in_whatever_pandas_gives(held):
+    import mudata
+
+    a, b = named(), named()
+    b.obs_names = "r" + b.obs_names
+    b.var_names = "r" + b.var_names
+    mdata = mudata.MuData({"image": a, "rna": b})
+    cf.SemiClipped.setup_mudata(
+        mdata,
+        context_keys=pd.Index(["dose"]),
+        image_rep=None,
+        rna_rep=None,
+        control_key="dose",
+        control=HELD[held]([f"NT_{i}" for i in range(3)]),
+    )
+    assert cf.SemiClipped(mdata, preset="small").is_trained_ is False

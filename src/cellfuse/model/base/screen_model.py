@@ -16,7 +16,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cellfuse._access import PROVENANCE, Data, is_mudata
+from cellfuse._access import PROVENANCE, Data, as_json, is_mudata
 from cellfuse._errors import listing, missing_key, warn_user
 from cellfuse.data import CellInput, Contexts, Reader, Source, check_values, statistics
 from cellfuse.data.readers import read_dense
@@ -62,7 +62,7 @@ class ScreenModel(ScviModel):
     @classmethod
     def _note(cls, data: Data, setup: dict[str, Any]) -> None:
         notes = dict(data.uns.get(PROVENANCE, {}))
-        notes["setup"] = {**notes.get("setup", {}), cls.__name__: json.dumps(setup)}
+        notes["setup"] = {**notes.get("setup", {}), cls.__name__: as_json(setup)}
         data.uns[PROVENANCE] = notes
 
     @classmethod
