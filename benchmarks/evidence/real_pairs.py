@@ -54,7 +54,7 @@ def embedded(
     return {m: model.get_latent_representation(x, modality=m) for m, x in new.items()}
 
 
-def her2st(splits: int, tiny: bool) -> list[dict]:
+def her2st(splits: int, tiny: bool, petri_splits: int) -> list[dict]:
     """Sections left out in turn."""
     mdata = md.read_h5mu(DATA / "her2st.h5mu")
     counts = np.asarray(mdata["rna"].X.sum(axis=1)).ravel()
@@ -86,7 +86,7 @@ def her2st(splits: int, tiny: bool) -> list[dict]:
             for name in (
                 "SharedAxes joint",
                 "SharedAxes shared",
-                *(["PETRI"] if split < 2 else []),
+                *(["PETRI"] if split < petri_splits else []),
             ):
                 for permuted in (False, True):
                     z = embedded(
@@ -153,6 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=["her2st", "cdrp", "jump"])
     parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--petri", type=int, default=2, help="splits of her2st with PETRI")
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args()
     warnings.simplefilter("ignore")  # a script of its own process
@@ -160,13 +161,19 @@ def main() -> None:
     for name in given.names:
         splits = 1 if given.tiny else given.splits
         rows += (
-            her2st(splits, given.tiny) if name == "her2st" else compounds(name, splits, given.tiny)
+            her2st(splits, given.tiny, given.petri)
+            if name == "her2st"
+            else compounds(name, splits, given.tiny)
         )
         table = pd.DataFrame(rows)
         keys = ["data", "what", "method", "permuted"]
         print(table.groupby(keys)["foscttm"].agg(["mean", "std", "size"]).round(3), flush=True)
         if not given.tiny:
-            table.round(4).to_csv(HERE / "results" / "real_pairs.csv", index=False)
+            kept = HERE / "results" / "real_pairs.csv"
+            if kept.exists():  # of other data sets
+                before = pd.read_csv(kept)
+                table = pd.concat([before[~before["data"].isin(table["data"])], table])
+            table.round(4).to_csv(kept, index=False)
 
 
 if __name__ == "__main__":
