@@ -82,6 +82,6 @@ def alignment(
     for name in table.index.difference(shown, sort=False):
         ax.plot([], [], " ", label=f"{name}, FOSCTTM {table.loc[name, 'foscttm']:.2f}")
     ax.set(xlabel="cosine between a context's two profiles", ylabel="density", xlim=(-1, 1))
-    ax.legend(frameon=False, fontsize="small", loc="upper left")
+    legend_beside(ax)  # the bars may be anywhere
     heading(ax, "alignment", title)
     return finish(ax, show=show, save=save, return_fig=return_fig, name="alignment")
