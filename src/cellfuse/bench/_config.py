@@ -49,6 +49,12 @@ class Config:
         Its further arguments.
     title, about, colour_key
         For the report.
+
+    Examples
+    --------
+    >>> import cellfuse.bench
+    >>> config = cellfuse.bench.read_config("table.toml")  # doctest: +SKIP
+    >>> config.run("results").table  # doctest: +SKIP
     """
 
     source: MuData | Callable[[int], MuData]

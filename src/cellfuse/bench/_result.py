@@ -75,6 +75,12 @@ class Benchmark:
         The first seed's screen as it was read, and the name of each role's modality.
     embeddings
         Embeddings of the first seed's cells by method and role, before any correction.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> result = cf.benchmark(mdata, ["PETRI", "PCA"], ["alignment"], ...)  # doctest: +SKIP
+    >>> result.table, result.conclusion  # doctest: +SKIP
     """
 
     table: pd.DataFrame

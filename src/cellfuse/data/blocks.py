@@ -197,6 +197,14 @@ class BlockReader:
         :class:`Blocks`.
     cache_bytes
         Size of the decoded blocks that are kept, 1 GiB by default.
+
+    Examples
+    --------
+    >>> import numpy as np, zarr
+    >>> from cellfuse.data import BlockReader
+    >>> reader = BlockReader(zarr.array(np.arange(8).reshape(8, 1), chunks=(4, 1)))
+    >>> reader.block_size, reader.read(np.array([1, 6])).ravel().tolist()
+    (4, [1, 6])
     """
 
     def __init__(self, array: Any, *, cache_bytes: int = CACHE_BYTES) -> None:

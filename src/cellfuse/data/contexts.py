@@ -81,6 +81,15 @@ class Contexts:
         For each modality, the rows of its cells by context (a context may hold none).
     n_rows
         Number of cells of each modality, those without a context included.
+
+    Examples
+    --------
+    >>> import anndata as ad, pandas as pd
+    >>> from cellfuse.data import Contexts
+    >>> obs = pd.DataFrame({"guide": ["g1", "g2", "g1"]}, index=list("abc"))
+    >>> contexts = Contexts.from_modalities({"rna": ad.AnnData(obs=obs)}, "guide")
+    >>> contexts.table.index.tolist(), contexts.n_rows
+    (['g1', 'g2'], {'rna': 3})
     """
 
     table: pd.DataFrame

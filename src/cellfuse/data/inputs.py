@@ -44,6 +44,15 @@ class CellInput:
         Shape of one cell.
     names
         Genes (X and layers) or channels (pixels, where ``.uns["channels"]`` names them).
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np
+    >>> from cellfuse.data import CellInput
+    >>> adata = ad.AnnData(np.ones((3, 2), dtype=np.float32))
+    >>> found = CellInput.resolve(adata, role="rna", modality="rna", rep=None, counts=True)
+    >>> found.kind, found.shape
+    ('counts', (2,))
     """
 
     role: str

@@ -40,6 +40,18 @@ class Batch:
         What was read, by draw, ``(G, S, ...)``.
     obs
         Numbers that go with the cells (dose, batch), by draw and name, ``(G, S)`` each.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> from cellfuse.data import Contexts, DocumentPlan, Draw, Source, Stream, make_reader
+    >>> mdata = cf.datasets.simulated_screen(50, n_targets=4, cells_per_guide=4, seed=0)
+    >>> contexts = Contexts.from_modalities(mdata.mod, "guide")
+    >>> plan = DocumentPlan(contexts, Stream((Draw("rna", 4),), batch_size=8))
+    >>> source = Source({"rna": make_reader(mdata["rna"].X)})
+    >>> batch = source.read(plan.indices(epoch=0, step=0))
+    >>> batch.key.tolist()[:3], batch.rows["rna"].shape
+    ([0, 1, 2], torch.Size([8, 4]))
     """
 
     key: Tensor
@@ -179,6 +191,19 @@ class DocumentLoader:
     ------
     ValueError
         A batch that cannot be dealt to the devices evenly.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> from cellfuse.data import Contexts, DocumentLoader, DocumentPlan, Draw, Source, Stream
+    >>> from cellfuse.data import make_reader
+    >>> mdata = cf.datasets.simulated_screen(50, n_targets=4, cells_per_guide=4, seed=0)
+    >>> contexts = Contexts.from_modalities(mdata.mod, "guide")
+    >>> plan = DocumentPlan(contexts, Stream((Draw("rna", 4),), batch_size=8))
+    >>> source = Source({"rna": make_reader(mdata["rna"].X)})
+    >>> loader = DocumentLoader(plan, source, epoch=lambda: 0)
+    >>> len(loader) == plan.n_steps, next(iter(loader)).rows["rna"].shape
+    (True, torch.Size([8, 4]))
     """
 
     def __init__(
@@ -255,6 +280,19 @@ class DocumentDataModule(L.LightningDataModule):
         Processes that read ahead; threads, at least one, where an array is on a disk.
     first_epoch
         Number of the first epoch: what an earlier training has seen is not drawn again.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> from cellfuse.data import Contexts, DocumentDataModule, DocumentPlan, Draw, Source
+    >>> from cellfuse.data import Stream, make_reader
+    >>> mdata = cf.datasets.simulated_screen(50, n_targets=4, cells_per_guide=4, seed=0)
+    >>> contexts = Contexts.from_modalities(mdata.mod, "guide")
+    >>> plan = DocumentPlan(contexts, Stream((Draw("rna", 4),), batch_size=8))
+    >>> source = Source({"rna": make_reader(mdata["rna"].X)})
+    >>> module = DocumentDataModule(plan, source)
+    >>> module.validation is None
+    True
     """
 
     def __init__(

@@ -78,6 +78,14 @@ class Reader(Protocol):
 
     `block_size` is the number of neighbouring rows that cost as much to read as one of them, 1
     where the array is in memory; `read` takes distinct rows, sorted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cellfuse.data import Reader, make_reader
+    >>> reader: Reader = make_reader(np.arange(6).reshape(3, 2))
+    >>> reader.shape, reader.block_size, reader.read(np.array([0, 2])).tolist()
+    ((3, 2), 1, [[0, 1], [4, 5]])
     """
 
     block_size: int
@@ -102,7 +110,15 @@ class Reader(Protocol):
 
 
 class DenseReader:
-    """A numpy array or memmap, ``(n, ...)``, read row by row; :func:`make_reader` makes it."""
+    """A numpy array or memmap, ``(n, ...)``, read row by row; :func:`make_reader` makes it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cellfuse.data import DenseReader
+    >>> DenseReader(np.arange(6).reshape(3, 2)).read(np.array([1])).tolist()
+    [[2, 3]]
+    """
 
     block_size = 1
 
@@ -129,7 +145,15 @@ class DenseReader:
 
 
 class CSRReader:
-    """A scipy CSR matrix in memory; rows stay CSR."""
+    """A scipy CSR matrix in memory; rows stay CSR.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse as sp
+    >>> from cellfuse.data import CSRReader
+    >>> CSRReader(sp.csr_matrix(np.diag([1.0, 2.0]))).read(np.array([1])).toarray().tolist()
+    [[0.0, 2.0]]
+    """
 
     block_size = 1
 
@@ -255,6 +279,14 @@ class ColumnReader:
         Reader of a matrix, ``(n, n_columns)``.
     columns
         Column of that matrix for each one that is handed out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cellfuse.data import ColumnReader, make_reader
+    >>> genes = ColumnReader(make_reader(np.array([[1, 2, 3]])), np.array([2, 0]))
+    >>> genes.read(np.array([0])).tolist()
+    [[3, 1]]
     """
 
     def __init__(self, reader: Reader, columns: Ints) -> None:

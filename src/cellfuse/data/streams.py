@@ -126,6 +126,17 @@ class Indices:
         Rows of the modality by draw, ``(G, S)``; zeros where the draw is absent.
     present
         By draw, whether the context has such cells, ``(G,)``.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> from cellfuse.data import Contexts, DocumentPlan, Draw, Stream
+    >>> mdata = cf.datasets.simulated_screen(50, n_targets=4, cells_per_guide=4, seed=0)
+    >>> contexts = Contexts.from_modalities(mdata.mod, "guide")
+    >>> plan = DocumentPlan(contexts, Stream((Draw("rna", 4),), batch_size=8))
+    >>> indices = plan.indices(epoch=0, step=0)
+    >>> indices.rows["rna"].shape, bool(indices.present["rna"].all())
+    ((8, 4), True)
     """
 
     key: Ints

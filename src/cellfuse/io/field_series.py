@@ -59,6 +59,12 @@ class Fields(Sequence[Field]):
         What becomes of focal planes.
     table
         Data frame of what is known of the fields, a row each.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> fields = cf.io.read_fields("plate1")  # doctest: +SKIP
+    >>> len(fields), fields[0].image.shape  # doctest: +SKIP
     """
 
     planned: tuple[Planned, ...]

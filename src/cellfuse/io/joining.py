@@ -45,6 +45,12 @@ class JoinReport:
         Labels that were changed: columns ``modality``, ``key``, ``from``, ``to``, ``n_cells``.
     unused_aliases
         Aliases that no label has.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> mdata, report = cf.io.join(image=image, rna=rna, context_keys="compound")  # doctest: +SKIP
+    >>> print(report)  # doctest: +SKIP
     """
 
     contexts: pd.DataFrame

@@ -8,7 +8,16 @@ import numpy as np
 from mudata import MuData
 
 from cellfuse.pl._drawn import drawn
-from cellfuse.pl._figure import GREY, FigSize, Save, finish, heading, one_axes, stored
+from cellfuse.pl._figure import (
+    GREY,
+    FigSize,
+    Save,
+    finish,
+    heading,
+    legend_beside,
+    one_axes,
+    stored,
+)
 from cellfuse.pl._style import Palette, colours_of
 
 if TYPE_CHECKING:

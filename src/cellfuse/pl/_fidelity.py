@@ -178,6 +178,12 @@ def real_vs_synthetic(
     KeyError
         :func:`cellfuse.tl.real_vs_synthetic` was not run, or the treatment is not among those
         shown.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> joint = cf.tl.real_vs_synthetic(real, synthetic, "drug")  # doctest: +SKIP
+    >>> ax = cf.pl.real_vs_synthetic(joint)  # doctest: +SKIP
     """
     run = "cellfuse.tl.real_vs_synthetic(real, synthetic, by)"
     kept = stored(joint, key, ("by", "best", "centroids"), run=run)
