@@ -366,5 +366,5 @@ class BatchTopK(nn.Module):
 def _project(decoder: Tensor) -> None:
     """Take out of a row's gradient the part along the row, which would only change its length."""
     assert decoder.grad is not None
-    along = torch.linalg.vecdot(decoder.grad, decoder)
+    along = torch.einsum("ij,ij->i", decoder.grad, decoder)
     decoder.grad.addcmul_(along[:, None], decoder, value=-1)
