@@ -30,7 +30,7 @@ export MPLBACKEND=Agg
 
 if [ "${1:-}" = fast ]; then
     step "tests: fast"
-    exec pytest -q -m "not slow"
+    exec pytest -q -n 2 --dist loadfile -m "not slow"
 fi
 
 step "style: ruff"
@@ -41,7 +41,7 @@ step "types: mypy"
 mypy
 
 step "tests: fast"
-pytest -q -m "not slow"
+pytest -q -n 2 --dist loadfile -m "not slow"
 
 step "tests: slow"
 pytest -q -m slow || [ $? -eq 5 ] # 5: there is none

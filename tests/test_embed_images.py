@@ -311,7 +311,7 @@ def test_a_batch_that_was_half_written_is_made_again(tmp_path):
 def test_a_store_of_something_else_is_refused(tmp_path, change, named):
     store = tmp_path / "store.zarr"
     embedding(store=store)
-    with pytest.raises(ValueError, match=f"belongs to other images.*{named}"):
+    with pytest.raises(ValueError, match=f"belongs to other.*{named}"):
         embedding(store=store, **change)
 
 
@@ -325,7 +325,7 @@ def test_a_store_of_other_cells_is_refused(tmp_path):
 
 def test_a_folder_that_is_no_store_is_not_touched(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is no store of embed_images"):
+    with pytest.raises(ValueError, match="is no store of embeddings"):
         embedding(store=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 

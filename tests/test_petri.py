@@ -21,6 +21,12 @@ SETUP = {"context_keys": "guide", "image_rep": "crops"}
 
 
 @pytest.fixture
+def tiny(tiny) -> dict:
+    """The paper's PETRI, begun at random; one begun linear is in `test_begin.py`."""
+    return {**tiny, "begin": "random"}
+
+
+@pytest.fixture
 def train(tiny, short):
     """Set up, build and train a tiny PETRI in one call."""
 

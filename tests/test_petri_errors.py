@@ -86,7 +86,7 @@ def with_guide(mdata: md.MuData, modality: str, values: object) -> None:
             lambda m: with_guide(m, "rna", np.arange(24)),
             {},
             ValueError,
-            "text in 'image', numbers in 'rna'",
+            "share no context",
         ),
         (
             lambda m: with_guide(m, "rna", ["other"] * 24),

@@ -34,6 +34,12 @@ def largest_difference(one: cf.PETRI, other: cf.PETRI) -> float:
 
 
 @pytest.fixture
+def tiny(tiny) -> dict:
+    """The paper's PETRI, begun at random; one begun linear is in `test_begin.py`."""
+    return {**tiny, "begin": "random"}
+
+
+@pytest.fixture
 def build(screen, tiny):
     """Build an untrained tiny PETRI on its own copy of the screen."""
 

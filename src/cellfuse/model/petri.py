@@ -191,6 +191,12 @@ class PETRI(CrossModalEvidence, JointModel):
         self, source: Source, train_rows: Mapping[str, NDArray[np.bool_]], contexts: Contexts
     ) -> None:
         assert self.module.joint is not None
+        if len(self.inputs) == 2 and contexts.shared().sum() < 3:
+            raise ValueError(
+                f"{int(contexts.shared().sum())} contexts have training cells of both modalities; "
+                "begin='linear' joins them in closed form, which needs three at least. Give "
+                "begin='random'."
+            )
         for role, reader in source.readers.items():
             cells = read_dense(reader, sample_rows(train_rows[role], seed=self.seed))
             self.module.cell(role).begin_at(cells)  # type: ignore[operator]  # linear first
