@@ -272,7 +272,7 @@ import cellfuse as cf
 
 mdata = screens.make_screen()
 cf.PETRI.setup_mudata(mdata, context_keys="guide", image_rep="crops")
-model = cf.PETRI(mdata, **screens.TINY)
+model = cf.PETRI(mdata, begin="random", **screens.TINY)
 model.train(2, validation_size=0.34, accelerator="cpu", devices=2, strategy="ddp",
             documents_per_context=2, batch_size=4, enable_progress_bar=False)
 if os.environ.get("LOCAL_RANK", "0") == "0":

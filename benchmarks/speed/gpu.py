@@ -128,6 +128,7 @@ def steps(name: str, *, tiny: bool) -> dict[str, Any]:
         reps = {"image_rep": "flat", "rna_rep": "flat"}
         cf.PhenoSeq.setup_mudata(mdata, context_keys="guide", **reps)
         model = cf.PhenoSeq(mdata, preset=preset)
+        short["validation_contexts"] = 0  # stopped by steps alone
         cells = model.recipe.batch_size * 16
     else:
         cf.DINO.setup_anndata(image, image_rep="crops")
