@@ -77,7 +77,7 @@ class ChunkFiles:
         codecs, in_shards = meta.codecs, False
         if len(codecs) == 1 and type(codecs[0]).__name__ == "ShardingCodec":
             if (
-                codecs[0].index_location.value != "end"
+                _text(codecs[0].index_location) != "end"
                 or tuple(array.shards[1:]) != array.shape[1:]
             ):
                 return None
@@ -160,12 +160,17 @@ def _decoders(codecs: Any) -> list[Decode] | None:
     first, *others = codecs
     if type(first).__name__ != "BytesCodec":
         return None
-    if first.endian is not None and first.endian.value != "little":
+    if first.endian is not None and _text(first.endian) != "little":
         return None
     names = [type(codec).__name__ for codec in others]
     if any(name not in by_name for name in names):
         return None
     return [by_name[name] for name in reversed(names)]
+
+
+def _text(value: Any) -> str:
+    """An enum of zarr's earlier versions, or a text of its later ones."""
+    return str(getattr(value, "value", value))
 
 
 def _checked(found: bytes) -> memoryview:
