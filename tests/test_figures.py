@@ -24,7 +24,11 @@ NO_FIGURE = {"style"}
 WHOLE_FIGURES = {"concept", "cross_modal_gain"}
 
 
-@pytest.mark.parametrize("name", FIGURES)
+#: Figures as wide as the text of their legends makes them, which fonts change.
+AS_WIDE_AS_TEXT = {"alignment"}
+
+
+@pytest.mark.parametrize("name", sorted(set(FIGURES) - AS_WIDE_AS_TEXT))
 def test_a_figure_looks_as_before(name, tmp_path):
     figure = FIGURES[name](return_fig=True)
     assert isinstance(figure, Figure)
