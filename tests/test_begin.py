@@ -194,3 +194,23 @@ def test_semi_clipped_begins_at_ridge_and_the_paper_is_one_argument_away():
     assert found["linear"] < 0.1 < found["random"]
     with pytest.raises(ValueError, match="trains='heads'"):
         cf.SemiClipped(mdata, trains="heads", begin="linear")
+
+
+@pytest.mark.parametrize(
+    ("name", "best"),
+    [("validation_foscttm", 1), ("validation_loss", 1), ("validation_gap", 0)],
+)
+def test_the_epoch_that_is_kept_is_the_best_of_its_kind(name, best):
+    from types import SimpleNamespace
+
+    from cellfuse.model.base.callbacks import KeepBest
+
+    network = torch.nn.Linear(1, 1)
+    keep = KeepBest(network, name)
+    for epoch, value in enumerate((0.5, 0.3)):
+        torch.nn.init.constant_(network.weight, epoch)
+        metrics = {name: torch.tensor(value)}
+        trainer = SimpleNamespace(callback_metrics=metrics, current_epoch=epoch, max_epochs=2)
+        keep.on_train_epoch_end(trainer, None)
+    keep.on_fit_end(None, None)
+    assert float(network.weight.detach()) == best

@@ -24,7 +24,7 @@ NO_FIGURE = {"style"}
 WHOLE_FIGURES = {"concept", "cross_modal_gain"}
 
 
-#: Figures as wide as the text of their legends makes them, which fonts change.
+#: Its width differed between runs (226 and 236 pixels) for a reason that was not found.
 AS_WIDE_AS_TEXT = {"alignment"}
 
 

@@ -139,6 +139,10 @@ class Score(L.Callback):
         module.log_dict(found, on_step=False, on_epoch=True, sync_dist=True)
 
 
+#: Ends of the names of numbers of which the lowest is best.
+LOW_IS_BEST = ("loss", "foscttm")
+
+
 class KeepBest(L.Callback):
     """Keeps the weights of the epoch with the best value of a logged number.
 
@@ -147,13 +151,14 @@ class KeepBest(L.Callback):
     network
         Whose weights are kept.
     monitor
-        Name of the number in the history. The lowest is best of what is called a loss, the highest
+        Name of the number in the history. The lowest is best of a loss and of FOSCTTM, the highest
         of everything else.
     """
 
     def __init__(self, network: nn.Module, monitor: str) -> None:
         self._network, self.monitor = network, monitor
-        self.sign = -1.0 if monitor.removesuffix("_epoch").endswith("loss") else 1.0
+        low = monitor.removesuffix("_epoch").endswith(LOW_IS_BEST)
+        self.sign = -1.0 if low else 1.0
         self.value = -math.inf
         self.best: dict[str, Tensor] = {}
 

@@ -130,7 +130,7 @@ class DocumentModel(SetupModel):
             `validation_contexts` are of: no value then has contexts on both sides.
         keep_best
             Name of a number in :attr:`history`: the weights of the epoch with the best value are
-            kept, the lowest of a loss and the highest of all else. None keeps the last.
+            kept, the lowest of a loss or FOSCTTM, the highest of all else. None keeps the last.
         lr, weight_decay, warmup
             Optimiser, with linear warm-up over `warmup`, a share of the steps, then cosine.
         augment
