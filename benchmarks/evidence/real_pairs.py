@@ -2,8 +2,8 @@
 
     python benchmarks/evidence/real_pairs.py [her2st cdrp jump] [--splits 5] [--tiny]
 
-her2st: spots are dealt at random, half to the images, half to the expression, none to both (over all
-spots, not tile by tile; genes are the 1,000 with most counts over all sections);
+her2st: spots are dealt at random, half to the images, half to the expression, none to both (over
+all spots, not tile by tile; genes are the 1,000 with most counts over all sections);
 the context is the tile; trained on all but one section, scored on the section left out by its
 spots' own pairs, raw and with log total counts and mean darkness regressed out of both sides.
 cdrp, jump: compounds in five folds, scored on those left out. Every method beside the same on
