@@ -13,6 +13,7 @@ uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-dire
     --constraint .venv-lowest/constraints.txt --editable '.[test]'
 
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+export NUMBA_NUM_THREADS="${NUMBA_NUM_THREADS:-1}"
 export MPLBACKEND=Agg
 # Old libraries beside new ones warn of one another: here a warning is no error.
 .venv-lowest/bin/python -m pytest -q -W default "$@"

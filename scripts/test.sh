@@ -26,6 +26,8 @@ python -m pip install --quiet --disable-pip-version-check -e '.[test,docs]'
 
 # One thread: on small arrays more of them cost time, and several runs do not crowd each other.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# numba would set the threads of everything that shares its OpenMP, torch among it.
+export NUMBA_NUM_THREADS="${NUMBA_NUM_THREADS:-1}"
 export MPLBACKEND=Agg
 
 if [ "${1:-}" = fast ]; then

@@ -256,7 +256,7 @@ def responders(
     >>> cells.X[150:] += 3
     >>> table = cf.tl.responders(cells, by="gene", control="NTC")
     >>> cf.pl.responders(cells).get_xlabel()
-    "Response score (controls: mean 0, sd 1)"
+    'Response score (controls: mean 0, sd 1)'
     """
     run = "cellfuse.tl.responders(adata, by=..., control=...)"
     table = table_of(adata, key, ("share", "significant"), run=run)

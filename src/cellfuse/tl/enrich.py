@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from cellfuse._access import check_key, label_list
 from cellfuse._errors import listing, missing_key
+from cellfuse.tl._decoupler import import_decoupler
 from cellfuse.tl._summary import check_level
 from cellfuse.tl.enrichment import Sets, _network, _sizes
 
@@ -88,13 +89,7 @@ def enrich(
     network = _network(sets)
     sizes = _sizes(network, pd.Index(every), min_size, max_size)
     network = network[network["source"].isin(sizes.index) & network["target"].isin(every)]
-    try:
-        import decoupler as dc
-    except ImportError as error:
-        raise ImportError(
-            "sets are tested by decoupler, which is not installed: "
-            "`pip install 'cellfuse[enrichment]'`."
-        ) from error
+    dc = import_decoupler()
     # Which sets are used was decided above.
     tested = dc.mt.query_set(features=found, net=network, n_bg=len(every), tmin=1)
     tested = tested.rename(

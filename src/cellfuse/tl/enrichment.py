@@ -17,6 +17,7 @@ from scipy.stats import false_discovery_control
 
 from cellfuse._errors import listing, missing_key
 from cellfuse.tl._concepts import keep_table, kept_table
+from cellfuse.tl._decoupler import import_decoupler
 from cellfuse.tl._summary import check_level
 
 __all__ = ["concept_enrichment"]
@@ -200,13 +201,7 @@ def _decoupled(
     scores: pd.DataFrame, network: pd.DataFrame, method: str, n_permutations: int, seed: int
 ) -> tuple[pd.DataFrame, NDArray]:
     """Score and p-value of each concept (row) and set (column)."""
-    try:
-        import decoupler as dc
-    except ImportError as error:
-        raise ImportError(
-            "gene sets are tested by decoupler, which is not installed: "
-            "`pip install 'cellfuse[enrichment]'`."
-        ) from error
+    dc = import_decoupler()
     rng = np.random.default_rng(seed)
     # Tied genes are ranked in the order in which they stand, which is made a random one.
     values = scores.iloc[:, rng.permutation(scores.shape[1])]
