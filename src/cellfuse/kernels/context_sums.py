@@ -141,6 +141,18 @@ class ContextSums:
         self._by_context += members.T.astype(np.float32) @ rows
         self._products += rows.T @ (rows * weight[:, None].astype(np.float32))
 
+    def profiles(self, fit: ContextMoments) -> tuple[Floats, Floats]:
+        """Context means ``(contexts, features)`` on the scale of another fit, and cells of each.
+
+        What that fit takes out is taken out: its mean, and nuisances by its coefficients.
+        """
+        assert self.shift is not None
+        counts = self._by_context[:, 0]
+        means = self._by_context[:, 1:] / np.maximum(counts, 1)[:, None] + self.shift
+        z, x = means[:, : self.n_nuisances], means[:, self.n_nuisances :]
+        x = x - fit.offset - (z - fit.nuisance_means) @ fit.coefficients
+        return np.where(counts[:, None] > 0, x, 0.0), counts
+
     def moments(self) -> ContextMoments:
         """Moments of all that was added.
 

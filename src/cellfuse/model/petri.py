@@ -65,9 +65,10 @@ class PETRI(CrossModalEvidence, JointModel):
 
     With ``begin="linear"`` each encoder begins at a linear autoencoder (principal components of
     what is visible), which depth joins through gates that begin at 0; and the cells' latents,
-    beside the plain features of images and embeddings, go through the closed form of
-    :class:`SharedAxes`, fitted on the training cells when training ends: learnt within each
-    modality, where cells are many, joined by what a thousand contexts can support.
+    beside the plain features of :class:`SharedAxes`, go through its closed form, fitted on the
+    training cells when training ends: learnt within each modality, where cells are many, joined by
+    what a thousand contexts can support. How much the latents weigh is chosen by contexts left out
+    of that fit (:attr:`learnt_weight`); 0 is the closed form itself.
     ``begin="random"`` is the paper's.
 
     The variants of the paper's Table 1 are arguments: one entry in `modalities` of
@@ -179,7 +180,7 @@ class PETRI(CrossModalEvidence, JointModel):
         if self.begin == "linear":
             self.module.joint = JointFeatures(
                 {
-                    role: PlainFeatures(i.kind, i.shape, crop=crop) if i.kind != "counts" else None
+                    role: PlainFeatures(i.kind, i.shape, crop=crop)
                     for role, i in self.inputs.items()
                 },
                 n_learnt=self.sizes.width,
@@ -206,6 +207,21 @@ class PETRI(CrossModalEvidence, JointModel):
     def _space(self) -> JointSpace:
         assert self.module.joint is not None
         return self.module.joint.space
+
+    @property
+    def learnt_weight(self) -> float:
+        """Weight of learnt latents beside plain features in the joint space: 0, .5 or 1.
+
+        Chosen by how well contexts that were left out of the closed form are found: across the
+        modalities, or in other cells of one modality alone. 0 says that the latents add nothing to
+        the plain features on this screen.
+        """
+        self._check_trained()
+        if self.begin != "linear":
+            raise ValueError(
+                "`learnt_weight` is of models that begin linear; this began at random."
+            )
+        return float(self._space.learnt_weight)
 
     def _features(self, role: str, x: Tensor) -> Tensor:
         assert self.module.joint is not None

@@ -84,6 +84,9 @@ class JointSpace(nn.Module):
         #: Singular values, their mean over permuted contexts, and p-values, ``(3, n_shared)``.
         self.axes: Tensor
         self.register_buffer("axes", torch.full((3, self.n_shared), torch.nan))
+        #: Weight of learnt features beside plain ones.
+        self.learnt_weight: Tensor
+        self.register_buffer("learnt_weight", torch.ones(()))
 
     def cell(self, role: str) -> LinearMap:
         """Return the map of a modality."""
@@ -102,7 +105,7 @@ class JointFeatures(nn.Module):
     Parameters
     ----------
     plain
-        Plain features of each modality; None where the learnt ones hold all that is in them.
+        Plain features of each modality.
     n_learnt
         Learnt features of each.
     n_comps, n_nuisances
@@ -111,27 +114,24 @@ class JointFeatures(nn.Module):
 
     def __init__(
         self,
-        plain: Mapping[str, PlainFeatures | None],
+        plain: Mapping[str, PlainFeatures],
         *,
         n_learnt: int,
         n_comps: int,
         n_nuisances: Mapping[str, int],
     ) -> None:
         super().__init__()
-        self.plain = nn.ModuleDict({role: p for role, p in plain.items() if p is not None})
+        self.plain = nn.ModuleDict(plain)
         self.space = JointSpace(
-            {r: (0 if p is None else p.n_features) + n_learnt for r, p in plain.items()},
+            {role: each.n_features + n_learnt for role, each in plain.items()},
             n_comps=n_comps,
             n_nuisances=n_nuisances,
         )
 
     def fit_plain(self, role: str, cells: Tensor) -> None:
         """Let plain features look at some cells ``(N, ...)`` as they were read."""
-        if role in self.plain:
-            self.plain[role].fit(cells)  # type: ignore[operator]
+        self.plain[role].fit(cells)  # type: ignore[operator]
 
     def features(self, role: str, x: Tensor, learnt: Tensor) -> Tensor:
         """Cells ``(N, ...)`` as they were read and ``(N, n_learnt)`` side by side."""
-        if role not in self.plain:
-            return learnt.float()
         return torch.cat([self.plain[role](x), learnt.float()], dim=1)

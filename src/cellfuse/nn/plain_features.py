@@ -8,10 +8,20 @@ from torch import Tensor, nn
 from cellfuse.nn.augment import center_crop
 from cellfuse.nn.image_statistics import image_statistics, n_image_statistics
 
-__all__ = ["PlainFeatures"]
+__all__ = ["PlainFeatures", "power_of"]
 
 #: Features at most: their covariance is a square of them.
 MAX_FEATURES = 2_000
+
+
+def power_of(kind: str) -> float:
+    """Power of its standard deviation by which a feature is divided before features are joined.
+
+    Statistics and embeddings have no common unit: 1. Logarithms of counts have: 1 would make
+    genes of a few counts, which are noise, as large as the others, and 0 leaves it to a dozen genes
+    that vary most.
+    """
+    return 0.5 if kind == "counts" else 1.0
 
 
 class PlainFeatures(nn.Module):
@@ -37,6 +47,8 @@ class PlainFeatures(nn.Module):
     def __init__(self, kind: str, shape: tuple[int, ...], *, crop: int | None = None) -> None:
         super().__init__()
         self.kind, self.crop = kind, crop
+        #: Power of the standard deviation by which features are divided before they are joined.
+        self.power = power_of(kind)
         if kind == "pixels":
             self.n_features = n_image_statistics(shape[0])
         else:

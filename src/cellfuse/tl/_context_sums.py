@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from cellfuse._access import check_finite, context_labels, is_mudata
 from cellfuse._errors import listing
 from cellfuse.kernels.context_sums import ContextSums
 
-__all__ = ["added", "context_codes", "sums_by_part", "targets_of_contexts", "two_modalities"]
+__all__ = ["context_codes", "sums_by_part", "targets_of_contexts", "two_modalities"]
 
 #: Cells read at a time.
 BLOCK = 4_096
@@ -84,14 +84,6 @@ def sums_by_part(
                 )
                 sums.add(x[here], members, z[here])
     return found
-
-
-def added(parts: Sequence[ContextSums]) -> ContextSums:
-    """Sums over all parts."""
-    total = parts[0]
-    for one in parts[1:]:
-        total = total.plus(one)
-    return total
 
 
 def two_modalities(mdata: MuData, verb: str) -> dict[str, AnnData]:

@@ -21,9 +21,9 @@ from cellfuse._errors import missing_key
 from cellfuse.kernels.alignment import Alignment, align, align_blocks, closer_of_all
 from cellfuse.kernels.bootstrap import draw_nodes, interval, weighted_means
 from cellfuse.kernels.context_sums import ContextSums
+from cellfuse.kernels.left_out import added
 from cellfuse.kernels.shared_axes import permuted_orders
 from cellfuse.tl._context_sums import (
-    added,
     context_codes,
     sums_by_part,
     targets_of_contexts,

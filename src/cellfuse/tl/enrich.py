@@ -9,8 +9,8 @@ import pandas as pd
 from anndata import AnnData
 
 from cellfuse._access import check_key, label_list
+from cellfuse._decoupler import import_decoupler
 from cellfuse._errors import listing, missing_key
-from cellfuse.tl._decoupler import import_decoupler
 from cellfuse.tl._summary import check_level
 from cellfuse.tl.enrichment import Sets, _network, _sizes
 

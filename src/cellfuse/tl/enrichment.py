@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import false_discovery_control
 
+from cellfuse._decoupler import import_decoupler
 from cellfuse._errors import listing, missing_key
 from cellfuse.tl._concepts import keep_table, kept_table
-from cellfuse.tl._decoupler import import_decoupler
 from cellfuse.tl._summary import check_level
 
 __all__ = ["concept_enrichment"]

@@ -14,16 +14,10 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from cellfuse._access import check_key, per_modality, representation
-from cellfuse.kernels.alignment import align
-from cellfuse.kernels.shared_axes import (
-    Basis,
-    axes_test,
-    fit_basis,
-    fit_shared_axes,
-    permuted_orders,
-)
+from cellfuse.kernels.context_sums import ContextMoments
+from cellfuse.kernels.left_out import added, align_left_out, folds_of
+from cellfuse.kernels.shared_axes import Basis, axes_test, fit_basis
 from cellfuse.tl._context_sums import (
-    added,
     context_codes,
     sums_by_part,
     targets_of_contexts,
@@ -115,12 +109,14 @@ def shared_axes_test(
     adatas = two_modalities(mdata, "shared_axes_test")
     names, codes = context_codes(adatas, by)
     blocks = targets_of_contexts(adatas, codes, names, target_key)
-    fold = _folds(names, blocks, seed)
+    fold = folds_of(names.to_numpy(str) if blocks is None else blocks, N_FOLDS, seed)
     taken = find_nuisances(adatas, batch_key=batch_key, regress_out=regress_out)
-    parts = {}
+    parts, powers = {}, []
     for m, adata in adatas.items():
         key = per_modality(use_rep, m, name="use_rep")
         array = _cells(adata, key, m)
+        features, power = _plain(adata, array, key, seed)
+        powers.append(power)
         parts[m] = sums_by_part(
             array,
             codes[m],
@@ -128,10 +124,17 @@ def shared_axes_test(
             n_contexts=len(names),
             n_parts=N_FOLDS,
             name=source_name(key, m),
-            features=_plain(adata, array, key, seed),
+            features=features,
             nuisances=nuisance_matrix(adata, taken[m], m),
         )
-    bases = [fit_basis(added(each).moments(), n_comps=n_comps) for each in parts.values()]
+
+    def bases_of(moments: list[ContextMoments]) -> list[Basis]:
+        return [
+            fit_basis(each, n_comps=n_comps, power=power)
+            for each, power in zip(moments, powers, strict=True)
+        ]
+
+    bases = bases_of([added(each).moments() for each in parts.values()])
     here = (bases[0].counts > 0) & (bases[1].counts > 0)
     if here.sum() < 10:
         raise ValueError(
@@ -139,7 +142,13 @@ def shared_axes_test(
             "needed to test anything."
         )
     test = axes_test(*bases, blocks=blocks, n_draws=n_draws, seed=seed)
-    held = _left_out(parts, fold, blocks, n_comps, seed)
+    held = {}
+    for name, permute in (("foscttm", False), ("foscttm_permuted", True)):
+        aligned = align_left_out(
+            list(parts.values()), bases_of, blocks=blocks, permute=permute, seed=seed
+        )
+        each = [float(one.closer.mean()) for one in aligned]
+        held[name] = float(np.mean(each)) if each else np.nan
     table = pd.DataFrame(
         {"value": test.values, "null_mean": test.null_mean, "pvalue": test.pvalue},
         index=pd.RangeIndex(1, len(test.values) + 1, name="axis"),
@@ -168,8 +177,10 @@ def _dense(cells: Any) -> NDArray:
     return cells.toarray() if sp.issparse(cells) else np.asarray(cells)
 
 
-def _plain(adata: AnnData, array: Any, key: str | None, seed: int) -> Callable[[NDArray], NDArray]:
-    """Plain features of a block of cells, as SharedAxes has them."""
+def _plain(
+    adata: AnnData, array: Any, key: str | None, seed: int
+) -> tuple[Callable[[NDArray], NDArray], float]:
+    """Plain features of a block of cells, as SharedAxes has them, and the power of their scale."""
     import torch
 
     from cellfuse.data.readers import make_reader
@@ -186,51 +197,7 @@ def _plain(adata: AnnData, array: Any, key: str | None, seed: int) -> Callable[[
     features = PlainFeatures(kind, tuple(reader.shape[1:]))
     if kind != "pixels":
         features.fit(torch.as_tensor(sample))
-    return lambda x: features(torch.as_tensor(np.ascontiguousarray(x))).numpy()
-
-
-def _folds(names: pd.Index, blocks: NDArray | None, seed: int) -> NDArray[np.int64]:
-    """Fold of each context; contexts of one block are in one."""
-    labels = names.to_numpy(str) if blocks is None else blocks.astype(str)
-    distinct, code = np.unique(labels, return_inverse=True)
-    order = np.random.default_rng(seed).permutation(len(distinct))
-    return (order % N_FOLDS)[code]
-
-
-def _left_out(
-    parts: Mapping[str, list], fold: NDArray, blocks: NDArray | None, n_comps: int, seed: int
-) -> dict[str, float]:
-    """FOSCTTM of contexts left out of the fit, of true and of permuted contexts, over folds."""
-    found: dict[str, list[float]] = {"foscttm": [], "foscttm_permuted": []}
-    for left in range(N_FOLDS):
-        moments = [
-            added([p for number, p in enumerate(each) if number != left]).moments()
-            for each in parts.values()
-        ]
-        bases = [fit_basis(each, n_comps=n_comps) for each in moments]
-        new = [each[left].moments() for each in parts.values()]
-        test = (fold == left) & (new[0].counts > 0) & (new[1].counts > 0)
-        if test.sum() < 3:
-            continue
-        # On the scale of the fit: the centre of the others, not of those left out.
-        means = [
-            (n.means[test] + n.offset - m.offset) @ b.project
-            for n, m, b in zip(new, moments, bases, strict=True)
-        ]
-        seen = (bases[0].counts > 0) & (bases[1].counts > 0)
-        order = permuted_orders(seen, blocks, n_draws=1, seed=seed + left)[0]
-        shuffled = Basis(
-            bases[1].project,
-            bases[1].means[order],
-            bases[1].counts[order],
-            bases[1].noise,
-            bases[1].between,
-        )
-        for name, second in (("foscttm", bases[1]), ("foscttm_permuted", shuffled)):
-            fit = fit_shared_axes([bases[0], second], blocks=blocks, n_draws=20, seed=seed)
-            pair = [x @ turn for x, turn in zip(means, fit.joint, strict=True)]
-            found[name].append(float(align(*pair).closer.mean()))
-    return {name: float(np.mean(values)) if values else np.nan for name, values in found.items()}
+    return lambda x: features(torch.as_tensor(np.ascontiguousarray(x))).numpy(), features.power
 
 
 def _verdict(n_axes: int, held: Mapping[str, float], n_contexts: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,13 +14,18 @@ from cellfuse._errors import warn_user
 from cellfuse.data import Contexts
 from cellfuse.kernels.alignment import align
 from cellfuse.kernels.context_sums import ContextMoments, ContextSums
-from cellfuse.kernels.shared_axes import Method, fit_basis, fit_shared_axes
+from cellfuse.kernels.left_out import added, align_left_out, folds_of
+from cellfuse.kernels.shared_axes import Basis, Method, fit_basis, fit_shared_axes
 from cellfuse.nn import JointSpace
 
 __all__ = ["Blocks", "alignment_of", "fit_joint_space", "membership", "sum_contexts"]
 
 #: Blocks of cells of a role: their rows, features ``(n, d)`` and nuisances ``(n, z)`` or None.
 Blocks = Iterator[tuple[NDArray[np.int64], NDArray, NDArray | None]]
+#: Weights of learnt features that are tried, the plain features' being 1.
+WEIGHTS = (0.0, 0.5, 1.0)
+#: Folds of contexts by which the weight is chosen.
+N_FOLDS = 4
 
 
 def membership(contexts: Contexts, role: str) -> sp.csr_matrix:
@@ -32,16 +38,51 @@ def membership(contexts: Contexts, role: str) -> sp.csr_matrix:
 
 def sum_contexts(blocks: Blocks, contexts: Contexts, role: str) -> ContextMoments:
     """Moments of a role's features within and between contexts, in one pass."""
+    every, half = np.zeros(len(contexts), np.int64), np.zeros(contexts.n_rows[role], np.int64)
+    return sum_parts(blocks, contexts, role, fold=every, half=half)[0][0].moments()
+
+
+def sum_parts(
+    blocks: Blocks, contexts: Contexts, role: str, *, fold: NDArray, half: NDArray
+) -> list[list[ContextSums]]:
+    """Sums of a role's features, in one pass.
+
+    Parameters
+    ----------
+    blocks
+        Cells in blocks.
+    contexts, role
+        Whose cells they are.
+    fold
+        Fold of each context.
+    half
+        Half of each cell, 0 or 1; all 0 for one whole.
+
+    Returns
+    -------
+    For each half its folds' sums.
+    """
     members = membership(contexts, role)
-    sums = None
+    of_fold = [sp.diags((fold == k).astype(np.float32)) for k in range(fold.max() + 1)]
+    found: list[list[ContextSums]] = []
     for rows, features, nuisances in blocks:
-        if sums is None:
-            n_nuisances = 0 if nuisances is None else nuisances.shape[1]
-            sums = ContextSums(features.shape[1], len(contexts), n_nuisances)
-        sums.add(features, members[rows], nuisances)
-    if sums is None:
+        z = np.empty((len(rows), 0), np.float32) if nuisances is None else nuisances
+        if not found:
+            shift = np.hstack([z, features]).mean(axis=0, dtype=np.float64).astype(np.float32)
+            sizes = features.shape[1], len(contexts), z.shape[1]
+            found = [
+                [ContextSums(*sizes, shift=shift) for _ in of_fold] for _ in range(half.max() + 1)
+            ]
+        for number, sums in enumerate(found):
+            mine = half[rows] == number
+            for one, chosen in zip(sums, of_fold, strict=True):
+                part = members[rows] @ chosen
+                here = mine & (np.asarray(part.sum(axis=1)).ravel() > 0)
+                if here.any():
+                    one.add(features[here], part[here], z[here])
+    if not found:
         raise ValueError(f"modality {role!r} has no cells to fit the joint space on.")
-    return sums.moments()
+    return found
 
 
 def fit_joint_space(
@@ -50,6 +91,7 @@ def fit_joint_space(
     contexts: Contexts,
     *,
     n_comps: int,
+    powers: Mapping[str, float],
     method: Method = "within",
     n_learnt: int = 0,
     blocks: NDArray | None = None,
@@ -68,10 +110,13 @@ def fit_joint_space(
         Who shares a context; held-out cells are in none.
     n_comps, method, n_draws, seed
         As in :mod:`cellfuse.kernels.shared_axes`.
+    powers
+        Of each role's plain features, see :func:`cellfuse.nn.plain_features.power_of`.
     n_learnt
-        Features of each role, the last ones, that a network has learnt.
+        Features of each role, the last ones, that a network has learnt. Their weight is chosen by
+        contexts left out of the fit: 0 where the plain features do without them.
     blocks
-        Label of each context, such as its target: permuted together.
+        Label of each context, such as its target: permuted together, left out together.
 
     Raises
     ------
@@ -83,12 +128,32 @@ def fit_joint_space(
     UserWarning
         A modality with one cell per context: nothing tells its noise.
     """
-    moments = {role: sum_contexts(read(), contexts, role) for role, read in cells.items()}
+    labels = np.arange(len(contexts)) if blocks is None else blocks
+    fold = folds_of(labels, N_FOLDS if n_learnt else 1, seed)
+    # One modality alone: its contexts are found again in other cells of it.
+    n_halves = 2 if n_learnt and len(cells) == 1 else 1
+    rng = np.random.default_rng(seed)
+    halves = {}
+    for role, read in cells.items():
+        half = rng.integers(0, n_halves, contexts.n_rows[role])
+        halves[role] = sum_parts(read(), contexts, role, fold=fold, half=half)
+    parts = [[added(both) for both in zip(*each, strict=True)] for each in halves.values()]
+    moments = {role: added(p).moments() for role, p in zip(cells, parts, strict=True)}
     _check(moments)
-    found = {
-        role: fit_basis(each, n_comps=n_comps, method=method, n_one_scale=n_learnt)
-        for role, each in moments.items()
-    }
+
+    def bases_of(given: list[ContextMoments], weight: float) -> list[Basis]:
+        options: dict[str, Any] = {"n_comps": n_comps, "method": method, "weight": weight}
+        return [
+            fit_basis(each, power=powers[role], n_one_scale=n_learnt, **options)
+            for role, each in zip(cells, given, strict=True)
+        ]
+
+    weight = 1.0
+    if n_learnt:
+        profiles = next(iter(halves.values())) if n_halves == 2 else None
+        weight = _choose_weight(parts, bases_of, profiles=profiles, blocks=blocks, seed=seed)
+    _put(space.learnt_weight, np.asarray(weight))
+    found = dict(zip(cells, bases_of(list(moments.values()), weight), strict=True))
     fit = fit_shared_axes(list(found.values()), blocks=blocks, n_draws=n_draws, seed=seed)
     for number, (role, basis) in enumerate(found.items()):
         target = space.cell(role)
@@ -100,6 +165,27 @@ def fit_joint_space(
             _put(getattr(target, f"nuisance_{name}"), each.coefficients @ basis.project @ turn)
     if fit.test is not None:
         _put(space.axes, np.stack([fit.test.values, fit.test.null_mean, fit.test.pvalue]))
+
+
+def _choose_weight(
+    parts: list[list[ContextSums]],
+    bases_of: Callable[[list[ContextMoments], float], list[Basis]],
+    **options: Any,
+) -> float:
+    """Weight by which left-out contexts are found best; above 0 where that is beyond its error."""
+
+    def closer(weight: float) -> NDArray[np.float64]:
+        found = align_left_out(parts, lambda moments: bases_of(moments, weight), **options)
+        return np.concatenate([one.closer.mean(axis=0) for one in found] or [np.zeros(0)])
+
+    without, best = closer(0.0), (0.0, 0.0)
+    if len(without) < 2:  # too few contexts to judge anything: what was begun at
+        return 0.0
+    for weight in WEIGHTS[1:]:
+        gain = without - closer(weight)
+        if gain.mean() > max(best[0], gain.std(ddof=1) / len(gain) ** 0.5):
+            best = (float(gain.mean()), weight)
+    return best[1]
 
 
 def alignment_of(

@@ -25,6 +25,7 @@ from cellfuse.model.base.document_model import DocumentModel
 from cellfuse.model.base.embedding import embed, identity_of_embedding
 from cellfuse.model.base.joint import Blocks, alignment_of, fit_joint_space
 from cellfuse.nn import JointSpace
+from cellfuse.nn.plain_features import power_of
 
 __all__ = ["JointModel"]
 
@@ -146,6 +147,7 @@ class JointModel(DocumentModel):
             {role: partial(self._blocks, source, role, trained) for role in self.inputs},
             trained,
             n_comps=self.n_comps,
+            powers={role: power_of(i.kind) for role, i in self.inputs.items()},
             method=self.method,
             n_learnt=self.n_learnt,
             blocks=targets,

@@ -1,0 +1,85 @@
+"""Alignment of contexts that were left out of the closed form, a fold of them at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellfuse.kernels.alignment import Alignment, align
+from cellfuse.kernels.context_sums import ContextMoments, ContextSums
+from cellfuse.kernels.shared_axes import Basis, fit_shared_axes, permuted_orders
+
+__all__ = ["added", "align_left_out", "folds_of"]
+
+#: Permutations behind the weights of shared axes in one fold's fit.
+N_DRAWS = 20
+
+
+def folds_of(labels: NDArray, n_folds: int, seed: int) -> NDArray[np.int64]:
+    """Fold of each context; those of one label, such as a target's guides, are in one."""
+    distinct, code = np.unique(labels.astype(str), return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    return (order % n_folds)[code]
+
+
+def added(parts: Sequence[ContextSums]) -> ContextSums:
+    """Sums over all parts."""
+    total = parts[0]
+    for one in parts[1:]:
+        total = total.plus(one)
+    return total
+
+
+def align_left_out(
+    parts: Sequence[Sequence[ContextSums]],
+    bases_of: Callable[[list[ContextMoments]], list[Basis]],
+    *,
+    profiles: Sequence[Sequence[ContextSums]] | None = None,
+    blocks: NDArray | None = None,
+    permute: bool = False,
+    seed: int = 0,
+) -> list[Alignment]:
+    """Fit on all folds but one, align the contexts of that one; each in turn.
+
+    Parameters
+    ----------
+    parts
+        Per modality the sums of each fold's contexts.
+    bases_of
+        From the moments of each modality to its coordinates.
+    profiles
+        Two sets of sums by fold whose context means are aligned, where they are others than the two
+        modalities: the halves of the cells of one.
+    blocks
+        Label of each context, permuted together.
+    permute
+        Fit on permuted contexts: the twin that must fail.
+    seed
+        Seed of the permutations.
+
+    Returns
+    -------
+    One alignment per fold; a fold of fewer than three contexts has none.
+    """
+    found = []
+    for left in range(len(parts[0])):
+        rest = [[p for number, p in enumerate(each) if number != left] for each in parts]
+        moments = [added(each).moments() for each in rest]
+        bases = bases_of(moments)
+        if permute:
+            seen = np.logical_and.reduce([basis.counts > 0 for basis in bases])
+            order = permuted_orders(seen, blocks, n_draws=1, seed=seed + left)[0]
+            bases[1] = replace(bases[1], means=bases[1].means[order], counts=bases[1].counts[order])
+        fit = fit_shared_axes(bases, blocks=blocks, n_draws=N_DRAWS, seed=seed)
+        pair = []
+        for number, each in enumerate(parts if profiles is None else profiles):
+            of = number if profiles is None else 0
+            means, counts = each[left].profiles(moments[of])
+            pair.append((means @ bases[of].project @ fit.joint[of], counts > 0))
+        test = pair[0][1] & pair[1][1]
+        if test.sum() >= 3:
+            found.append(align(pair[0][0][test], pair[1][0][test]))
+    return found
