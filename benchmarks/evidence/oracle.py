@@ -1,0 +1,144 @@
+"""How much is left to learn on the headroom screen: the closed form on features no method has.
+
+    python benchmarks/evidence/oracle.py [--seeds 10 11] [--steps 2500]
+
+The same closed form (`SharedAxes`) on ever better features of the same cells: plain statistics of
+the pixels; the best linear map of them onto what the simulation drew its pixels from; a
+convolutional network regressed on the same, which no user can do; those features themselves; and
+the true latents. Maps and network see the targets that are not held out. What lies between the
+first row and the third is what an encoder of the images could win; what lies between the fourth and
+the last is the noise of a dozen cells, which no encoder takes away. Writes `results/oracle.csv`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import mudata as md
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+
+import cellfuse as cf
+from cellfuse.datasets._render import draw_features
+from cellfuse.nn import image_statistics
+
+RESULTS = Path(__file__).resolve().parent / "results"
+#: Features of the images and of the expression; None is the data themselves.
+ROWS = {
+    "statistics of the images": (None, None),
+    "their best linear map onto the true features": ("linear", None),
+    "network told the true features": ("network", None),
+    "true features of the images": ("features", None),
+    "true features, true latents of the expression": ("features", "latent"),
+    "true latents of both": ("latent", "latent"),
+}
+
+
+class Network(nn.Module):
+    """Convolutions beside the statistics."""
+
+    def __init__(self, n_channels: int, n_statistics: int, n_out: int, width: int = 32) -> None:
+        super().__init__()
+        before = [n_channels, width, width, 2 * width, 2 * width, 4 * width]
+        after, strides = [*before[1:], 4 * width], (1, 2, 1, 2, 1, 2)
+        layers: list[nn.Module] = []
+        for n, m, stride in zip(before, after, strides, strict=True):
+            layers += [nn.Conv2d(n, m, 3, stride, 1), nn.GroupNorm(8, m), nn.GELU()]
+        self.pixels = nn.Sequential(*layers)
+        self.out = nn.Sequential(
+            nn.Linear(8 * width + n_statistics, 4 * width), nn.GELU(), nn.Linear(4 * width, n_out)
+        )
+
+    def forward(self, images: Tensor, statistics: Tensor) -> Tensor:
+        """Predicted features."""
+        found = self.pixels(images)
+        return self.out(torch.cat([found.mean((2, 3)), found.amax((2, 3)), statistics], dim=1))
+
+
+def standardised(x: Tensor, over: tuple[int, ...]) -> Tensor:
+    return (x - x.mean(over, keepdim=True)) / x.std(over, keepdim=True).clamp_min(1e-6)
+
+
+def network_told(
+    crops: np.ndarray, statistics: np.ndarray, truth: np.ndarray, seen: np.ndarray, steps: int
+) -> np.ndarray:
+    """Features that a network predicts of all cells, told the truth of those that are `seen`."""
+    torch.manual_seed(0)
+    images = standardised(torch.as_tensor(crops).float(), (0, 2, 3))
+    plain = standardised(torch.as_tensor(statistics).float(), (0,))
+    target = standardised(torch.as_tensor(truth).float(), (0,))
+    net = Network(images.shape[1], plain.shape[1], target.shape[1])
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    rng, rows = np.random.default_rng(0), np.flatnonzero(seen)
+    for _ in range(steps):
+        batch = rng.choice(rows, 128)
+        x = torch.rot90(images[batch], int(rng.integers(4)), (2, 3))
+        x = x.flip(3) if rng.random() < 0.5 else x
+        loss = (net(x, plain[batch]) - target[batch]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    net.eval()
+    with torch.inference_mode():
+        parts = zip(images.split(512), plain.split(512), strict=True)
+        return torch.cat([net(x, s) for x, s in parts]).numpy()
+
+
+def screen_of(seed: int, steps: int) -> md.MuData:
+    """The headroom screen with all features, and a fifth of its targets held out."""
+    mdata = cf.datasets.simulated_screen(n_targets=300, cells_per_guide=12, seed=seed)
+    genes = sorted(set(mdata["rna"].obs["gene"]) - {"non-targeting"})
+    held = set(np.random.default_rng(seed).permutation(genes)[: len(genes) // 5])
+    for m in mdata.mod:
+        out = mdata[m].obs["gene"].isin(held).to_numpy()
+        mdata[m].obs["part"] = np.where(out, "test", "train")
+    image = mdata["image"]
+    seen = (image.obs["part"] == "train").to_numpy()
+    crops = np.asarray(image.obsm["crops"])
+    parts = torch.as_tensor(crops).split(1024)
+    statistics = torch.cat([image_statistics(part) for part in parts]).numpy()
+    phase = image.obsm["nuisance"]["phase"].to_numpy()
+    drawn = draw_features(image.obsm["latent"], phase, seed=seed)
+    truth = np.log(np.column_stack(list(drawn.values())))
+    linear = make_pipeline(StandardScaler(), RidgeCV(10.0 ** np.arange(-2, 4)))
+    image.obsm["linear"] = linear.fit(statistics[seen], truth[seen]).predict(statistics)
+    image.obsm["network"] = network_told(crops, statistics, truth, seen, steps)
+    image.obsm["features"] = truth
+    return mdata
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[10, 11])
+    parser.add_argument("--steps", type=int, default=2500)
+    given = parser.parse_args()
+    tables = []
+    batch = {"image": "well", "rna": "batch"}
+    for seed in given.seeds:
+        mdata = screen_of(seed, given.steps)
+        methods = {}
+        for name, (image, rna) in ROWS.items():
+            setup = {"batch_key": batch, "image_rep": image or "crops", "rna_rep": rna}
+            methods[name] = {"model": "SharedAxes", "setup": setup, "target_key": "gene"}
+        result = cf.benchmark(
+            mdata, methods, {"edges": {"edges": mdata.uns["edges"]}, "alignment": {}},
+            context_keys="guide", control="non-targeting", control_key="gene", target_key="gene",
+            image_rep="crops", batch_key=batch, hold_out="part", seeds=1,
+        )  # fmt: skip
+        tables.append(result.table.assign(screen=seed))
+        print(tables[-1].to_string(), flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    pd.concat(tables).round(4).to_csv(RESULTS / "oracle.csv", index=False)
+
+
+if __name__ == "__main__":
+    main()
