@@ -79,3 +79,22 @@ def test_given_similarities_are_split_alike():
     b = cf.tl.perturbation_consistency(compounds, **given, use_sim="cosine")
     np.testing.assert_allclose(a["similarity"], b["similarity"])
     np.testing.assert_allclose(a["pvalue"], b["pvalue"], atol=2e-3)
+
+
+def test_a_guide_with_two_targets_is_a_guide_of_both():
+    targets = ["A", "A | B", "B", "B|C", "C", *"DEFGH", "ctrl", "ctrl"]
+    guides = with_targets(targets)
+    table = cf.tl.guide_consistency(
+        guides, target_key="target", control="ctrl", sep="|", n_null=200, n_boot=0
+    )
+    assert table["n_guides"].to_dict() == {"A": 2, "B": 3, "C": 2, **dict.fromkeys("DEFGH", 1)}
+    units = guides.X / np.linalg.norm(guides.X, axis=1, keepdims=True)
+    assert table.loc["A", "similarity"] == pytest.approx(units[0] @ units[1])
+    treated = guides[:10].copy()
+    same = cf.tl.perturbation_consistency(
+        treated, by="target", control=None, sep="|", n_null=200, n_boot=0
+    )
+    np.testing.assert_array_equal(table["pvalue"], same["pvalue"])
+    assert guides.uns["guide_consistency"]["params"]["sep"] == "|"
+    with pytest.raises(ValueError, match="sep=''"):
+        cf.tl.guide_consistency(guides, target_key="target", control="ctrl", sep="")

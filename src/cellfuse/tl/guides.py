@@ -45,6 +45,7 @@ def guide_consistency(
     use_rep: str | None = None,
     use_sim: str | None = None,
     background_key: str | None = None,
+    sep: str | None = None,
     n_boot: int = 1000,
     key_added: str = "guide_consistency",
     seed: int = 0,
@@ -80,6 +81,10 @@ def guide_consistency(
     background_key
         obs column of the background: each is tested apart (its own null and correction), and the
         shares of significant targets are averaged.
+    sep
+        What stands between several targets of a guide, such as ``"|"`` in ``EGFR|ERBB2``: it is
+        then a guide of each, and a null set holds no two that share any. None: the text is one
+        target.
     n_boot
         Bootstrap replicates over targets for 95% percentile intervals of the share and of the
         mean similarity; 0 for none.
@@ -135,7 +140,10 @@ def guide_consistency(
     else:
         background = context_labels(guides, background_key)
         groups = {b: np.flatnonzero(kept & (background == b)) for b in sorted(background.unique())}
-    n_null = null_sets(n_null, len(np.unique(targets[kept])), alpha)
+    names = targets[kept]
+    if sep is not None:
+        names = several_labels(pd.Series(names), sep, target_key)[1].to_numpy(object)
+    n_null = null_sets(n_null, len(np.unique(names)), alpha)
     streams = np.random.SeedSequence(seed).spawn(len(groups))
     tables = {}
     for (name, found), stream in zip(groups.items(), streams, strict=True):
@@ -148,6 +156,7 @@ def guide_consistency(
             alpha=alpha,
             stream=stream,
             inside=f" in background {name!r}" if name else "",
+            sep=sep,
         )
     table = _join(tables, background_key)
     figures = _figures(tables, alpha, n_boot, seed)
@@ -158,6 +167,7 @@ def guide_consistency(
         "n_null": n_null,
         "alpha": alpha,
         "use_rep": source_name(use_rep, use_sim) if use_sim else use_rep or "X",
+        "sep": sep or "",
         "n_boot": n_boot,
         "seed": seed,
         **figures,

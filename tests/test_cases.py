@@ -1,0 +1,70 @@
+"""The small inputs with their right values that lie beside the repository hold, each as it is written.
+
+Nothing of them is copied: a script makes its input, calls the library and asserts the right value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import mudata
+import pytest
+import torch
+
+FOLDER = Path(__file__).resolve().parents[2] / "shared" / "cases"
+SCRIPTS = sorted(FOLDER.glob("[0-9]*.py"))
+#: They start processes, which must not be children of the tests' own process and its threads.
+ALONE = ("set_start_method", "ddp_")
+
+
+def _alone(script: Path) -> bool:
+    return any(word in script.read_text(encoding="utf-8") for word in ALONE)
+
+
+def _cases() -> list[object]:
+    if not SCRIPTS:
+        reason = "the inputs are not here: shared/cases beside the repository"
+        return [pytest.param(FOLDER, marks=pytest.mark.skip(reason=reason), id="none")]
+    return [
+        pytest.param(script, marks=pytest.mark.slow if _alone(script) else (), id=script.stem)
+        for script in SCRIPTS
+    ]
+
+
+@contextlib.contextmanager
+def _settings_of_the_process() -> Iterator[None]:
+    """Put back what the scripts set for themselves."""
+    n_threads = torch.get_num_threads()
+    with warnings.catch_warnings(), mudata.set_options(pull_on_update=False):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except SystemExit as end:  # a script that ends early, where it holds
+            assert not end.code, end.code
+        finally:
+            torch.set_num_threads(n_threads)
+
+
+@pytest.mark.parametrize("script", _cases())
+def test_the_case_holds(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if _alone(script):
+        found = subprocess.run(
+            [sys.executable, "-W", "ignore", str(script)],
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert found.returncode == 0, found.stderr[-2000:]
+        return
+    code = compile(script.read_text(encoding="utf-8"), str(script), "exec")
+    with _settings_of_the_process():
+        exec(code, {"__name__": "__main__"})
