@@ -1,4 +1,4 @@
-"""The small inputs with their right values that lie beside the repository hold, each as it is written.
+"""The small inputs beside the repository, each with its right value, hold as they are written.
 
 Nothing of them is copied: a script makes its input, calls the library and asserts the right value.
 """
