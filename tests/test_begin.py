@@ -14,6 +14,7 @@ from sklearn.linear_model import RidgeCV
 import cellfuse as cf
 from cellfuse.nn import InputSpec, RidgeMap, Sizes
 from cellfuse.nn.linear_first import build_linear_first
+from cellfuse.nn.masking import random_mask
 from cellfuse.nn.ridge import PENALTIES
 
 SMALL = Sizes(
@@ -46,18 +47,35 @@ def begun(kind: str) -> tuple[torch.nn.Module, torch.Tensor]:
     return cell, x
 
 
+def losses_of_hidden(cell: torch.nn.Module, x: torch.Tensor) -> tuple[float, float]:
+    """Loss of hidden tokens at the first step, and of a constant, over masks not begun at."""
+    prepared = cell.prepare(x[None], torch.zeros(1, dtype=torch.long), seed=0, augment=False)
+    keep, mask = random_mask(
+        torch.arange(len(x)), 1, cell.n_tokens, ratio=0.75, seed=1, purpose="test"
+    )
+    with torch.no_grad():
+        predictions = (net.decode(net.encode(prepared, keep)) for net in (cell, cell.constant()))
+        loss, constant = (float(cell.loss(prepared, p, mask).mean()) for p in predictions)
+    return loss, constant
+
+
 @pytest.mark.parametrize("kind", ["counts", "values", "pixels"])
 def test_the_first_step_is_a_linear_autoencoder_that_beats_the_constant(kind):
     cell, x = begun(kind)
-    prepared = cell.prepare(x[None], torch.zeros(1, dtype=torch.long), seed=0, augment=False)
-    n_tokens = cell.n_tokens
-    everything = torch.ones(len(x), n_tokens, dtype=torch.bool)
-    with torch.no_grad():
-        rebuilt = cell.decode(cell.encode(prepared))
-        mean = cell.decode(torch.zeros(len(x), 2, 16))
-        loss, constant = (cell.loss(prepared, p, everything).mean() for p in (rebuilt, mean))
     assert cell.gate_in.abs().max() == 0 and cell.gate_out == 0
-    assert loss < (0.6 if kind != "counts" else 0.97) * constant
+    loss, constant = losses_of_hidden(cell, x)
+    assert loss < {"counts": 0.96, "values": 0.7, "pixels": 0.2}[kind] * constant
+
+
+def test_where_nothing_can_be_rebuilt_the_first_step_is_as_good_as_the_constant():
+    """Components of the noise that is to be rebuilt must not be fitted to it."""
+    torch.manual_seed(0)
+    x = torch.poisson(torch.full((2000, 60), 2.0))
+    cell = build_linear_first(InputSpec("counts", (60,)), SMALL)
+    cell.set_statistics(x.mean(dim=0), x.std(dim=0))
+    cell.begin_at(x)
+    loss, constant = losses_of_hidden(cell, x)
+    assert loss < 1.01 * constant
 
 
 @pytest.mark.parametrize("kind", ["counts", "values", "pixels"])
@@ -214,3 +232,33 @@ def test_the_epoch_that_is_kept_is_the_best_of_its_kind(name, best):
         keep.on_train_epoch_end(trainer, None)
     keep.on_fit_end(None, None)
     assert float(network.weight.detach()) == best
+
+
+def test_the_share_of_the_linear_autoencoder_is_one_at_first_and_grows():
+    mdata = cf.datasets.simulated_screen(
+        200, n_targets=60, guides_per_target=1, cells_per_guide=30, effect_size=2, seed=0
+    )
+    cf.PETRI.setup_mudata(mdata, context_keys="guide", image_rep="crops")
+    model = cf.PETRI(mdata, **TINY)
+    held = {"validation_contexts": 0.2, "validation_by": "gene", "enable_progress_bar": False}
+    model.train(max_epochs=1, max_steps=1, lr=1e-8, batch_size=8, **held)
+    model.train(max_epochs=2, documents_per_context=10, batch_size=8, lr=3e-3, **held)
+    for role in ("rna", "image"):
+        share = model.history[f"validation_{role}_share"].iloc[:, 0]
+        assert share.iloc[0] == pytest.approx(1, abs=1e-3)
+        assert share.iloc[-1] > 1.05
+
+
+def test_constant_and_begun_are_copies_that_leave_the_network_alone():
+    cell, x = begun("counts")
+    before = {name: weight.clone() for name, weight in cell.state_dict().items()}
+    with torch.no_grad():
+        cell.gate_in += 1.0
+        cell.readout.weight += 0.1
+    again = cell.begun(x).state_dict()
+    assert all(torch.equal(before[name], again[name]) for name in before)
+    keep = torch.arange(10).repeat(len(x), 1)
+    with torch.no_grad():
+        constant = cell.constant()
+        rebuilt = constant.decode(constant.encode(x, keep))
+    assert rebuilt.std(dim=0).max() < 1e-5 and cell.gate_in.min() == 1.0

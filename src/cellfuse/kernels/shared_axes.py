@@ -283,6 +283,7 @@ def fit_shared_axes(
     *,
     blocks: NDArray | None = None,
     n_draws: int = 200,
+    max_axes: int = 20,
     cells_per_context: float | None = None,
     seed: int = 0,
 ) -> SharedFit:
@@ -294,8 +295,8 @@ def fit_shared_axes(
         Coordinates of each modality, over the same contexts.
     blocks
         Label of each context, such as its target, whose contexts are permuted together.
-    n_draws
-        Permutations.
+    n_draws, max_axes
+        Permutations, and axes that are tested; the p-values of further ones are 1.
     cells_per_context
         Number of cells of the profile that the joint space shrinks for. Default: the median.
     seed
@@ -307,7 +308,9 @@ def fit_shared_axes(
     prior = _block_diagonal([basis.between for basis in bases])
     if len(bases) == 2:
         first, second = bases
-        test = axes_test(first, second, blocks=blocks, n_draws=n_draws, seed=seed)
+        test = axes_test(
+            first, second, blocks=blocks, n_draws=n_draws, max_axes=max_axes, seed=seed
+        )
         cross, weight = pairing(first, second)
         left, values, right = np.linalg.svd(cross, full_matrices=False)
         # What permuted contexts reach too is taken off, axis by axis.

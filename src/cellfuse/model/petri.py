@@ -30,6 +30,9 @@ from cellfuse.nn import JointFeatures, JointMaskedAutoencoder, JointSpace, Plain
 
 __all__ = ["PETRI", "Reconstruction"]
 
+#: Held-out cells of each modality whose hidden tokens are rebuilt after an epoch.
+N_REBUILT = 512
+
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -232,10 +235,25 @@ class PETRI(CrossModalEvidence, JointModel):
             self._fit_joint(source, trained)
 
     def _validate(self, source: Source, trained: Contexts, held: Contexts) -> dict[str, float]:
-        # Without a joint space the latents themselves are compared, as the paper does.
-        if self.begin == "linear":
-            return super()._validate(source, trained, held)
-        return {}
+        # A model begun at random is judged by its losses alone.
+        if self.begin != "linear":
+            return {}
+        found = super()._validate(source, trained, held)
+        return found | {
+            f"{role}_share": self._share(source, role, trained, held) for role in source.readers
+        }
+
+    def _share(self, source: Source, role: str, trained: Contexts, held: Contexts) -> float:
+        """Share of what the linear autoencoder rebuilds, on cells of held-out contexts."""
+        cells = []
+        for contexts in (trained, held):
+            rows = contexts.of_row(role) >= 0
+            chosen = sample_rows(rows, seed=self.seed)
+            if contexts is held:
+                chosen = chosen[:N_REBUILT]
+            cells.append(read_dense(source.readers[role], chosen, device=self.device))
+        begun = self.module.cell(role).begun(cells[0])  # type: ignore[operator]  # linear first
+        return self.module.share_of_linear(role, cells[1], begun)
 
     def _losses(self, batch: Batch, augment: bool) -> dict[str, Tensor]:
         return self.module(batch.x, batch.key, batch.present, augment=augment)

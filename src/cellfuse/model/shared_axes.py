@@ -193,10 +193,10 @@ class SharedAxes(JointModel):
             Role: ``"image"`` or ``"rna"``.
         axes
             ``"joint"``: what the cell tells of its context in all directions of both modalities,
-            the one with most variance first; average it over modalities to fuse, and do not scale
-            or whiten it: its lengths are its weights. ``"shared"``: coordinates on the axes that
-            both modalities have, weighted by how far they stand above permuted contexts; for
-            matching and retrieval.
+            the one with most variance first, strong ones evened out; average it over modalities to
+            fuse, and do not scale or whiten it: its lengths are its weights. ``"shared"``:
+            coordinates on the axes that both modalities have, weighted by how far they stand above
+            permuted contexts; for matching and retrieval.
         batch_size
             Cells read at a time.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cellfuse.nn.autoencoders import CellAutoencoder, InputSpec, Sizes, build
 from cellfuse.nn.joint_space import JointFeatures
-from cellfuse.nn.linear_first import build_linear_first
+from cellfuse.nn.linear_first import LinearFirst, build_linear_first
 from cellfuse.nn.masking import random_mask
 from cellfuse.nn.sets import SetTransformer
 
@@ -144,6 +144,36 @@ class JointMaskedAutoencoder(nn.Module):
             out[f"{name}_loss"] = (per_cell * here).sum() / here.sum().clamp_min(1)
         total = torch.stack([self.weights[name] * out[f"{name}_loss"] for name in rebuilt]).sum()
         return {"loss": total, **out}
+
+    @torch.no_grad()
+    def share_of_linear(self, modality: str, cells: Tensor, begun: LinearFirst) -> float:
+        """What is rebuilt of hidden tokens, in shares of what a linear autoencoder rebuilds.
+
+        Parameters
+        ----------
+        modality
+            Whose cells they are.
+        cells
+            ``(N, ...)``, as they were read; each is rebuilt from what is visible of itself alone.
+        begun
+            The linear autoencoder.
+
+        Returns
+        -------
+        (constant - loss) / (constant - linear), over the same masks: 0 is a constant, 1 the linear
+        autoencoder. NaN where that is no better than a constant.
+        """
+        here = torch.ones(len(cells), dtype=torch.bool, device=cells.device)
+        key = torch.arange(len(cells), device=cells.device)
+        found = self.reconstruct({modality: cells[:, None]}, key, {modality: here})[modality]
+        target, prediction, mask = found
+        keep, _ = self.mask(modality, key, 1)
+        loss = float(self.cell(modality).loss(target, prediction, mask).mean())
+        constant, linear = (
+            float(net.loss(target, net.decode(net.encode(target, keep)), mask).mean())
+            for net in (begun.constant(), begun)
+        )
+        return (constant - loss) / (constant - linear) if constant > linear else float("nan")
 
     def embed(self, modality: str, x: Tensor) -> Tensor:
         """Embedding of cells ``(N, ...)`` with nothing masked: mean of the latents, ``(N, width)``.

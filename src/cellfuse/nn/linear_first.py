@@ -8,7 +8,8 @@ in through numbers of its own, where it helps.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,14 @@ from cellfuse.nn.autoencoders import (
     Sizes,
     TokenAutoencoder,
 )
+from cellfuse.nn.masking import random_mask
 
 __all__ = ["LinearFirst", "build_linear_first"]
 
 #: Principal components that readout and output begin at; latents beyond them begin at 0.
 N_COMPONENTS = 32
+#: Cells by which their number is chosen, one half for the fit, the other for the loss.
+N_CHOOSING = 4_000
 #: Dispersions of counts that are begun at.
 DISPERSION = (0.1, 1_000.0)
 
@@ -60,7 +64,8 @@ class LinearFirst(_Base):
     gate_in: nn.Parameter
     gate_out: nn.Parameter
 
-    def _add_linear(self, n_flat: int, width: int) -> None:
+    def _add_linear(self, n_flat: int, sizes: Sizes) -> None:
+        width, self.mask_ratio = sizes.width, sizes.mask_ratio
         self.readout, self.out = nn.Linear(n_flat, width), nn.Linear(width, n_flat)
         for layer in (self.readout, self.out):
             nn.init.zeros_(layer.weight)
@@ -94,13 +99,77 @@ class LinearFirst(_Base):
         n = len(sd)
         self.readout.weight[:n] = v.T / sd[:, None]
         self.readout.bias[:n] = -(self.readout.weight[:n] @ center)
-        self._begin_out(prepared, flat @ v / sd)
+        # What hidden tokens are, given components of as few visible ones as in training: of all
+        # tokens, components would carry the noise of the very ones that are to be rebuilt.
+        keep, mask = random_mask(
+            torch.arange(len(cells), device=cells.device),
+            1,
+            self.n_tokens,
+            ratio=self.mask_ratio,
+            seed=0,
+            purpose="where a linear autoencoder begins",
+        )
+        z = self.readout(self.visible(prepared, keep))[:, :n]
+        self._begin_out(prepared, z[:, : self._choose_n(prepared, z, mask)], mask)
 
-    def _begin_out(self, prepared: Tensor, z: Tensor) -> None:
-        """Begin what is rebuilt at the regression on standardised components `z` ``(N, n)``."""
+    def begun(self, cells: Tensor) -> Self:
+        """Copy that is at the linear autoencoder again, however far this one was trained."""
+        found = copy.deepcopy(self)
+        for parameter in (*found.readout.parameters(), *found.out.parameters()):
+            parameter.data.zero_()
+        found.gate_in.data.zero_()
+        found.gate_out.data.zero_()
+        found.begin_at(cells)
+        return found
+
+    def constant(self) -> Self:
+        """Copy that rebuilds every cell as the output's offset, whatever of it is visible."""
+        found = copy.deepcopy(self)
+        found.out.weight.data.zero_()
+        found.gate_out.data.zero_()
+        return found
+
+    def _choose_n(self, prepared: Tensor, z: Tensor, mask: Tensor) -> int:
+        """Components that rebuild other cells best; more of them would be fitted to noise."""
+        generator = torch.Generator().manual_seed(0)
+        chosen = torch.randperm(len(z), generator=generator)[:N_CHOOSING].to(z.device)
+        prepared, z, mask = prepared[chosen], z[chosen], mask[chosen]
+        half = len(z) // 2
+        if half < 2:
+            return z.shape[1]
+        losses = {}
+        for n in sorted({min(n, z.shape[1]) for n in (0, 1, 2, 4, 8, 16, z.shape[1])}):
+            self._begin_out(prepared[:half], z[:half, :n], mask[:half])
+            rebuilt = self.out(z.new_zeros(len(z) - half, self.out.in_features))
+            rebuilt = rebuilt + z[half:, :n] @ self.out.weight[:, :n].T
+            found = self.loss(prepared[half:], rebuilt.view_as(prepared[half:]), mask[half:])
+            losses[n] = float(found.mean())
+        self.out.weight.zero_()
+        return min(losses, key=losses.__getitem__)
+
+    def _begin_out(self, prepared: Tensor, z: Tensor, mask: Tensor) -> None:
+        """Begin what is rebuilt at the regression of hidden tokens on components ``(N, n)``."""
         target = prepared.flatten(1)
+        hidden = mask.repeat_interleave(target.shape[1] // mask.shape[1], dim=1)
         self.out.bias.copy_(target.mean(dim=0))
-        self.out.weight[:, : z.shape[1]] = (target - target.mean(dim=0)).T @ z / len(z)
+        self.out.weight[:, : z.shape[1]] = _slopes(target - target.mean(dim=0), z, hidden)
+
+
+def _slopes(target: Tensor, z: Tensor, hidden: Tensor) -> Tensor:
+    """Regression of centred targets ``(N, d)`` on `z` ``(N, n)``, over what is hidden: (d, n).
+
+    The slopes of a target are shrunk by 1 - 1 / F (James and Stein): those of a rare gene are noise.
+    """
+    n_cells = hidden.sum(dim=0).clamp_min(1)
+    z = z - z.mean(dim=0)
+    across = (target * hidden).T @ z / n_cells[:, None]
+    among = z.T @ z / len(z)
+    ridge = 1e-6 * among.diagonal().mean().clamp_min(1e-12) * torch.eye(len(among)).to(z)
+    slopes = torch.linalg.solve(among + ridge, across.T).T
+    explained = (slopes * across).sum(dim=1)
+    left = ((target.square() * hidden).sum(dim=0) / n_cells - explained).clamp_min(0)
+    noise = left * z.shape[1] / (n_cells - z.shape[1]).clamp_min(1)
+    return slopes * (1 - noise / explained.clamp_min(1e-12)).clamp(0, 1)[:, None]
 
 
 class LinearFirstTokens(LinearFirst, TokenAutoencoder):
@@ -108,7 +177,7 @@ class LinearFirstTokens(LinearFirst, TokenAutoencoder):
 
     def __init__(self, spec: InputSpec, sizes: Sizes) -> None:
         TokenAutoencoder.__init__(self, spec, sizes)
-        self._add_linear(self.n_tokens * self.encoder.embed.in_features, sizes.width)
+        self._add_linear(self.n_tokens * self.encoder.embed.in_features, sizes)
 
     def visible(self, prepared: Tensor, keep: Tensor | None) -> Tensor:
         """Patches one after the other; standardised, so that 0 is their mean."""
@@ -130,7 +199,7 @@ class LinearFirstGenes(LinearFirst, GeneAutoencoder):
     def __init__(self, spec: InputSpec, sizes: Sizes) -> None:
         GeneAutoencoder.__init__(self, spec, sizes)
         n_genes = spec.shape[0]
-        self._add_linear(n_genes, sizes.width)
+        self._add_linear(n_genes, sizes)
         self.register_buffer("share", torch.full((n_genes,), 1 / n_genes))
         self.register_buffer("depth", torch.ones(()))
         self.register_buffer("center", torch.zeros(n_genes))
@@ -169,14 +238,14 @@ class LinearFirstGenes(LinearFirst, GeneAutoencoder):
             self.center.copy_(self.visible(cells.float(), None).mean(dim=0))
         super().begin_at(cells)
 
-    def _begin_out(self, prepared: Tensor, z: Tensor) -> None:
+    def _begin_out(self, prepared: Tensor, z: Tensor, mask: Tensor) -> None:
         if self.spec.kind != "counts":
-            return super()._begin_out(prepared, z)
+            return super()._begin_out(prepared, z, mask)
         total = prepared.sum(dim=1, keepdim=True).clamp_min(1e-6)
         shares = prepared / total
         mean = shares.mean(dim=0).clamp_min(1e-8)
         # d log(mean share) / dz, to first order: what a softmax of logits then gives.
-        self.out.weight[:, : z.shape[1]] = (shares - mean).T @ z / len(z) / mean[:, None]
+        self.out.weight[:, : z.shape[1]] = _slopes(shares - mean, z, mask) / mean[:, None]
         self.out.bias.copy_(mean.log())
         expected = total * mean
         excess = ((prepared - expected).square() - expected).sum(dim=0).clamp_min(1e-6)
