@@ -3,7 +3,8 @@
     python benchmarks/evidence/run.py [headroom enough_cells eccite jump cdrp periscope] [--jobs 2]
 
 Embeddings and scores are kept under `.evidence/NAME` (what is there is not computed again); the
-table, the paired comparisons and the failures go to `results/NAME_table.csv`, `_comparisons.csv`,
+table, the scores of each seed, the paired comparisons and the failures go to
+`results/NAME_table.csv`, `_scores.csv`, `_comparisons.csv`,
 `_failures.csv`. A data set that is not beside the repository is left out, and said so. `--tiny`
 trains one epoch for one seed, to see that everything works, and writes no results.
 """
@@ -54,7 +55,7 @@ def main() -> None:
         result = config.run(KEPT / name, n_jobs=given.jobs)
         cf.report(result, title=config.title, about=config.about)
         RESULTS.mkdir(exist_ok=True)
-        tables = {"table": result.table, "failures": result.failures}
+        tables = {"table": result.table, "scores": result.scores, "failures": result.failures}
         if result.comparisons is not None:
             tables["comparisons"] = result.comparisons
         for what, table in tables.items():
