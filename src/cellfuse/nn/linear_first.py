@@ -158,7 +158,7 @@ class LinearFirst(_Base):
 def _slopes(target: Tensor, z: Tensor, hidden: Tensor) -> Tensor:
     """Regression of centred targets ``(N, d)`` on `z` ``(N, n)``, over what is hidden: (d, n).
 
-    The slopes of a target are shrunk by 1 - 1 / F (James and Stein): those of a rare gene are noise.
+    Slopes of a target are shrunk by 1 - 1 / F (James and Stein): those of a rare gene are noise.
     """
     n_cells = hidden.sum(dim=0).clamp_min(1)
     z = z - z.mean(dim=0)
