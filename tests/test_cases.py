@@ -62,6 +62,7 @@ def test_the_case_holds(script, tmp_path, monkeypatch):
             capture_output=True,
             text=True,
             check=False,
+            timeout=300,
         )
         assert found.returncode == 0, found.stderr[-2000:]
         return
