@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
 import h5py
+import huggingface_hub
 import mudata as md
 import numpy as np
 import pandas as pd
@@ -16,6 +19,7 @@ import zarr
 from safetensors.torch import save_file
 
 from cellfuse._access import recorded
+from cellfuse.nn.microscopy import MICROSCOPY
 from cellfuse.pp import images as verb
 from cellfuse.pp.images import embed_images
 
@@ -384,3 +388,77 @@ def test_real_crops_are_embedded():
     embed_images(data, **TINY)
     assert data.obsm["X_vit"].shape == (16, 5 * WIDTH)
     assert np.isfinite(data.obsm["X_vit"]).all()
+
+
+# -- backbones trained on microscopy --------------------------------------------------------------
+
+SMALL = {"depth": 4, "embed_dim": 24, "num_heads": 2}
+
+
+def small(name: str, monkeypatch) -> None:
+    known = MICROSCOPY[name]
+    make = tuple({**SMALL, **dict(known.make)}.items())
+    monkeypatch.setitem(MICROSCOPY, name, replace(known, make=make))
+
+
+def test_a_microscopy_backbone_sees_each_channel_by_its_own_mean_and_sd(caplog, monkeypatch):
+    small("morphem", monkeypatch)
+    array = pixels()
+    with caplog.at_level("INFO", "cellfuse"):
+        found = embedding(array, backbone="morphem")
+    assert found.shape == (N, CHANNELS * 24)
+    assert "licence MIT" in caplog.text
+    # Brighter by the same for all pixels is the same image.
+    same = embedding(array, backbone="morphem", scale=(0, 1000))
+    np.testing.assert_allclose(found, same, atol=1e-3)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        net = timm.create_model("vit_small_patch16_224", num_classes=0, in_chans=1, **SMALL).eval()
+    x = torch.from_numpy(array[:, :1].astype("f4"))
+    x = (x - x.mean((2, 3), keepdim=True)) / x.std((2, 3), correction=0, keepdim=True)
+    x = torch.nn.functional.interpolate(x, size=(224, 224), mode="bilinear", antialias=True)
+    with torch.inference_mode():
+        np.testing.assert_allclose(found[:, :24], net(x).numpy(), atol=1e-4)
+
+
+def test_a_file_of_dinov2_has_its_blocks_in_groups(tmp_path, monkeypatch):
+    small("channel-dino", monkeypatch)
+    net = timm.create_model(
+        "vit_large_patch16_224", num_classes=0, in_chans=1, init_values=1.0, **SMALL
+    ).eval()
+    state = {
+        re.sub(r"^blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) // 2}.{m[1]}", key): value
+        for key, value in net.state_dict().items()
+    }
+    assert "blocks.1.3.ls1.gamma" in state
+    path = tmp_path / "channel_dino.pth"
+    torch.save({**state, "mask_token": torch.zeros(1, 24)}, path)
+    found = embedding(backbone="channel-dino", weights=path)
+    assert found.shape == (N, CHANNELS * 24)
+    with torch.inference_mode():
+        x = torch.from_numpy(pixels()[:, 1:].astype("f4"))
+        x = (x - x.mean((2, 3), keepdim=True)) / x.std((2, 3), correction=0, keepdim=True)
+        x = torch.nn.functional.interpolate(x, size=(224, 224), mode="bilinear", antialias=True)
+        np.testing.assert_allclose(found[:, 24:], net(x).numpy(), atol=1e-4)
+    del state["blocks.1.3.ls1.gamma"]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="'channel-dino': missing 'blocks.3.ls1.gamma'"):
+        embedding(backbone="channel-dino", weights=path)
+
+
+def test_what_cannot_be_fetched_is_told_with_its_licence(monkeypatch):
+    with pytest.raises(FileNotFoundError, match="on request.*FAIR Noncommercial.*weights='path/"):
+        embedding(backbone="channel-dino", weights="hub")
+
+    def fail(*args):
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(ConnectionError, match="CaicedoLab/MorphEm.*MIT.*weights='path/"):
+        embedding(backbone="morphem", weights="hub")
+    with pytest.raises(ValueError, match="no network of timm.*Non-Commercial"):
+        embedding(backbone="openphenom", weights="hub")
+    with pytest.raises(ValueError, match="one channel at a time"):
+        embedding(backbone="morphem", per_channel=False)
+    with pytest.raises(KeyError, match="Did you mean 'morphem'"):
+        embedding(backbone="morfem")

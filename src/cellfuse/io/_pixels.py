@@ -1,4 +1,4 @@
-"""Pixels of one image file, by channel: TIFF, OME-Zarr, PNG and JPEG through one door."""
+"""Pixels of one image file, by channel: TIFF, OME-Zarr, PNG, JPEG, ND2, CZI, LIF by one door."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ __all__ = [
     "series_of",
 ]
 
-IMAGE_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (
+    *(".tif", ".tiff", ".btf", ".tf8", ".png", ".jpg", ".jpeg"),
+    *(".nd2", ".czi", ".lif"),
+)
 #: How focal planes become one: the brightest, the mean, or one of them by its number.
 Planes: TypeAlias = Literal["max", "mean"] | int
 #: Axes that may stand for channels, in the order in which they are taken: channels, samples of a
@@ -72,6 +75,7 @@ def opened(path: Path, element: str | None) -> Iterator[list[Series]]:
     from cellfuse.io._ome_zarr import open_zarr
     from cellfuse.io._pictures import open_picture, picture_kind
     from cellfuse.io._tiff import open_tiff
+    from cellfuse.io._vendors import VENDOR_SUFFIXES, open_vendor
 
     if not path.exists():
         raise FileNotFoundError(f"{str(path)!r} does not exist.")
@@ -79,6 +83,8 @@ def opened(path: Path, element: str | None) -> Iterator[list[Series]]:
         yield open_zarr(path, element)
     elif kind := picture_kind(path):
         yield [open_picture(path, kind)]
+    elif path.suffix.lower() in VENDOR_SUFFIXES:
+        yield open_vendor(path)
     else:
         with open_tiff(path) as series:
             yield series

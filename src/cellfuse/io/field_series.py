@@ -233,8 +233,9 @@ def _matched(
     found = [(folder / path, groups) for path in seen if (groups := file_groups(pattern, path))]
     if not found:
         raise FileNotFoundError(
-            f"no image (TIFF, PNG, JPEG, OME-Zarr) of {str(folder)!r} fits the pattern {pattern!r} "
-            f"with its named groups; the files are {listing((p.as_posix() for p in seen), 4)}."
+            f"no image (TIFF, PNG, JPEG, OME-Zarr, ND2, CZI, LIF) of {str(folder)!r} fits the "
+            f"pattern {pattern!r} with its named groups; the files are "
+            f"{listing((p.as_posix() for p in seen), 4)}."
         )
     if len(found) < len(seen):
         logger.info("read_fields: %d of %d images fit the pattern.", len(found), len(seen))

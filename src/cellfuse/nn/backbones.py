@@ -1,4 +1,4 @@
-"""Pretrained image backbones of timm, from its hub or from a file."""
+"""Pretrained image backbones, from their hub or from a file: timm's, and those of microscopy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def load_backbone(
     Parameters
     ----------
     backbone
-        Name of a model of timm.
+        Name of a model of timm, or of :data:`cellfuse.nn.microscopy.MICROSCOPY`.
     weights
         ``"hub"``, ``"random"``, or the path of a checkpoint file under timm's names.
     in_chans
@@ -45,11 +45,18 @@ def load_backbone(
     import timm
     import torch
 
+    from cellfuse.nn.microscopy import MICROSCOPY, load_microscopy
+
+    if backbone in MICROSCOPY:
+        with torch.random.fork_rng(devices=[]):
+            torch.random.manual_seed(seed)
+            net, config = load_microscopy(backbone, weights=weights)
+        return net.eval().requires_grad_(False), config
     if not timm.is_model(backbone):
         raise missing_key(
             backbone,
-            timm.list_models(f"{backbone[:6]}*") or timm.list_models("vit_*"),
-            what="timm's models",
+            [*MICROSCOPY, *(timm.list_models(f"{backbone[:6]}*") or timm.list_models("vit_*"))],
+            what="the microscopy backbones and timm's models",
             fix="`timm.list_models()` lists them all.",
         )
     make: dict[str, Any] = {"in_chans": in_chans, "num_classes": 0}

@@ -69,7 +69,16 @@ def embed_images(
         obsm key of the images, ``(cells, channels, height, width)``, in any kind of array that is
         read by rows (numpy, memmap, h5py, zarr, dask); one batch is read at a time.
     backbone
-        Name of a model of timm (``timm.list_models()``), with or without the tag of its weights.
+        Name of a model of timm (``timm.list_models()``), with or without the tag of its weights;
+        or of a backbone trained on microscopy, which takes one channel at a time and normalises
+        each image by its own mean and standard deviation:
+
+        - ``"morphem"``: ViT-S, 384 features a channel (CHAMMI-75; weights MIT). Its authors put
+          noise into saturated pixels first; here they are left as they are.
+        - ``"channel-dino"``: ViT-L, 1,024 features a channel (weights FAIR Noncommercial Research
+          License, given out on request: pass the file as `weights`).
+        - ``"openphenom"`` is refused with what to do: its network is no timm model, and code of
+          others is not executed here.
     per_channel
         Each channel alone, features side by side in the order of the channels. False: all channels
         at once; timm then adapts the first layer to their number (its weights are repeated over
@@ -138,10 +147,13 @@ def embed_images(
 
     from cellfuse.data.inputs import CellInput
     from cellfuse.nn.backbones import load_backbone
+    from cellfuse.nn.microscopy import MICROSCOPY
 
     adata = check_target(adata, key_added, verb="embed_images", overwrite=overwrite)
     if batch_size < 1:
         raise ValueError(f"expected batch_size >= 1, found {batch_size}.")
+    if backbone in MICROSCOPY and not per_channel:
+        raise ValueError(f"{backbone!r} takes one channel at a time: leave `per_channel` True.")
     images = CellInput.resolve(adata, role="image", modality="", rep=image_rep)
     if images.kind != "pixels":
         raise ValueError(
@@ -299,6 +311,10 @@ class _Embedder:
         low, high = column(self.low[channels]), column(self.high[channels])
         x = ((raw.to(torch.float32) - low) / (high - low)).clamp(0, 1)
         size = tuple(self.config["input_size"][1:])
+        if self.config.get("each_image"):
+            sd, mean = torch.std_mean(x, dim=(2, 3), keepdim=True, correction=0)
+            x = (x - mean) / (sd + 1e-7)
+            return self._run(F.interpolate(x, size=size, mode="bilinear", antialias=True))
         if x.shape[2:] != size:
             mode = "bilinear" if self.config["interpolation"] == "bilinear" else "bicubic"
             x = F.interpolate(x, size=size, mode=mode, antialias=True).clamp(0, 1)
@@ -307,7 +323,10 @@ class _Embedder:
             x = x.expand(-1, len(mean), -1, -1)
         elif x.shape[1] != len(mean):
             mean, sd = [np.mean(mean)] * x.shape[1], [np.mean(sd)] * x.shape[1]
-        return self.net((x - column(mean)) / column(sd)).to(torch.float32).cpu().numpy()
+        return self._run((x - column(mean)) / column(sd))
+
+    def _run(self, x: Tensor) -> NDArray[np.float32]:
+        return self.net(x).float().cpu().numpy()
 
 
 def _identity(adata: AnnData, reader: Reader, net: nn.Module) -> dict[str, Any]:

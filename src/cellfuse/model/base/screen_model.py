@@ -24,6 +24,7 @@ from cellfuse.model.base.arguments import kept
 from cellfuse.model.base.checks import check_whole
 from cellfuse.model.base.embedding import embed, identity_of_embedding
 from cellfuse.model.base.history import Frames, n_epochs
+from cellfuse.model.base.hub import OnHub
 from cellfuse.model.base.seam import ScviModel
 from cellfuse.model.base.setup import Found, check_mudata
 from cellfuse.model.base.storage import read_folder, write_folder
@@ -34,7 +35,7 @@ __all__ = ["Encoder", "ScreenModel"]
 Encoder = Callable[[Tensor], Tensor]
 
 
-class ScreenModel(ScviModel):
+class ScreenModel(OnHub, ScviModel):
     """A model that was set up on a MuData: reads it, is saved without it, is loaded for another."""
 
     #: What is read of each modality, by role.
