@@ -312,8 +312,8 @@ class _Embedder:
         x = ((raw.to(torch.float32) - low) / (high - low)).clamp(0, 1)
         size = tuple(self.config["input_size"][1:])
         if self.config.get("each_image"):
-            sd, mean = torch.std_mean(x, dim=(2, 3), keepdim=True, correction=0)
-            x = (x - mean) / (sd + 1e-7)
+            sds, means = torch.std_mean(x, dim=(2, 3), keepdim=True, correction=0)
+            x = (x - means) / (sds + 1e-7)
             return self._run(F.interpolate(x, size=size, mode="bilinear", antialias=True))
         if x.shape[2:] != size:
             mode = "bilinear" if self.config["interpolation"] == "bilinear" else "bicubic"
