@@ -7,8 +7,7 @@ from cellfuse.model.dino import DINO
 from cellfuse.model.groove import GROOVE
 from cellfuse.model.image_regressor import ImageRegressor
 from cellfuse.model.mae import MAE
-from cellfuse.model.petri import PETRI, Reconstruction
-from cellfuse.model.petri_evidence import Attention, CrossModalGain
+from cellfuse.model.petri import PETRI, Attention, CrossModalGain, Reconstruction
 from cellfuse.model.phenoseq import PhenoSeq
 from cellfuse.model.semi_clipped import SemiClipped
 from cellfuse.model.shared_axes import SharedAxes

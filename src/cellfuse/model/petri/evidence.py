@@ -14,11 +14,9 @@ from torch import Tensor
 
 from cellfuse._access import Data
 from cellfuse._errors import missing_key
-from cellfuse.data import Source, enumerate_documents
 from cellfuse.data.readers import Reader, read_dense
-from cellfuse.model.base import DocumentModel
 from cellfuse.model.base.checks import check_between, check_seed, check_whole
-from cellfuse.model.petri_arms import (
+from cellfuse.model.petri.arms import (
     by_channel_table,
     checked_arms,
     drawn_cells,
@@ -27,12 +25,11 @@ from cellfuse.model.petri_arms import (
     paired_tests,
     partners_of,
 )
-from cellfuse.nn import JointMaskedAutoencoder
-from cellfuse.nn.attention_maps import attention_maps
+from cellfuse.model.petri.documents import InDocuments
 from cellfuse.nn.keyed import uniform
 from cellfuse.nn.tokens import unpatchify
 
-__all__ = ["Attention", "CrossModalEvidence", "CrossModalGain"]
+__all__ = ["CrossModalEvidence", "CrossModalGain"]
 
 #: Cells whose pixels an intensity threshold is taken from.
 N_PROBED = 256
@@ -81,25 +78,6 @@ class CrossModalGain:
     modality: str
 
 
-@dataclass(frozen=True)
-class Attention:
-    """Attention of documents.
-
-    Parameters
-    ----------
-    maps
-        ``(documents, layers, heads, T, T)``; rows ask, columns answer, rows add up to 1.
-    lengths
-        Tokens of each modality, in their order along `T`.
-    context
-        Context of each document.
-    """
-
-    maps: NDArray[np.float32]
-    lengths: dict[str, int]
-    context: list[str]
-
-
 @dataclass
 class _Cell:
     """One cell on its way: what is left of it, encoded, and what was hidden."""
@@ -111,10 +89,8 @@ class _Cell:
     latents: Tensor
 
 
-class CrossModalEvidence(DocumentModel):
+class CrossModalEvidence(InDocuments):
     """The methods of a model of masked reconstruction that look at the other modality's part."""
-
-    module: JointMaskedAutoencoder
 
     @torch.inference_mode()
     def cross_modal_gain(
@@ -214,19 +190,6 @@ class CrossModalEvidence(DocumentModel):
         names = self._modality(data, role).obs_names[[cell.row for cell in cells]].astype(str)
         labels = known.table.index.astype(str).to_numpy()[[cell.context for cell in cells]]
         return self._gain(cells, predicted, arms, role, names, labels, n_shown)
-
-    def _two_roles(self, modality: str) -> tuple[str, str]:
-        roles = list(self.inputs)
-        if modality not in roles:
-            raise missing_key(modality, roles, what="the modalities of the model")
-        if len(roles) < 2 or self.module.documents is None:
-            raise ValueError(
-                "this model has no other modality to gain from: it was set up on one, or with "
-                "`n_set_layers=0`."
-            )
-        return modality, next(name for name in roles if name != modality)
-
-    # -- cells with holes -------------------------------------------------------------------------
 
     def _hidden_cells(
         self,
@@ -397,60 +360,3 @@ class CrossModalEvidence(DocumentModel):
         error = (prediction - target).square().unflatten(2, (n_channels, p * p)).mean(dim=3)
         weight = hidden[:, :, None].float()
         return ((error * weight).sum(1) / weight.sum(1)).float().cpu().numpy()
-
-    # -- attention --------------------------------------------------------------------------------
-
-    @torch.inference_mode()
-    def attention(
-        self, data: Data | None = None, *, max_documents: int = 8, seed: int | None = None
-    ) -> Attention:
-        """Attention of every head of the set transformer, documents of both modalities (Fig. 4c).
-
-        Parameters
-        ----------
-        data
-            The MuData of training (None) or another one.
-        max_documents
-            Documents, drawn at random among those that hold every modality; 48 heads of 256
-            tokens (the paper's) take 12 MB a document.
-        seed
-            Of the choice; the model's by default.
-
-        Returns
-        -------
-        The maps, for :func:`cellfuse.tl.attention_blocks` and :func:`cellfuse.pl.attention`.
-
-        Raises
-        ------
-        ValueError
-            One modality alone, a model without a set transformer, no document of both.
-        RuntimeError
-            The model is not trained.
-        """
-        self._check_trained()
-        check_whole("max_documents", max_documents)
-        seed = self.seed if seed is None else seed
-        check_seed(seed)
-        self._two_roles(next(iter(self.inputs)))
-        self.module.eval()
-        roles = list(self.inputs)
-        known = self._contexts(data, roles)
-        documents = enumerate_documents(known, roles, set_size=self.set_size, seed=seed)
-        whole = np.flatnonzero(np.all([documents.present[role] for role in roles], axis=0))
-        if not len(whole):
-            raise ValueError("no context has cells of every modality: no document to look at.")
-        chosen = np.sort(np.random.default_rng(seed).permutation(whole)[:max_documents])
-        source = Source({role: self._reader(data, role) for role in roles})
-        maps = []
-        transformer = self.module.documents
-        assert transformer is not None
-        for number in chosen:
-            batch = source.read(documents.slice(int(number), len(documents.key))).to(self.device)
-            latents = {}
-            for role in roles:
-                encoded = self.module.latents(role, batch.x[role].flatten(0, 1))
-                latents[role] = encoded.view(1, -1, *encoded.shape[1:])
-            maps.append(attention_maps(transformer, latents, batch.present).float().cpu())
-        lengths = {role: latents[role].shape[1] * latents[role].shape[2] for role in roles}
-        labels = known.table.index.astype(str).to_numpy()[documents.context[chosen]]
-        return Attention(torch.cat(maps).numpy(), lengths, labels.tolist())
