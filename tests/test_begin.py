@@ -183,6 +183,36 @@ def test_the_layer_is_scikit_learns_ridge():
     np.testing.assert_allclose(ridge(torch.as_tensor(x, dtype=torch.float32)), wanted, atol=1e-4)
 
 
+def test_ridge_whitens_within_contexts_where_that_predicts_left_out_contexts_better():
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(rng.normal(size=(30, 30)))[0]
+    # What tells most varies least: noise lies in the other directions.
+    sd_within = np.array([0.05, 0.05, *[3.0] * 28])
+    signal = rng.normal(size=(120, 2))
+    x = 0.5 * sd_within * rng.normal(size=(120, 30))
+    x[:, :2] += 0.2 * signal
+    within, x = turn.T @ np.diag(sd_within**2) @ turn, x @ turn
+    seen, unseen = slice(0, 40), slice(40, None)
+    missed = {}
+    for name, given in (("as it is", None), ("whitened", within)):
+        ridge = RidgeMap(30, 2)
+        ridge.fit(x[seen], signal[seen], within=given)
+        found = ridge(torch.as_tensor(x[unseen], dtype=torch.float32)).numpy()
+        missed[name] = np.square(found - signal[unseen]).mean()
+    assert missed["whitened"] < 0.8 * missed["as it is"]
+
+
+def test_a_context_counts_in_ridge_as_its_replicates_do():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 3))
+    y = x @ rng.normal(size=(3, 2))
+    wrong = np.vstack([y[:40], 50 + y[40:]])
+    ridge = RidgeMap(3, 2)
+    ridge.fit(x, wrong, n=np.repeat([1.0, 1e-9], [40, 10]))
+    found = ridge(torch.as_tensor(x, dtype=torch.float32)).numpy()
+    np.testing.assert_allclose(found, y, atol=0.1)
+
+
 def test_phenoseq_draws_around_ridge_before_it_has_learnt_anything():
     mdata = linked()
     cf.PhenoSeq.setup_mudata(mdata, image_rep="z", rna_rep="z")
@@ -212,6 +242,27 @@ def test_semi_clipped_begins_at_ridge_and_the_paper_is_one_argument_away():
     assert found["linear"] < 0.1 < found["random"]
     with pytest.raises(ValueError, match="trains='heads'"):
         cf.SemiClipped(mdata, trains="heads", begin="linear")
+
+
+def test_layers_that_find_held_out_contexts_no_better_are_left_out_and_ridge_takes_all_contexts():
+    mdata = linked()
+    cf.SemiClipped.setup_mudata(mdata, context_keys="sample", image_rep="z", rna_rep="z")
+    fitted = []
+    for held in (None, 0.1):
+        model = cf.SemiClipped(mdata, pea=("none",), image_correction="none", hidden=(8,), seed=0)
+        model.train(2, lr=1.0, validation_contexts=held, enable_progress_bar=False)
+        assert model.module.adapter.gate.abs().max() == 0  # steps of that size lead anywhere
+        fitted.append(model)
+    y = pd.DataFrame(mdata["image"].obsm["z"])
+    labels = mdata["rna"].obs["sample"].to_numpy()
+    missed = [
+        np.square(
+            pd.DataFrame(m.get_latent_representation()).groupby(labels).mean()
+            - y.groupby(mdata["image"].obs["sample"].to_numpy()).mean()
+        ).mean().mean()
+        for m in fitted
+    ]  # fmt: skip
+    assert missed[0] < missed[1]  # of contexts that one of them was not fitted on
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from cellfuse._errors import warn_user
 from cellfuse.data import Contexts
-from cellfuse.kernels.alignment import align
+from cellfuse.kernels.alignment import Alignment, align
 from cellfuse.kernels.context_sums import ContextMoments, ContextSums
 from cellfuse.kernels.left_out import added, align_left_out, folds_of
 from cellfuse.kernels.shared_axes import Basis, Method, fit_basis, fit_shared_axes
 from cellfuse.nn import JointSpace
 
-__all__ = ["Blocks", "alignment_of", "fit_joint_space", "membership", "sum_contexts"]
+__all__ = ["Blocks", "alignment_of", "compared", "fit_joint_space", "membership", "sum_contexts"]
 
 #: Blocks of cells of a role: their rows, features ``(n, d)`` and nuisances ``(n, z)`` or None.
 Blocks = Iterator[tuple[NDArray[np.int64], NDArray, NDArray | None]]
@@ -204,6 +204,13 @@ def alignment_of(
     -------
     ``gap``, ``foscttm``, ``mrr`` and ``top10``, see :class:`cellfuse.kernels.alignment.Alignment`.
     """
+    return compared(held, cells).summary()
+
+
+def compared(
+    held: Contexts, cells: Mapping[str, Iterator[tuple[NDArray[np.int64], NDArray]]]
+) -> Alignment:
+    """As :func:`alignment_of`, one number per context."""
     here = np.flatnonzero(held.shared())
     means = []
     for role, blocks in cells.items():
@@ -215,7 +222,7 @@ def alignment_of(
         assert total is not None
         counts = np.asarray(members.sum(axis=0)).ravel()
         means.append(total[here] / counts[here, None])
-    return align(*means).summary()
+    return align(*means)
 
 
 def _check(moments: Mapping[str, ContextMoments]) -> None:

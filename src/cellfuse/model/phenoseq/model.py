@@ -319,7 +319,16 @@ class PhenoSeq(PhenoSeqInference):
             for role in self.inputs
         }
         means = {role: each.means + each.offset for role, each in found.items()}
-        network.ridge.fit(means["image"][both], means["rna"][both])
+        counts = [found[role].counts[both] for role in ("image", "rna")]
+        # The penalty is chosen by errors on the scale on which the RNA was measured.
+        unit = network.rna.unit.cpu().double().numpy()
+        network.ridge.fit(
+            means["image"][both],
+            means["rna"][both] * unit,
+            within=found["image"].within,
+            n=counts[0] * counts[1] / (counts[0] + counts[1]),
+        )
+        network.ridge.rescale(1 / unit)
         # What single cells differ by, and what ridge misses of their contexts.
         expected = network.ridge(torch.as_tensor(means["image"][both], dtype=torch.float32))
         missed = means["rna"][both] - expected.numpy()

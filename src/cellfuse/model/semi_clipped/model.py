@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
@@ -18,7 +19,8 @@ from cellfuse.data.splits import Rows
 from cellfuse.kernels.augmentation import Operation, check_operations
 from cellfuse.model.base import DocumentModel, Recipe, as_in
 from cellfuse.model.base.checks import one_of
-from cellfuse.model.base.joint import Blocks, alignment_of, sum_contexts
+from cellfuse.model.base.fitting import Held
+from cellfuse.model.base.joint import Blocks, alignment_of, compared, sum_contexts
 from cellfuse.model.base.plans import Plans
 from cellfuse.model.base.sizes import input_spec, sizes_of
 from cellfuse.model.semi_clipped.checks import (
@@ -30,11 +32,14 @@ from cellfuse.model.semi_clipped.checks import (
 )
 from cellfuse.model.semi_clipped.correction import Correction, mixed_up
 from cellfuse.model.semi_clipped.inference import ClippedInference
+from cellfuse.model.semi_clipped.layers import HELD_SHARE, LEAST_CONTEXTS, choose_share
 from cellfuse.nn import Distillation, perturb_embedding, uniform
 from cellfuse.nn.autoencoders import ExpressionEncoder, build
 from cellfuse.nn.distill import Objective
 
 __all__ = ["SemiClipped"]
+
+logger = logging.getLogger("cellfuse")
 
 Trained = Literal["adapter", "heads", "scratch"]
 #: Hidden layers of the adapters.
@@ -88,7 +93,8 @@ class SemiClipped(ClippedInference):
     begin
         ``"linear"`` (default of ``"small"`` where the adapter alone is trained): the adapter is
         ridge regression of the contexts' mean image embedding on their mean RNA embedding, which
-        stays, and layers that join it through gates that begin at 0. ``"random"``: the paper's.
+        stays, and layers that join it through gates that begin at 0; held-out contexts say how
+        much of them is kept. ``"random"``: the paper's.
     seed
         Seed of weights, pairs and augmentation.
 
@@ -272,6 +278,10 @@ class SemiClipped(ClippedInference):
         ----------
         max_epochs
             Epochs of this call, 50 (paper).
+        validation_contexts
+            Contexts held out as wholes. With ``begin="linear"`` the layers keep the share (1, .5,
+            .25 or none) with which these are aligned best, beyond its error. None: a tenth of 50
+            contexts or more is held out for that; ridge is then fitted anew on all of them.
 
         Raises
         ------
@@ -285,7 +295,17 @@ class SemiClipped(ClippedInference):
             The adapted embedding collapsed: all samples point the same way, or lie on one line.
             Controls that span fewer dimensions than TVN is to correct.
         """
+        held, begun = training.get("validation_contexts"), self.is_trained_
+        ours = self.begin == "linear" and held is None and self._many_contexts()
+        if ours:
+            held = training["validation_contexts"] = HELD_SHARE
         super().train(max_epochs, **training)
+        if self.begin == "linear" and held:
+            cells, by = training.get("validation_size", 0.0), training.get("validation_by")
+            self._weigh_layers(self._judged(*self._dealt(Held(cells, held, by))))
+            if ours and not begun:  # nobody asked for them to stay unseen
+                contexts, rows = self._dealt(Held(cells))
+                self._begin_at(self._source(), rows.train, contexts.restricted(rows.train))
         warn_collapse(self.history, self._batch_size, self.inputs["image"].shape[0])
 
     def _plans(self, contexts: Contexts, rows: Rows, recipe: Recipe, **_: Any) -> Plans:
@@ -317,13 +337,14 @@ class SemiClipped(ClippedInference):
         self, source: Source, train_rows: Mapping[str, NDArray[np.bool_]], contexts: Contexts
     ) -> None:
         self._begin_stage(0, source)
-        means = [self._context_means(source, role, contexts) for role in ("rna", "image")]
-        self.module.adapter.ridge.fit(*means)  # type: ignore[union-attr, operator]
-
-    def _context_means(self, source: Source, role: str, contexts: Contexts) -> NDArray[np.float64]:
-        """Mean of the corrected samples of each context that both modalities have."""
-        parts = sum_contexts(self._corrected(source, role, contexts), contexts, role)
-        return (parts.means + parts.offset)[contexts.shared()]
+        roles, both = ("rna", "image"), contexts.shared()
+        rna, image = (
+            sum_contexts(self._corrected(source, role, contexts), contexts, role) for role in roles
+        )
+        means = [(part.means + part.offset)[both] for part in (rna, image)]
+        counts = [part.counts[both] for part in (rna, image)]
+        n = counts[0] * counts[1] / (counts[0] + counts[1])
+        self.module.adapter.ridge.fit(*means, within=rna.within, n=n)  # type: ignore
 
     @torch.inference_mode()
     def _corrected(self, source: Source, role: str, contexts: Contexts) -> Blocks:
@@ -349,6 +370,29 @@ class SemiClipped(ClippedInference):
         return alignment_of(
             held, {role: self._compared(source, role, held) for role in self.inputs}
         )
+
+    @torch.inference_mode()
+    def _weigh_layers(self, held: Contexts | None) -> None:
+        """Let the layers add to ridge only what held-out contexts are found better with."""
+        if held is None:
+            return
+        source = self._source()
+        gate: Tensor = self.module.adapter.gate  # type: ignore[assignment]
+        trained = gate.clone()
+
+        def closer(share: float) -> NDArray[np.float64]:
+            gate.copy_(share * trained)
+            found = compared(held, {r: self._compared(source, r, held) for r in self.inputs})
+            return found.closer.mean(axis=0)
+
+        share = choose_share(closer)
+        gate.copy_(share * trained)
+        logger.info("held-out contexts leave %d%% of the trained layers beside ridge", 100 * share)
+
+    def _many_contexts(self) -> bool:
+        """Whether a tenth of the contexts is enough to judge by."""
+        shared = self._contexts(None, list(self.inputs)).shared()
+        return int(shared.sum()) >= LEAST_CONTEXTS
 
     @torch.inference_mode()
     def _compared(self, source: Source, role: str, contexts: Contexts) -> Any:
