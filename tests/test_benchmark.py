@@ -514,9 +514,9 @@ def test_models_are_trained_with_their_twins(screen, design, tmp_path):
     found = cf.benchmark(
         screen,
         {
-            "PETRI": {"model": "PETRI", **TINY},
-            "permuted": {"model": "PETRI@permuted", **TINY},
-            "untrained": {"model": "PETRI@untrained", **TINY},
+            "PETRI": {"model": "PETRI", **TINY, "begin": "random"},
+            "permuted": {"model": "PETRI@permuted", **TINY, "begin": "random"},
+            "untrained": {"model": "PETRI@untrained", **TINY, "begin": "random"},
             "TrP MAE": {k: v for k, v in TINY.items() if k != "n_set_layers"},
         },
         {**CONSISTENT, "alignment": {}},

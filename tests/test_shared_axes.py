@@ -100,6 +100,24 @@ def test_nuisances_that_explain_everything_are_refused():
         sums.moments()
 
 
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1234.567, -7e-5])
+def test_constant_features_have_no_variance_and_stand_in_no_coordinate(value):
+    rng = np.random.default_rng(0)
+    members = members_of(np.arange(60) % 5, 5)
+    for width in range(1, 6):
+        x = rng.normal(size=(60, width + 3)).astype(np.float32)
+        x[:, width:] = value * np.arange(1, 4)
+        # Other cells, of contexts that are left out, have other values: the shift is not theirs.
+        sums = ContextSums(width + 3, 5, shift=x.mean(axis=0) * np.float32(0.97))
+        for rows in np.array_split(np.arange(60), 7):
+            sums.add(x[rows], members[rows])
+        found = sums.moments()
+        assert np.all(np.diag(found.total) >= 0)
+        basis = fit_basis(found, n_comps=20)
+        assert basis.project.shape[1] == width and np.isfinite(basis.project).all()
+        assert not basis.project[width:].any()
+
+
 def test_contexts_of_one_block_change_places_together():
     blocks = np.array(["a", "a", "b", "b", "b", "c"])
     for order in permuted_orders(np.ones(6, bool), blocks, n_draws=20, seed=0):

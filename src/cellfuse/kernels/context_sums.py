@@ -12,6 +12,9 @@ __all__ = ["ContextMoments", "ContextSums"]
 
 Floats = NDArray[np.float64]
 
+#: Share of a sum of squares about the shift that may be rounding of float32.
+ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class ContextMoments:
@@ -170,6 +173,9 @@ class ContextSums:
         # Intercept and nuisances together: columns that repeat others share their effect.
         slope = np.linalg.pinv(among, rcond=1e-7, hermitian=True) @ across
         total = self._products[k:, k:] - across.T @ slope
+        # Of a constant feature, sums in float32 leave a little on either side of zero: no variance.
+        told = np.diag(total) > ROUNDING * np.diag(self._products)[k:]
+        np.fill_diagonal(total, np.where(told, np.diag(total), 0.0))
         before = np.diag(self._products)[k:] - across[0] ** 2 / n
         if before.max() > 0 and np.all(np.diag(total) <= 1e-5 * before.max()):
             raise ValueError(
