@@ -96,6 +96,20 @@ def test_activations_are_written_in_blocks_and_read_from_the_folder(fitted, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["acts", "mine"]
 
 
+@pytest.mark.parametrize("gap", [0.0, 30.0], ids=["alike", "apart"])
+def test_embeddings_of_few_dimensions_are_fitted_too(gap):
+    """Most units die there; were they to begin anew at full length, they would add up."""
+    mdata, _ = embeddings(n=1500)
+    for k, name in enumerate(("image", "rna")):
+        x = mdata[name].obsm["X_emb"]
+        few = np.random.default_rng(1).normal(size=(3, WIDTH))
+        mdata[name].obsm["X_emb"] = (x[:, :3] @ few + gap * few[0] * (-1) ** k).astype("f4")
+    model = model_of(mdata, n_concepts=128, k=16)
+    model.train(max_epochs=20, batch_size=256, enable_progress_bar=False)
+    explained = model.history["train_variance_explained_epoch"].iloc[-1, 0]
+    assert int(model.module.revived) > 5 and explained > 0.8
+
+
 def test_saved_and_loaded_it_gives_the_same(fitted, tmp_path):
     mdata, _, model = fitted
     model.save(tmp_path / "m")

@@ -23,6 +23,9 @@ __all__ = ["BatchTopK", "Kept", "largest"]
 BLOCK = 1 << 21
 #: Share by which the first guess of the bound is generous.
 SLACK = 1.15
+#: Length at which a unit begins anew, of that of the living (Bricken et al. 2023): in an embedding
+#: of few dimensions many begin along one of them, and at full length would all be kept at once.
+NEWBORN = 0.2
 
 
 @dataclass(frozen=True)
@@ -347,7 +350,8 @@ class BatchTopK(nn.Module):
         cells = torch.searchsorted(share, drawn * share[-1]).clamp_max(len(z) - 1)
         rows = F.normalize(error[cells], dim=1)
         length = torch.linalg.vector_norm(self.encoder[~self.dead], dim=1).mean().nan_to_num(1.0)
-        self.decoder[due], self.encoder[due], self.bias[due] = rows, rows * length, 0.0
+        self.decoder[due], self.bias[due] = rows, 0.0
+        self.encoder[due] = rows * length * NEWBORN
         self.idle[due] = 0
         self.revived += len(due)
 
