@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import zarr
 
 matplotlib.use("Agg")
 
@@ -112,6 +114,22 @@ def test_a_card_of_a_concept_that_is_not_there_is_refused(mdata):
         cf.pl.concept(mdata, 3)
     with pytest.raises(ValueError, match="no cell of the images has concept 2"):
         cf.pl.concept(mdata, 2)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zarr", "dask"])
+def test_a_card_reads_activations_that_are_not_in_memory(mdata, kind, tmp_path):
+    expected = [shown(ax) for ax in cf.pl.concept(mdata, 1, n_cells=3)[:2]]
+    x = mdata["image"].obsm["X_concepts"]
+    if kind == "dask":
+        there = pytest.importorskip("dask.array").from_array(x.toarray(), chunks=(5, 2))
+    elif kind == "zarr":
+        there = zarr.array(x.toarray(), chunks=(5, 2))
+    else:
+        group = zarr.open_group(tmp_path / "acts", mode="w", zarr_format=2)
+        ad.io.write_elem(group, "matrix", sp.csr_matrix(x))
+        there = ad.io.sparse_dataset(group["matrix"])
+    mdata["image"].obsm["X_concepts"] = there
+    assert [shown(ax) for ax in cf.pl.concept(mdata, 1, n_cells=3)[:2]] == expected
 
 
 def test_the_map_marks_multimodal_concepts_of_each_model(mdata):

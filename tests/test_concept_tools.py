@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import zarr
 from scipy.stats import false_discovery_control, mannwhitneyu
 
 import cellfuse as cf
@@ -85,6 +86,45 @@ def test_activations_that_are_none_are_refused(change, message):
     change(mdata)
     with pytest.raises((KeyError, ValueError), match=message):
         cf.tl.multimodal_concepts(mdata)
+
+
+def elsewhere(x, kind, path):
+    """Activations on the disk or of dask, as a user may have them."""
+    da = pytest.importorskip("dask.array")
+    if kind == "folder":
+        group = zarr.open_group(path, mode="w", zarr_format=2)
+        ad.io.write_elem(group, "matrix", x)
+        return ad.io.sparse_dataset(group["matrix"])
+    if kind == "zarr":
+        array = zarr.create_array(path, shape=x.shape, chunks=(50, 7), dtype=x.dtype)
+        array[:] = x.toarray()
+        return array
+    array = da.from_array(x.toarray(), chunks=(77, x.shape[1]))
+    return array.map_blocks(sp.csr_matrix) if kind == "dask sparse" else array
+
+
+VERBS = {
+    "multimodal": lambda m: cf.tl.multimodal_concepts(m),
+    "differential": lambda m: cf.tl.differential_concepts(m, "gene", control="control"),
+    "batches": lambda m: cf.tl.batch_predictability(m, "well", concepts=[0, 3, 5], n_draws=2),
+    "features": lambda m: cf.tl.concept_features(m, concepts=[0, 3], quantile=0.9),
+}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zarr", "dask", "dask sparse"])
+def test_activations_that_are_not_in_memory_give_the_same(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("cellfuse.data.lazy.PIECE_BYTES", 90 * 24 * 4)  # several pieces
+    mdata, there = screen(), screen()
+    for name in there.mod:
+        x = there[name].obsm["X_concepts"]
+        there[name].obsm["X_concepts"] = elsewhere(x, kind, tmp_path / name)
+    for name, verb in VERBS.items():
+        pd.testing.assert_frame_equal(verb(there), verb(mdata), obj=name)
+    x = mdata["rna"].obsm["X_concepts"]
+    x.data[x.indptr[211]] = np.nan
+    there["rna"].obsm["X_concepts"] = elsewhere(x, kind, tmp_path / "bad")
+    with pytest.raises(ValueError, match=r"X_concepts.*rna.*NaN or infinite.*row 211"):
+        cf.tl.multimodal_concepts(there)
 
 
 # -- differential ---------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import mudata as md
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import zarr
 
 import cellfuse as cf
 
@@ -94,6 +95,32 @@ def test_activations_are_written_in_blocks_and_read_from_the_folder(fitted, tmp_
     with pytest.raises(FileExistsError, match="no folder of activations"):
         model.get_activations(modality="image", path=tmp_path / "mine", overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["acts", "mine"]
+
+
+@pytest.mark.parametrize("kind", ["zarr", "dask"])
+def test_embeddings_that_are_not_in_memory_are_fitted_and_read_the_same(kind, tmp_path):
+    mdata, _ = embeddings(n=300)
+    there = md.MuData({name: ad.AnnData(obs=mdata[name].obs) for name in mdata.mod})
+    for name in mdata.mod:
+        x = mdata[name].obsm["X_emb"]
+        if kind == "dask":
+            array = pytest.importorskip("dask.array").from_array(x, chunks=(77, 5))
+        else:
+            array = zarr.create_array(tmp_path / name, shape=x.shape, chunks=(50, 24), dtype="f4")
+            array[:] = x
+        there[name].obsm["X_emb"] = array
+    found = []
+    for data in (mdata, there):
+        model = model_of(data, n_concepts=32)
+        model.train(**{**QUICK, "max_epochs": 2})
+        found.append(model.get_activations(modality="rna").toarray())
+    np.testing.assert_array_equal(*found)
+    assert (found[0] > 0).any() and not isinstance(there["rna"].obsm["X_emb"], np.ndarray)
+    folder = model.get_activations(modality="rna", path=tmp_path / "acts", batch_size=64)
+    there["rna"].obsm["X_concepts"] = folder  # what was written is what the tools read
+    there["image"].obsm["X_concepts"] = model.get_activations(modality="image")
+    share = cf.tl.multimodal_concepts(there)["fraction_rna"]
+    np.testing.assert_allclose(share, (found[1] > 0).mean(axis=0))
 
 
 @pytest.mark.parametrize("gap", [0.0, 30.0], ids=["alike", "apart"])

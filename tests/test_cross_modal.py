@@ -185,6 +185,30 @@ def test_blocks_of_attention_are_measured_and_compared(trained):
     plt.close("all")
 
 
+def test_blocks_of_attention_are_kept_in_the_data_and_in_its_file(trained, tmp_path):
+    mdata, model = trained
+    mdata = mdata.copy()
+    mdata.uns.clear()
+    found = model.attention(max_documents=2)
+    flat = type(found)(np.full_like(found.maps, 1 / 4), found.lengths, found.context)
+    table = cf.tl.attention_blocks({"PETRI": found, "flat": flat}, data=mdata)
+    assert list(mdata.uns["attention_blocks"]["params"]["models"]) == ["PETRI", "flat"]
+    mdata.write_h5mu(tmp_path / "kept.h5mu")
+    back = md.read_h5mu(tmp_path / "kept.h5mu")
+    pd.testing.assert_frame_equal(
+        back.uns["attention_blocks"]["table"], table, check_dtype=False, check_index_type=False
+    )
+    axes = cf.pl.attention_blocks(back)
+    assert "p = " in axes[0].get_title(loc="left")
+    cf.tl.attention_blocks(found, data=mdata, key_added="alone")
+    assert (
+        "tests" not in mdata.uns["alone"] and len(cf.pl.attention_blocks(mdata, key="alone")) == 2
+    )
+    with pytest.raises(KeyError, match="attention_blocks"):
+        cf.pl.attention_blocks(mdata, key="none")
+    plt.close("all")
+
+
 def test_the_figure_of_the_gain_shows_losses_holes_and_residuals(trained):
     _, model = trained
     gain = model.cross_modal_gain(channel="lipid", above=40.0, max_cells=24)

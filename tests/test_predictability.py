@@ -168,6 +168,39 @@ def test_pairs_found_together_and_alone_add_up_to_what_each_map_finds():
         cf.tl.edge_overlap({"a": first}, edges)
 
 
+@pytest.mark.parametrize("counts", [(5, 9, 3), (40, 1, 2), (7, 0, 4), (6, 8, 0)])
+def test_areas_of_the_circles_and_of_their_overlap_are_the_numbers(counts):
+    alone, other, both = counts
+    table = pd.DataFrame({"a": [True, False, True], "b": [False, True, True], "n_pairs": counts})
+    kept = {"table": table.assign(n_expected=1.0), "params": {"fpr": 0.05, "n_pairs": 99}}
+    first = ad.AnnData(shape=(1, 1), uns={"edge_overlap": kept})
+    ax = cf.pl.edge_overlap(first, kind="circles")
+    left, _, right, _ = ax.patches
+    # Counted on a grid of points.
+    x, y = np.meshgrid(*(np.linspace(-6, 12, 3000),) * 2)
+    inside = [np.hypot(x - c.center[0], y - c.center[1]) < c.radius for c in (left, right)]
+    step = (18 / 2999) ** 2
+    found = [
+        (inside[0] & ~inside[1]).sum(),
+        (inside[1] & ~inside[0]).sum(),
+        (inside[0] & inside[1]).sum(),
+    ]
+    np.testing.assert_allclose(np.array(found) * step, counts, atol=0.03)
+    shown = [text.get_text() for text in ax.texts]
+    assert set(shown) == {"a", "b", *(str(n) for n in counts if n)}
+
+
+def test_circles_of_three_maps_or_of_nothing_are_refused():
+    table = pd.DataFrame({"a": [True], "b": [False], "n_pairs": [3], "n_expected": [3.0]})
+    for more, message in (({"c": [True]}, "two maps to scale"), ({}, "found no interacting pair")):
+        kept = {"table": table.assign(**more), "params": {"fpr": 0.05, "n_pairs": 9}}
+        first = ad.AnnData(shape=(1, 1), uns={"edge_overlap": kept})
+        with pytest.raises(ValueError, match=message):
+            cf.pl.edge_overlap(first, kind="circles")
+    with pytest.raises(ValueError, match="'bars' or 'circles'"):
+        cf.pl.edge_overlap(first, kind="pie")
+
+
 def test_squares_hold_every_pair_once_and_the_fused_similarity():
     first, second, _ = maps()
     fused = ad.AnnData(np.hstack([first.X, second.X]), obs=first.obs)

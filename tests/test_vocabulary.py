@@ -41,7 +41,7 @@ SETTLED = {
 #: Columns of a table of pairs are named `source` and `target`.
 EXCEPT = {("map_contexts", "target")}
 #: Tables that are made of other tables.
-UNKEPT = {"tl.attention_blocks", "tl.compare", "tl.find_concepts"}
+UNKEPT = {"tl.compare", "tl.find_concepts"}
 MODELS = [name for name in cf.__all__ if hasattr(getattr(cf, name), "get_latent_representation")]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-__all__ = ["CSRFolder", "CSRMemory"]
+__all__ = ["CSRFolder", "CSRMemory", "read_csr"]
 
 #: Name of the matrix in its folder.
 NAME = "matrix"
@@ -85,3 +85,15 @@ class CSRFolder:
     def discard(self) -> None:
         """Remove what was written."""
         shutil.rmtree(self._beside, ignore_errors=True)
+
+
+def read_csr(array: Any, *, name: str = "the array") -> sp.csr_matrix:
+    """A matrix on a disk, or of dask, in memory as CSR; only a piece of it is ever dense."""
+    from cellfuse.data.lazy import PIECE_BYTES, LazyMatrix
+
+    matrix = LazyMatrix(array, name=name)
+    step = max(1, PIECE_BYTES // max(1, matrix.shape[1] * matrix.dtype.itemsize))
+    sink = CSRMemory(matrix.shape[1])
+    for start in range(0, len(matrix), step):
+        sink.add(sp.csr_matrix(matrix[start : start + step]))
+    return sink.finish()

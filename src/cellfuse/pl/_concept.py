@@ -144,12 +144,16 @@ def concept(
 
 
 def _activation(adata: Any, use_rep: str, number: int) -> np.ndarray:
-    values = representation(adata, use_rep)
+    values = representation(adata, use_rep, on_disk=True)
     if not 0 <= int(number) < values.shape[1]:
         raise ValueError(
             f"there is no concept {number}: they are numbered 0 to {values.shape[1] - 1}."
         )
-    column = sparse.csr_matrix(values)[:, [int(number)]].toarray()[:, 0]
+    if hasattr(values, "to_memory"):  # sparse, in a file
+        values = values.to_memory()
+    part = values[:, int(number) : int(number) + 1]
+    part = part.compute() if hasattr(part, "compute") else part
+    column = np.asarray(part.toarray() if sparse.issparse(part) else part)[:, 0]
     if not (column > 0).any():
         raise ValueError(f"no cell of the images has concept {number}.")
     return column

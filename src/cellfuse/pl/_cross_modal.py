@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from cellfuse._access import Data
 from cellfuse._errors import missing_key
+from cellfuse.pl._concepts import kept_of
 from cellfuse.pl._drawn import drawn
 from cellfuse.pl._figure import COLOURS, GREY, FigSize, Save, finish, heading, panels
 
@@ -242,8 +244,9 @@ def _least_flat(one: np.ndarray, lengths: dict[str, int], n: int) -> list[tuple[
 
 @drawn
 def attention_blocks(
-    table: pd.DataFrame,
+    table: pd.DataFrame | Data,
     *,
+    key: str = "attention_blocks",
     ax: Any = None,
     figsize: FigSize = None,
     title: str | None = None,
@@ -256,7 +259,9 @@ def attention_blocks(
     Parameters
     ----------
     table
-        What :func:`cellfuse.tl.attention_blocks` gives.
+        What :func:`cellfuse.tl.attention_blocks` gives, or the data in which it was kept.
+    key
+        Key of ``.uns``, where data are given.
     ax
         Axes to draw into, one per block; None makes a figure.
     {drawing}
@@ -264,6 +269,11 @@ def attention_blocks(
     Returns
     -------
     Array of the axes.
+
+    Raises
+    ------
+    KeyError
+        The tool has kept nothing in the data.
 
     Examples
     --------
@@ -273,10 +283,16 @@ def attention_blocks(
     >>> cf.pl.attention_blocks(table.assign(spread=[1.0, 0.1]))[0].get_title(loc="left")
     'image -> rna'
     """
+    if isinstance(table, pd.DataFrame):
+        tests = table.attrs.get("tests", [])
+    else:
+        run = "cellfuse.tl.attention_blocks(attention, data=mdata)"
+        kept = kept_of(table, key, ("table",), run=run)
+        table = kept["table"]
+        tests = kept["tests"].to_dict("records") if "tests" in kept else []
     blocks = list(dict.fromkeys(table["block"]))
     models = list(dict.fromkeys(table["model"]))
     axes = panels(ax, len(blocks), (1.6 + 0.8 * len(models), 3.4), figsize)
-    tests = table.attrs.get("tests", [])
     rng = np.random.default_rng(0)
     for panel, block in zip(axes, blocks, strict=True):
         for i, model in enumerate(models):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from cellfuse._access import Data
+from cellfuse._errors import listing
 from cellfuse.pl._concepts import kept_of
 from cellfuse.pl._drawn import drawn
 from cellfuse.pl._figure import GREY, FigSize, Save, finish, heading, one_axes, panels
-from cellfuse.pl._style import Palette, colours_of
+from cellfuse.pl._style import Palette, colours_of, curve_styles
+from cellfuse.pl._venn import draw_circles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +28,7 @@ __all__ = ["edge_overlap", "predictability", "similarity_density"]
 def edge_overlap(
     first: AnnData,
     *,
+    kind: Literal["bars", "circles"] = "bars",
     key: str = "edge_overlap",
     palette: Palette = None,
     ax: Axes | None = None,
@@ -37,13 +40,16 @@ def edge_overlap(
 ) -> Axes | Figure:
     """Draw how many interacting pairs each combination of maps finds (PETRI, Fig. S3).
 
-    Bars instead of circles: their lengths can be read, and more than two maps compared. The black
-    line is what independent maps would share. ROC curves are drawn by :func:`roc`.
+    Bars can be read and compare more than two maps; the black line is what independent maps would
+    share. Circles are the paper's: their areas, and that of their overlap, are the numbers. ROC
+    curves are drawn by :func:`roc`.
 
     Parameters
     ----------
     first
         The first of the maps on which :func:`cellfuse.tl.edge_overlap` was run.
+    kind
+        ``"bars"``; or ``"circles"``, of two maps (Venn diagram, Fig. S3).
     key
         Key of ``.uns``.
     {palette}
@@ -59,6 +65,8 @@ def edge_overlap(
     ------
     KeyError
         The tool was not run.
+    ValueError
+        Circles of more than two maps, or of maps that find nothing.
 
     Examples
     --------
@@ -76,6 +84,14 @@ def edge_overlap(
     table: pd.DataFrame = kept["table"]
     names = [c for c in table.columns if c not in ("n_pairs", "n_expected", "ratio")]
     colours = colours_of(names, palette)
+    if kind == "circles":
+        ax = one_axes(ax, (4.2, 3.2), figsize)
+        return finish(
+            _circles(ax, kept, curve_styles(names, palette), title),
+            show=show, save=save, name="edge_overlap", return_fig=return_fig,
+        )  # fmt: skip
+    if kind != "bars":
+        raise ValueError(f"kind={kind!r}: expected 'bars' or 'circles'.")
     order = np.lexsort((-table["n_pairs"].to_numpy(), -table[names].sum(axis=1).to_numpy()))
     rows = table.iloc[order]
     ax = one_axes(ax, (5.0, 1.2 + 0.42 * len(rows)), figsize)
@@ -95,6 +111,36 @@ def edge_overlap(
     )
     heading(ax, "line: were the maps independent", title)
     return finish(ax, show=show, save=save, name="edge_overlap", return_fig=return_fig)
+
+
+def _circles(
+    ax: Axes,
+    kept: Mapping[str, Any],
+    styles: Mapping[str, Mapping[str, Any]],
+    title: str | None,
+) -> Axes:
+    names = list(styles)
+    if len(names) != 2:
+        raise ValueError(
+            f"circles can show two maps to scale; found {listing(names)}. Draw kind='bars'."
+        )
+    table, params = kept["table"], kept["params"]
+    found = {
+        tuple(row[:2].astype(bool)): int(row[2]) for row in table[[*names, "n_pairs"]].to_numpy()
+    }
+    alone, other, both = (
+        found.get(which, 0) for which in ((True, False), (False, True), (True, True))
+    )
+    if not alone + both or not other + both:
+        raise ValueError("a map found no interacting pair: a circle of no area. Draw kind='bars'.")
+    draw_circles(ax, (alone, other, both), styles)
+    expected = table.loc[table[names].all(axis=1), "n_expected"]
+    text = (
+        f"Interacting pairs found at FPR {float(params['fpr']):g}, of {int(params['n_pairs']):,}\n"
+        f"both: {both:,}, {float(expected.sum()):,.0f} were the maps independent"
+    )
+    heading(ax, text, title)
+    return ax
 
 
 @drawn

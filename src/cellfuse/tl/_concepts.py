@@ -13,7 +13,7 @@ from scipy import sparse
 from cellfuse._access import Data, check_finite, check_key, modalities, representation, where
 from cellfuse._errors import listing, missing_key
 
-__all__ = ["activations_of", "chosen_concepts", "keep_table", "kept_table"]
+__all__ = ["activations_of", "chosen_concepts", "keep_table", "kept_table", "sparse_of"]
 
 #: Where `Concepts` writes its activations, unless told otherwise.
 REP = "X_concepts"
@@ -23,10 +23,8 @@ def activations_of(data: Data, use_rep: str) -> dict[str, sparse.csr_matrix]:
     """Activations of every modality as CSR, ``(cells, concepts)``; not negative, of one width."""
     found: dict[str, sparse.csr_matrix] = {}
     for name, adata in modalities(data).items():
-        values = representation(adata, use_rep, modality=name)
         label = f"obsm[{use_rep!r}]{where(name)}"
-        check_finite(values, label)
-        matrix = sparse.csr_matrix(values)
+        matrix = sparse_of(adata, use_rep, modality=name)
         if matrix.nnz and matrix.data.min() < 0:
             raise ValueError(
                 f"{label} holds negative values, down to {matrix.data.min():g}: no activations. "
@@ -40,6 +38,18 @@ def activations_of(data: Data, use_rep: str) -> dict[str, sparse.csr_matrix]:
             "by one model."
         )
     return found
+
+
+def sparse_of(adata: AnnData, use_rep: str, *, modality: str = "") -> sparse.csr_matrix:
+    """Activations of one modality as CSR in memory, wherever they lie; NaN is refused."""
+    values = representation(adata, use_rep, modality=modality, on_disk=True)
+    label = f"obsm[{use_rep!r}]{where(modality)}"
+    if isinstance(values, np.ndarray) or hasattr(values, "tocsr"):
+        check_finite(values, label)
+        return sparse.csr_matrix(values)
+    from cellfuse.data.csr import read_csr  # it brings torch
+
+    return read_csr(values, name=label)
 
 
 def chosen_concepts(

@@ -9,10 +9,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cellfuse._access import Data
+from cellfuse.tl._concepts import keep_table
+
 __all__ = ["attention_blocks"]
 
 
-def attention_blocks(attention: Any) -> pd.DataFrame:
+def attention_blocks(
+    attention: Any, *, data: Data | None = None, key_added: str = "attention_blocks"
+) -> pd.DataFrame:
     """Measure the blocks of attention in which one modality asks and the other answers.
 
     For each head the standard deviation of every row within a cross-modal block, averaged over
@@ -24,6 +29,11 @@ def attention_blocks(attention: Any) -> pd.DataFrame:
     attention
         What :meth:`cellfuse.PETRI.attention` gives; or several by name, such as
         ``{"PETRI": ..., "permuted": ...}``.
+    data
+        Data in whose ``.uns`` the result is kept, such as the MuData of training; None keeps it
+        nowhere, since maps of attention do not know their data.
+    key_added
+        Key of ``data.uns``.
 
     Returns
     -------
@@ -34,6 +44,8 @@ def attention_blocks(attention: Any) -> pd.DataFrame:
     them apart). With several models ``attrs["tests"]`` compares the spread of each with that of
     the last, by Mann-Whitney over heads: a row per block, ``model``, ``against``, ``auc``,
     ``pvalue``. Heads are not independent of one another: take a small p as a description.
+    ``uns[key_added]`` keeps it as ``"table"``, the tests as ``"tests"`` (data frame), and
+    ``"params"``.
 
     Raises
     ------
@@ -56,6 +68,11 @@ def attention_blocks(attention: Any) -> pd.DataFrame:
     table = pd.concat([_blocks(one, str(name)) for name, one in named.items()], ignore_index=True)
     if len(named) > 1:
         table.attrs["tests"] = _tests(table, [str(name) for name in named])
+    if data is not None:
+        kept = {"table": table}
+        if len(named) > 1:
+            kept["tests"] = pd.DataFrame(table.attrs["tests"])
+        keep_table(data, key_added, kept, {"models": [str(name) for name in named]})
     return table
 
 
