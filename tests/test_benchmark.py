@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from sklearn.linear_model import Ridge
 
 import cellfuse as cf
 from cellfuse.bench import _views
@@ -507,6 +509,48 @@ def test_concepts_of_both_modalities_are_counted(screen, design):
     )
     assert found.failures.empty
     assert of(found, "truth", "both", "concepts") > 0
+
+
+def test_scvi_embeds_the_counts_alone(screen, design, tmp_path):
+    scvi = {"n_latent": 5, "max_epochs": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        expected = torch.rand(1)
+        torch.manual_seed(1)
+        found = cf.benchmark(
+            screen,
+            {"scVI": scvi, "again": {"model": "scVI", **scvi, "batch_key": "batch"}, "random": {}},
+            CONSISTENT,
+            **design,
+            seeds=1,
+            hold_out=0.25,
+            folder=tmp_path / "out",
+        )
+        assert torch.rand(1) == expected  # scvi-tools' seed is not everybody's
+    assert found.failures.empty, found.failures["why"].tolist()
+    rows = found.table[found.table["method"].isin(["scVI", "again"])]
+    assert rows["view"].tolist() == ["rna", "rna"]  # it reads no images
+    every = [np.load(path) for path in (tmp_path / "out" / "embeddings").glob("*/rna.npy")]
+    arrays = [array for array in every if array.shape[1] == 5]
+    assert len(arrays) == 2 and not np.allclose(*arrays)  # one of them takes the batch out
+    assert arrays[0].shape == (screen["rna"].n_obs, 5)
+
+
+def test_scvi_is_given_by_its_seed_and_knows_the_state_of_cells():
+    from cellfuse.bench._scvi import scvi_embedding
+
+    adata = cf.datasets.simulated_screen(60, n_targets=4, effect_size=3.0, image_size=8, seed=0)[
+        "rna"
+    ]
+    train = np.arange(adata.n_obs) % 4 > 0
+    first, again, other = (
+        scvi_embedding(adata, train, layer=None, seed=seed, n_latent=5, max_epochs=40)
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_allclose(first, again, atol=1e-4)
+    assert not np.allclose(first, other, atol=0.1)
+    fit = Ridge().fit(first[train], adata.obsm["latent"][train])
+    assert fit.score(first[~train], adata.obsm["latent"][~train]) > 0.02
 
 
 @pytest.mark.slow
