@@ -69,6 +69,22 @@ def test_the_style_file_and_the_colours_agree():
     assert [f"#{c}".replace("##", "#") for c in cycle] == list(_style.COLOURS)
 
 
+def test_a_backend_that_switches_figures_on_inside_the_style_stays_on():
+    """As that of notebooks does when the first figure loads it."""
+    before = matplotlib.is_interactive()
+    try:
+        matplotlib.interactive(False)
+        with pl.style():
+            matplotlib.interactive(True)
+        assert matplotlib.is_interactive()
+        with pytest.raises(KeyError), pl.style():
+            matplotlib.interactive(False)
+            raise KeyError
+        assert not matplotlib.is_interactive()
+    finally:
+        matplotlib.interactive(before)
+
+
 def test_text_in_a_pdf_stays_text(tmp_path):
     FIGURES["compare"](save=tmp_path / "a.pdf")
     FIGURES["compare"](save=tmp_path / "a.svg")

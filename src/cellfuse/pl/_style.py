@@ -102,8 +102,17 @@ def style() -> Iterator[None]:
     ours = matplotlib.rc_params_from_file(STYLE_FILE, use_default_template=False)
     now, default = matplotlib.rcParams, matplotlib.rcParamsDefault
     # Asked key by key: reading the backend would choose one.
-    with matplotlib.rc_context({k: v for k, v in ours.items() if now[k] == default[k]}):
-        yield
+    interactive = matplotlib.is_interactive()
+    try:
+        with matplotlib.rc_context({k: v for k, v in ours.items() if now[k] == default[k]}):
+            try:
+                yield
+            finally:
+                interactive = matplotlib.is_interactive()
+    finally:
+        # The first figure loads the backend, and that of notebooks switches this on: were it
+        # taken back with the rest, no further figure would be shown.
+        matplotlib.interactive(interactive)
 
 
 def _plain(name: str) -> str:
