@@ -48,6 +48,8 @@ def her2st(seeds: list[int], *, tiny: bool) -> Iterator[dict]:
     The joint space knows tiles of nine spots, not pairs of spots; by these it is judged: how far a
     concept's activation in the image of a spot goes with that in its expression (`pairs`), and with
     the mean of the markers of the compartment that its expression is rich in (`pairs_markers`).
+    `compartment_shuffled` is what is found when the concept's activations are dealt to other spots:
+    genes that rise together are found by a test that takes genes as independent.
     """
     whole = md.read_h5mu(DATA / "her2st.h5mu")
     rna = whole["rna"]
@@ -80,17 +82,19 @@ def _spots(
     if not len(concepts):
         yield {**row, "concept": -1}
         return
-    cf.tl.concept_features(mdata, rna_layer="lognorm", quantile=0.9)
-    cf.tl.concept_enrichment(mdata, named)
-    sets = mdata.uns["concept_enrichment"]["table"]
+    active = {name: mdata[name].obsm["X_concepts"].toarray() for name in mdata.mod}
+    rng = np.random.default_rng(row["seed"])
+    true = mdata["rna"].obsm["X_concepts"]
+    mdata["rna"].obsm["X_concepts"] = true[rng.permutation(len(order))]
+    shuffled = _compartments(mdata, named)
+    mdata["rna"].obsm["X_concepts"] = true
+    compartments = _compartments(mdata, named)
     genes = mdata.uns["concept_features"]["genes"]
     images = mdata.uns["concept_features"]["images"]
-    active = {name: mdata[name].obsm["X_concepts"].toarray() for name in mdata.mod}
     lognorm = mdata["rna"].to_df("lognorm")
     markers = {s: lognorm[g].mean(axis=1).to_numpy() for s, g in named.items()}
     for concept in concepts:
-        of = sets[(sets["concept"] == concept) & sets["significant"] & (sets["score"] > 0)]
-        kind = str(of.sort_values("score")["term"].iloc[-1]) if len(of) else "none"
+        kind, score = compartments.get(concept, ("none", np.nan))
         seen, read = active["image"][:, concept], active["rna"][order, concept]
         top = genes[(genes["concept"] == concept) & (genes["score"] > 0)]
         look = images[(images["concept"] == concept) & images["significant"]]
@@ -98,15 +102,27 @@ def _spots(
             **row,
             "concept": int(concept),
             "compartment": kind,
-            "score": float(of["score"].max()) if len(of) else np.nan,
+            "compartment_shuffled": shuffled.get(concept, ("none", np.nan))[0],
+            "score": score,
             "pairs": _correlation(seen, read),
-            "pairs_markers": _correlation(seen, markers[kind][order]) if len(of) else np.nan,
+            "pairs_markers": np.nan if kind == "none" else _correlation(seen, markers[kind][order]),
             "genes": " ".join(top.sort_values("score", ascending=False)["gene"].head(6)),
             "image": "; ".join(
                 f"{f} {d:+.1f}" for f, d in look.sort_values("pvalue")[["feature", "difference"]]
                 .head(2).itertuples(index=False)
             ),
         }  # fmt: skip
+
+
+def _compartments(mdata: md.MuData, named: dict[str, list[str]]) -> dict[int, tuple[str, float]]:
+    """Set of markers that each concept's spots are richest in, and its score."""
+    cf.tl.concept_features(mdata, rna_layer="lognorm", quantile=0.9)
+    sets = cf.tl.concept_enrichment(mdata, named)
+    found = sets[sets["significant"] & (sets["score"] > 0)].sort_values("score")
+    return {
+        int(concept): (str(term), float(score))
+        for concept, term, score in found[["concept", "term", "score"]].itertuples(index=False)
+    }
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -19,7 +19,7 @@ QUIET = {"enable_progress_bar": False}
 BATCH = {"image": "well", "rna": "batch"}
 #: Size of the dictionary, chosen on seed 100.
 SIZE = {"n_concepts": 256, "k": 16}
-METHODS = ("SharedAxes", "SharedAxes@permuted", "CLIP")
+METHODS = ("SharedAxes", "SharedAxes@permuted", "CLIP", "CLIP@permuted")
 
 
 def plain(mdata: MuData) -> None:
@@ -153,7 +153,8 @@ def gain(seeds: list[int], *, tiny: bool) -> Iterator[dict]:
 
     Strong effects that both modalities share: does the method use the other modality where there
     is all reason to? The emptying and the filling perturbation are those with the least and the
-    most light in the channel.
+    most light in the channel. PETRI begins linear, as `small` does: begun at random it told own from
+    random expression not at all in four times as many epochs, on seed 100 of a screen like these.
     """
     for seed in seeds:
         mdata = cf.datasets.simulated_screen(

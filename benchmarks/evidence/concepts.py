@@ -3,15 +3,15 @@
     python benchmarks/evidence/concepts.py [simulated gain her2st periscope eccite] [--tiny]
 
 simulated: screens with known shared and private factors (`simulated_screen`, seeds 0 to 2; the size
-of the dictionary was chosen on seed 100), embedded by SharedAxes, by the same on permuted
-contexts, and by CLIP. Concepts active in 10 to 90% of the cells of both modalities; whether they
+of the dictionary was chosen on seed 100), embedded by SharedAxes, by CLIP, and by both on permuted
+contexts. Concepts active in 10 to 90% of the cells of both modalities; whether they
 know the well less than random ones; correlation over guides with the factors, best assigned; and
 whether a concept that both modalities have means one thing in both (correlation over guides of its
 activation in images and in expression).
 gain: hidden droplets rebuilt by PETRI with matched, random and mismatched expression, and by its
 permuted twin (length of the training chosen on seed 100).
 her2st, periscope, eccite: real data, see `_concepts_real.py`.
-Writes `results/concepts_<part>.csv`; ten minutes on one core.
+Writes `results/concepts_<part>.csv`; a quarter of an hour on one core.
 """
 
 from __future__ import annotations

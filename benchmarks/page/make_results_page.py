@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from _concepts import concepts
 from _learning import learning
 from _methods import EVIDENCE, TIMES, alignment, semi_clipped
 from _phenoseq_tide import curves, phenoseq, tide
@@ -382,6 +383,7 @@ def main() -> None:
         "out, also where a simple "
         "baseline wins.\n",
         learning(),
+        concepts(),
         "## PETRI begun at random, on simulated screens with enough cells\n",
         "Up to version 0.1 every model began at random weights; so did all below, but for what "
         "says otherwise.\n",
