@@ -153,8 +153,8 @@ def gain(seeds: list[int], *, tiny: bool) -> Iterator[dict]:
 
     Strong effects that both modalities share: does the method use the other modality where there
     is all reason to? The emptying and the filling perturbation are those with the least and the
-    most light in the channel. PETRI begins linear, as `small` does: begun at random it told own from
-    random expression not at all in four times as many epochs, on seed 100 of a screen like these.
+    most light in the channel. PETRI begins linear, as `small` does: begun at random it did not tell
+    own from random expression in four times as many epochs, on seed 100 of a screen like these.
     """
     for seed in seeds:
         mdata = cf.datasets.simulated_screen(
