@@ -107,7 +107,7 @@ def test_arrays_larger_than_the_memory_granted_go_through_files(tmp_path, monkey
     )
     same(found, adata)
     # 2.56 MB of crops: more than one bucket.
-    assert found.obsm["crops"].shards[0] < 400
+    assert found.obsm["crops"].stored.shards[0] < 400
 
 
 @settings(deadline=None)

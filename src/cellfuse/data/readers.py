@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cellfuse.data.blocks import CACHE_BYTES, BlockReader
 from cellfuse.data.contexts import Ints
+from cellfuse.data.stored import StoredRows
 
 __all__ = [
     "CSRReader",
@@ -213,7 +214,8 @@ def make_reader(array: Any, *, cache_bytes: int = CACHE_BYTES) -> Reader:
     if sp.issparse(array):
         # Rows are read at every step: column-major storage would be searched through each time.
         return CSRReader(array if array.format == "csr" else array.tocsr())
-    if isinstance(array, zarr.Array | h5py.Dataset | CSRDataset) or hasattr(array, "dask"):
+    on_disk = StoredRows | zarr.Array | h5py.Dataset | CSRDataset
+    if isinstance(array, on_disk) or hasattr(array, "dask"):
         return BlockReader(array, cache_bytes=cache_bytes)
     kind = f"{type(array).__module__}.{type(array).__name__}"
     if hasattr(array, "to_numpy"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import anndata.abc
+import anndata.types
 import numpy as np
 import scipy.sparse as sp
 import zarr
@@ -14,11 +15,16 @@ from cellfuse.data.contexts import Ints
 __all__ = ["StoredCSR", "StoredRows"]
 
 
-class StoredRows(zarr.Array):
+#: anndata 0.12 takes what lies on the disk for an array only where it is a zarr array; 0.13 takes
+#: whatever follows the array API, and refuses to copy an AnnData that holds a zarr array.
+_KIN: Any = object if hasattr(anndata.types, "SupportsArrayApiBase") else zarr.Array
+
+
+class StoredRows(_KIN):
     """Dense rows in a zarr array, handed out in the user's order.
 
-    A zarr array to AnnData and to everything else that asks; ``array[rows]`` is numpy. A view or
-    subset of the AnnData that it stands in stays on the disk.
+    An array to AnnData and to everything else that asks; ``array[rows]`` is numpy. A view or subset
+    of the AnnData that it stands in stays on the disk.
 
     Parameters
     ----------
@@ -39,18 +45,45 @@ class StoredRows(zarr.Array):
     cut: Any  # how it is read, once it has been
 
     def __init__(self, array: zarr.Array, place: Ints) -> None:
-        super().__init__(array._async_array)
+        if _KIN is zarr.Array:
+            super().__init__(array._async_array)
+        #: As it lies on the disk.
+        self.stored = array
         self.place, self.cut = place, None
 
     @property
-    def stored(self) -> zarr.Array:
-        """The array as it lies on the disk."""
-        return zarr.Array(self._async_array)
-
-    @property  # type: ignore[misc]
     def shape(self) -> tuple[int, ...]:
         """Shape as it is handed out."""
-        return (len(self.place), *super().shape[1:])
+        return (len(self.place), *self.stored.shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.stored.ndim
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values."""
+        return np.dtype(self.stored.dtype)
+
+    @property
+    def device(self) -> str:
+        """Where rows are when they have been read (array API)."""
+        return "cpu"
+
+    def to_device(self, device: str, /, *, stream: object = None) -> StoredRows:
+        """Itself (array API): rows are read to the CPU."""
+        if device != "cpu":
+            raise ValueError(f"device is {device!r}; rows of a store are read to 'cpu'.")
+        return self
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        return np
 
     def __len__(self) -> int:
         return len(self.place)
@@ -71,7 +104,7 @@ class StoredRows(zarr.Array):
         return StoredRows, (self.stored, self.place)
 
     def __repr__(self) -> str:
-        return f"<StoredRows {self.store_path} shape={self.shape} dtype={self.dtype}>"
+        return f"<StoredRows {self.stored.store_path} shape={self.shape} dtype={self.dtype}>"
 
     def subset(self, rows: Any, columns: Any = slice(None)) -> Any:
         """The same array with fewer cells, or in another order; fewer columns are read."""
