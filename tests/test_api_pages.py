@@ -54,3 +54,11 @@ def test_public_names_have_a_docstring_and_few_positional_arguments(module):
             kinds = [p.kind for p in inspect.signature(thing).parameters.values()]
             n_positional = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
             assert n_positional <= 3, f"{module}.{name} takes {n_positional} positional arguments"
+
+
+@pytest.mark.parametrize("entry", sorted(api_entries()))
+def test_every_page_of_the_api_has_an_example(entry):
+    module, _, name = entry.rpartition(".")
+    thing = getattr(importlib.import_module(module), name)
+    if callable(thing):
+        assert ">>>" in (inspect.getdoc(thing) or ""), f"{entry}: no example in its docstring"

@@ -39,7 +39,14 @@ N_BOOT = 1000
 
 
 class Value(NamedTuple):
-    """A number, the ends of its interval, what chance gives, and of how many things it is."""
+    """A number, the ends of its interval, what chance gives, and of how many things it is.
+
+    Examples
+    --------
+    >>> from cellfuse.bench import Value
+    >>> Value(0.3, low=0.2, high=0.4, chance=0.05, n=300).chance
+    0.05
+    """
 
     value: float
     low: float = NAN
@@ -50,7 +57,20 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """What a metric gives: values by name, and a row per target or pair for paired comparisons."""
+    """What a metric gives: values by name, and a row per target or pair for paired comparisons.
+
+    Examples
+    --------
+    A metric of one's own, with the share of contexts above 0 and the number of each context, by
+    which methods are compared in pairs:
+
+    >>> import pandas as pd
+    >>> from cellfuse.bench import Scores, Value
+    >>> def first_axis(view):
+    ...     units = pd.DataFrame({"first": view.guides.X[:, 0]}, index=view.guides.obs_names)
+    ...     share = float((units["first"] > 0).mean())
+    ...     return Scores({"share": Value(share, chance=0.5, n=len(units))}, units, of="first")
+    """
 
     values: dict[str, Value]
     units: pd.DataFrame | None = None

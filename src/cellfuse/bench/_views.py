@@ -67,6 +67,26 @@ class View:
     pairs
         Pairs that count as known in the place of what a metric was told: of two halves of the data,
         each target and itself.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> mdata = cf.datasets.simulated_screen(40, n_targets=8, cells_per_guide=6, seed=0)
+    >>> def n_profiles(view):
+    ...     return float(view.guides.n_obs)
+    >>> result = cf.benchmark(
+    ...     mdata,
+    ...     ["PCA"],
+    ...     {"profiles": n_profiles},
+    ...     context_keys="guide",
+    ...     image_rep="crops",
+    ...     control_key="gene",
+    ...     control="non-targeting",
+    ...     seeds=1,
+    ...     progress=False,
+    ... )
+    >>> bool((result.scores["value"] == mdata["rna"].obs["guide"].nunique()).all())
+    True
     """
 
     name: str

@@ -36,6 +36,17 @@ class Reconstruction:
         Tokens that were hidden, ``(n, T)``: patches row by row, or genes.
     loss
         Loss of each cell's hidden tokens, as in training, ``(n,)``.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> mdata = cf.datasets.simulated_screen(20, n_targets=4, cells_per_guide=8, seed=0)
+    >>> cf.PETRI.setup_mudata(mdata, context_keys="guide", image_rep="crops")
+    >>> model = cf.PETRI(mdata, set_size=1, width=16, n_heads=2, begin="random", seed=0)
+    >>> model.train(max_epochs=1, documents_per_context=1, enable_progress_bar=False)
+    >>> found = model.reconstruct(modality="rna")
+    >>> found.prediction.shape == (len(found.rows), 20)
+    True
     """
 
     rows: NDArray[np.int64]
@@ -57,6 +68,17 @@ class Attention:
         Tokens of each modality, in their order along `T`.
     context
         Context of each document.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> mdata = cf.datasets.simulated_screen(20, n_targets=4, cells_per_guide=8, seed=0)
+    >>> cf.PETRI.setup_mudata(mdata, context_keys="guide", image_rep="crops")
+    >>> model = cf.PETRI(mdata, set_size=1, width=16, n_heads=2, begin="random", seed=0)
+    >>> model.train(max_epochs=1, documents_per_context=1, enable_progress_bar=False)
+    >>> found = model.attention()
+    >>> found.maps.shape[-1] == sum(found.lengths.values())
+    True
     """
 
     maps: NDArray[np.float32]

@@ -64,6 +64,17 @@ class CrossModalGain:
         Channels or genes.
     modality
         Role of the cells that were rebuilt.
+
+    Examples
+    --------
+    >>> import cellfuse as cf
+    >>> mdata = cf.datasets.simulated_screen(20, n_targets=4, cells_per_guide=8, seed=0)
+    >>> cf.PETRI.setup_mudata(mdata, context_keys="guide", image_rep="crops")
+    >>> model = cf.PETRI(mdata, set_size=1, width=16, n_heads=2, begin="random", seed=0)
+    >>> model.train(max_epochs=1, documents_per_context=1, enable_progress_bar=False)
+    >>> found = model.cross_modal_gain(modality="rna")
+    >>> found.tests[["arm", "against"]].agg(" against ".join, axis=1).tolist()
+    ['own against none', 'random against none', 'own against random']
     """
 
     cells: pd.DataFrame
