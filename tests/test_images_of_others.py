@@ -71,6 +71,9 @@ def test_positions_are_read_by_number_or_name_and_never_silently(tmp_path):
     assert means(cf.io.read_field(file, series=2)) == [30, 30]
     assert cf.io.read_field(file, series="Pos1").channels == ("DNA", "ER")
     assert means(cf.io.read_field(file, series=np.int64(1))) == [20, 20]
+    for wrong in (True, 1.0, [1]):
+        with pytest.raises(TypeError, match="series=.*: expected the number of an image"):
+            cf.io.read_field(file, series=wrong)
     with pytest.raises(ValueError, match="series=3: .* holds 3 images"):
         cf.io.read_field(file, series=3)
     with pytest.raises(ValueError, match=r"0 images .* are called 'Pos9'; they are 'Pos0'"):

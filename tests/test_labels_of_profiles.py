@@ -81,6 +81,23 @@ def test_given_similarities_are_split_alike():
     np.testing.assert_allclose(a["pvalue"], b["pvalue"], atol=2e-3)
 
 
+@pytest.mark.parametrize("beside", ["A|ctrl", "ctrl | A", "A|ctrl|ctrl"])
+def test_a_control_beside_a_target_is_no_target_in_any_verb(beside):
+    plain = with_targets(["A", "A", "B", "B|C", "C", *"DEFGH", "ctrl", "ctrl"])
+    other = plain.copy()
+    other.obs["target"] = ["A", beside, "B", "B|C", "C", *"DEFGH", "ctrl", "ctrl|ctrl"]
+    some = {"control": "ctrl", "sep": "|", "n_boot": 0}
+    calls = {
+        "guides": lambda x: cf.tl.guide_consistency(x, target_key="target", n_null=200, **some),
+        "sets": lambda x: cf.tl.perturbation_consistency(x, by="target", n_null=200, **some),
+        "map": lambda x: cf.tl.mean_average_precision(x, by="target", **some),
+    }
+    for name, call in calls.items():
+        expected, found = call(plain), call(other)
+        assert "ctrl" not in found.index, name
+        pd.testing.assert_frame_equal(found, expected, check_like=True, obj=name)
+
+
 def test_a_guide_with_two_targets_is_a_guide_of_both():
     targets = ["A", "A | B", "B", "B|C", "C", *"DEFGH", "ctrl", "ctrl"]
     guides = with_targets(targets)

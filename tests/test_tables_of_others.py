@@ -53,18 +53,20 @@ EXPECTED = {"Cells_Area": [310.0, 290.0], "Cells_Corr": [0.5, 0.25]}
         ("{t}\n0012\tA01\t310\t0.5\n12\tA02\t290\t0.25\n", "p.tsv"),
         ("{t}\n0012\tA01\t310\t0.5\t\n12\tA02\t290\t0.25\t\n", "p.txt"),
         ("{s}\n0012;A01;310;0.5\n12;A02;290;0.25\n", "p.csv"),
+        ("{p}\n0012|A01|310|0.5\n12|A02|290|0.25\n", "p.txt"),
         ("{s}\n0012;A01;310;0,5\n12;A02;290;0,25\n", "p.csv"),
     ],
     ids=[
         "unix", "windows", "old mac", "no end", "comma behind rows", "comma behind all",
         "spreadsheet", "blank lines", "quotes", "tabs", "tab behind rows", "semicolons",
-        "decimal commas",
+        "bars", "decimal commas",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1"])
 def test_a_table_means_the_same_however_it_is_written(tmp_path, text, name, encoding):
     text = text.format(
         h=HEADER, t=HEADER.replace(",", "\t"), s=HEADER.replace(",", ";"),
+        p=HEADER.replace(",", "|"),
         q=HEADER.replace(",", '","'), r0=ROWS[0], r1=ROWS[1],
     )  # fmt: skip
     plate = cf.io.read_profiles(table(tmp_path, text, name, encoding))

@@ -92,7 +92,7 @@ def _separator(path: Path, header: str) -> str:
     likely = "," if name.endswith(".csv") else "\t"
     if likely in header:
         return likely
-    counts = {sep: header.count(sep) for sep in ("\t", ",", ";")}
+    counts = {sep: header.count(sep) for sep in ("\t", ",", ";", "|")}
     best = max(counts, key=lambda sep: counts[sep])
     return best if counts[best] else likely
 

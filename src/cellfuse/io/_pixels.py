@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -148,11 +149,16 @@ def _chosen(found: list[Series], series: int | str | None, path: Path) -> Series
                 f"{listing((one.name for one in found), 4)}. Give `series` its number, from 0."
             )
         return same[0]
+    if isinstance(series, bool) or not isinstance(series, Integral):
+        raise TypeError(
+            f"series={series!r}: expected the number of an image of {str(path)!r}, from 0, or its "
+            "name."
+        )
     if not 0 <= series < len(found):
         raise ValueError(
             f"series={series}: {str(path)!r} holds {len(found)} images, numbered from 0."
         )
-    return found[series]
+    return found[int(series)]
 
 
 def planes(array: NDArray[Any], axes: str, path: Path, *, z: Planes | None = None) -> NDArray[Any]:

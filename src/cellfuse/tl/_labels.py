@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cellfuse._access import label_list
 from cellfuse._errors import missing_key
 
-__all__ = ["by_name", "control_rows", "several_labels"]
+__all__ = ["apart_from_control", "by_name", "control_rows", "several_labels"]
 
 
 def control_rows(names: NDArray, control: str | list[str]) -> NDArray[np.bool_]:
@@ -27,6 +27,33 @@ def control_rows(names: NDArray, control: str | list[str]) -> NDArray[np.bool_]:
 def by_name(adata: AnnData, rows: NDArray) -> NDArray:
     """Order rows by their names, so that no draw hangs on the order in which they came."""
     return rows[np.argsort(adata.obs_names.to_numpy(str)[rows], kind="stable")]
+
+
+def apart_from_control(labels: NDArray, sep: str | None, control: object) -> NDArray:
+    """Labels without the control that stands beside another: ``A|ctrl`` is of A alone.
+
+    Parameters
+    ----------
+    labels
+        Texts, ``(n,)``; missing ones stay.
+    sep
+        What stands between two labels of a text; None: each is one label.
+    control
+        Labels of the controls, or None. A text of nothing else becomes the first of them it holds.
+    """
+    if sep is None or control is None or not sep:
+        return labels
+    controls = label_list(control)
+
+    def others(text: object) -> object:
+        if not isinstance(text, str) or sep not in text:
+            return text
+        parts = [part for part in map(str.strip, text.split(sep)) if part]
+        kept = [part for part in parts if part not in controls]
+        return text if len(kept) == len(parts) else sep.join(kept or parts[:1])
+
+    codes, distinct = pd.factorize(np.asarray(labels, dtype=object), use_na_sentinel=False)
+    return np.array([others(text) for text in distinct], dtype=object)[codes]
 
 
 def several_labels(

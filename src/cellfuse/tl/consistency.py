@@ -15,7 +15,7 @@ from scipy.stats import false_discovery_control
 from cellfuse._access import as_json, check_key, context_labels, label_list, profiles_only
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.nulls import Draw, empirical_pvalue
-from cellfuse.tl._labels import by_name, control_rows, several_labels
+from cellfuse.tl._labels import apart_from_control, by_name, control_rows, several_labels
 from cellfuse.tl._layout_null import draw_on_layout, plates_apart, positions
 from cellfuse.tl._similarity import similarity_of, source_name
 from cellfuse.tl._summary import check_level, mean_with_interval, null_sets, share_with_interval
@@ -126,7 +126,9 @@ def perturbation_consistency(
     adata = profiles_only(adata)
     check_key(key_added)
     check_level(alpha)
-    labels = context_labels(adata, by).to_numpy(str)
+    labels = apart_from_control(context_labels(adata, by).to_numpy(object), sep, control).astype(
+        str
+    )
     kept = np.ones(len(labels), dtype=bool)
     if control is not None:
         kept &= ~control_rows(labels, control)

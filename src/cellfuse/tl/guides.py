@@ -17,13 +17,14 @@ from cellfuse._access import (
     check_key,
     context_labels,
     control_mask,
+    label_list,
     obs_column,
     profiles_only,
 )
 from cellfuse._errors import listing
 from cellfuse.kernels.cosine import mean_pairwise_cosine, mean_within
 from cellfuse.kernels.nulls import Draw, empirical_pvalue, null_similarity
-from cellfuse.tl._labels import by_name, several_labels
+from cellfuse.tl._labels import apart_from_control, by_name, several_labels
 from cellfuse.tl._similarity import Similarity, similarity_of, source_name
 from cellfuse.tl._summary import check_level, mean_with_interval, null_sets, share_with_interval
 
@@ -130,9 +131,10 @@ def guide_consistency(
     check_key(key_added)
     check_level(alpha)
     targets = context_labels(guides, target_key, missing=control is not None).to_numpy(object)
+    targets = apart_from_control(targets, sep, control)
     kept = np.ones(guides.n_obs, dtype=bool)
     if control is not None:
-        kept &= ~control_mask(guides, target_key, control)
+        kept &= ~control_mask(guides, target_key, control) & ~np.isin(targets, label_list(control))
     # A control guide may lack a target; any other must have one.
     obs_column(guides[kept], target_key)
     if background_key is None:

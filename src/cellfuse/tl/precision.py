@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import false_discovery_control
 
-from cellfuse._access import as_json, check_key, context_labels, control_mask, profiles_only
+from cellfuse._access import (
+    as_json,
+    check_key,
+    context_labels,
+    control_mask,
+    label_list,
+    profiles_only,
+)
 from cellfuse._errors import listing
 from cellfuse._renamed import renamed
 from cellfuse.kernels.groups import group_rows
@@ -23,7 +30,7 @@ from cellfuse.kernels.precision import (
     chance_precision,
     rank_positives,
 )
-from cellfuse.tl._labels import several_labels
+from cellfuse.tl._labels import apart_from_control, several_labels
 from cellfuse.tl._layout_null import LayoutNull, plates_apart, positions
 from cellfuse.tl._precision_null import Null, PrecisionNull
 from cellfuse.tl._similarity import Similarity, similarity_of, source_name
@@ -281,6 +288,9 @@ def _design(
     text = context_labels(adata, by)
     rows = np.arange(n)
     if sep is not None:
+        if control is not None and control_key in (None, by):
+            text = pd.Series(apart_from_control(text.to_numpy(object), sep, control))
+            chosen |= text.isin(label_list(control)).to_numpy()
         rows, text = _entries(text, sep, by, chosen)
     labels, names = pd.factorize(text.to_numpy(str), sort=True)
     shared = None
