@@ -103,8 +103,8 @@ def test_only_conditions_with_controls_are_reported():
     model.train_response(1, enable_progress_bar=False)
     net, data = model.module.response, model._transcriptomes()
     of = {"held_out": [0], "use_dose": True}
-    whole = response_report(net, data, np.ones(len(late), bool), **of)
-    torch.testing.assert_close(whole, response_report(net, data, ~late, **of))
+    whole, _ = response_report(net, data, np.ones(len(late), bool), **of)
+    torch.testing.assert_close(whole, response_report(net, data, ~late, **of)[0])
     assert whole[:, -1].tolist() == [2, 8]  # two cell lines, of one drug and of four
 
 
@@ -169,7 +169,7 @@ def test_inference_reads_images_alone(trained):
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
     for data in (bare, whole, whole["image"]):
         np.testing.assert_array_equal(trained.predict(data).to_numpy(), p.to_numpy())
-        for layer in ("encoder", "student"):
+        for layer in (None, "joint", "encoder", "student"):
             np.testing.assert_array_equal(
                 trained.get_latent_representation(data, at=layer),
                 trained.get_latent_representation(at=layer),
@@ -189,7 +189,7 @@ def test_the_student_meets_the_prototypes_in_their_space(trained):
 def test_the_dose_is_peeled_from_an_embedding(trained):
     mdata = drug_screen()
     h = trained.dose_conditioned_representation(mdata)
-    assert h.shape == trained.get_latent_representation(mdata).shape
+    assert h.shape == trained.get_latent_representation(mdata, at="encoder").shape
     mdata["image"].obs["other"] = mdata["image"].obs["dose_um"] * 100
     assert not np.allclose(trained.dose_conditioned_representation(mdata, dose_key="other"), h)
 
@@ -197,13 +197,13 @@ def test_the_dose_is_peeled_from_an_embedding(trained):
 def test_expression_is_predicted_from_basal_state_structure_and_dose(trained):
     rna = drug_screen()["rna"]
     controls = rna[(rna.obs["compound"] == "DMSO").to_numpy()].copy()
-    one = trained.predict_expression(controls, SMILES["aspirin"], 30.0)
+    one = trained.predict_expression(controls, SMILES["colchicine"], 30.0)
     assert one.shape == controls.shape
-    rows = trained.predict_expression(controls[:1].copy(), SMILES["aspirin"], [0.0, 1.0, 30.0])
+    rows = trained.predict_expression(controls[:1].copy(), SMILES["colchicine"], [0.0, 1.0, 30.0])
     assert rows.shape == (3, rna.n_vars)
     np.testing.assert_allclose(rows[2], one[0], rtol=1e-4, atol=1e-5)
     assert not np.allclose(rows[0], rows[2])
-    both = trained.predict_expression(controls[:2].copy(), [SMILES["aspirin"], "CCO"], 30.0)
+    both = trained.predict_expression(controls[:2].copy(), [SMILES["colchicine"], "CCO"], 30.0)
     np.testing.assert_allclose(both[0], one[0], rtol=1e-4, atol=1e-5)
     # Nearer to what was measured than the untreated cells are; one of the drugs was held out.
     values = rna.X.toarray()
@@ -272,7 +272,7 @@ def test_every_term_trains_on_pixels(screen, ssl, objective):
     model.train(1, batch_size=32, validation_images=0, **SHORT)
     assert np.isfinite(model.history["train_loss_epoch"]).all(axis=None)
     assert ("train_ssl_loss_epoch" in model.history) == (ssl is not None)
-    z = model.get_latent_representation(screen["image"])
+    z = model.get_latent_representation(screen["image"], at="encoder")
     assert z.shape[1] == 12
     if ssl == "dino":
         images = torch.from_numpy(screen["image"].obsm["crops"])
@@ -286,7 +286,8 @@ def test_every_term_trains_on_pixels(screen, ssl, objective):
         with pytest.raises(RuntimeError, match="no codebook"):
             model.predict()
     else:
-        assert model.predict().shape == (screen["image"].n_obs, 4)
+        n_drugs = {"tide": 4, "drug": 5}[objective]  # CL(D) is told of those without RNA too
+        assert model.predict().shape == (screen["image"].n_obs, n_drugs)
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(screen):

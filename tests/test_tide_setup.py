@@ -13,7 +13,7 @@ from tide_parts import SHORT, SMALL, built, setup
 
 import cellfuse as cf
 from cellfuse.nn.scgpt import ScGPT
-from cellfuse.nn.tide import ScGPTResponse
+from cellfuse.nn.scgpt_response import ScGPTResponse
 
 
 @pytest.fixture(scope="module")

@@ -229,6 +229,7 @@ def test_a_training_ends_with_the_weights_of_its_best_epoch(monkeypatch):
         pytest.approx([0.3, 0.8, 0.5])
     )
     for name, weight in model.module.state_dict().items():
-        torch.testing.assert_close(weight, seen[1][name], rtol=0, atol=0)
+        if not name.startswith("joint."):  # fitted after the last epoch, on what was kept
+            torch.testing.assert_close(weight, seen[1][name], rtol=0, atol=0)
     assert not torch.equal(seen[2]["student.0.weight"], seen[1]["student.0.weight"])
     assert not model.module.training

@@ -17,13 +17,8 @@ import cellfuse as cf
 from cellfuse.data import Contexts, make_reader
 from cellfuse.kernels.fingerprints import smiles_fingerprints
 from cellfuse.model.base.training import seeded
-from cellfuse.model.tide.response import (
-    REPORT,
-    Transcriptomes,
-    _explained,
-    fit_response,
-    response_report,
-)
+from cellfuse.model.tide.response import REPORT, _explained, fit_response, response_report
+from cellfuse.model.tide.transcriptomes import Transcriptomes
 from cellfuse.nn.codebook import Codebook
 from cellfuse.nn.film import DoseFiLM
 from cellfuse.nn.response import RESPONSE_PRESETS, ResponseNetwork
@@ -181,7 +176,7 @@ def l1000(seed: int, scale: Scale, there: set[str]) -> Iterator[tuple[str, list[
                 )
             # At held-out doses every drug is a training drug: the mean change is theirs at others.
             if task == "held-out drugs":
-                report = response_report(net, data, everything, drugs, use_dose=use_dose)[0]
+                report = response_report(net, data, everything, drugs, use_dose=use_dose)[0][0]
             else:
                 report = at_doses(net, data, held, use_dose=use_dose)
             rows.append({"task": task, "use_dose": use_dose, **_named(report)})

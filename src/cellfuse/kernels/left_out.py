@@ -39,6 +39,7 @@ def align_left_out(
     *,
     profiles: Sequence[Sequence[ContextSums]] | None = None,
     blocks: NDArray | None = None,
+    folds: Sequence[int] | None = None,
     permute: bool = False,
     seed: int = 0,
 ) -> list[Alignment]:
@@ -55,6 +56,8 @@ def align_left_out(
         modalities: the halves of the cells of one.
     blocks
         Label of each context, permuted together.
+    folds
+        Those that are left out; None: each in turn.
     permute
         Fit on permuted contexts: the twin that must fail.
     seed
@@ -65,7 +68,7 @@ def align_left_out(
     One alignment per fold; a fold of fewer than three contexts has none.
     """
     found = []
-    for left in range(len(parts[0])):
+    for left in range(len(parts[0])) if folds is None else folds:
         rest = [[p for number, p in enumerate(each) if number != left] for each in parts]
         moments = [added(each).moments() for each in rest]
         bases = bases_of(moments)

@@ -66,6 +66,9 @@ class ResponseNetwork(Standardise):
         Bits of a fingerprint.
     sizes
         See :class:`ResponseSizes`.
+    linear
+        Whether it begins at the mean change of the training drugs, ``mean_change``, rather than at
+        "no change": what is learnt then is what a drug does beside it.
 
     Examples
     --------
@@ -77,7 +80,14 @@ class ResponseNetwork(Standardise):
     True
     """
 
-    def __init__(self, n_genes: int, n_bits: int, sizes: ResponseSizes) -> None:
+    #: Of the training drugs, in units of each gene's sd, ``(n_genes,)``.
+    mean_change: Tensor | None
+    #: Of what is learnt beside it, for drugs whose structure was not seen.
+    learnt_weight: Tensor | None
+
+    def __init__(
+        self, n_genes: int, n_bits: int, sizes: ResponseSizes, *, linear: bool = False
+    ) -> None:
         super().__init__(n_genes)
         width = sizes.width
         self.width = width
@@ -110,6 +120,8 @@ class ResponseNetwork(Standardise):
         # "No change" is the first prediction, and what an uninformative drug falls back to.
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+        self.register_buffer("mean_change", torch.zeros(n_genes) if linear else None)
+        self.register_buffer("learnt_weight", torch.zeros(()) if linear else None)
 
     def encode(self, expression: Tensor) -> Tensor:
         """Latents of profiles ``(N, n_genes)``, ``(N, n_latents, width)``."""
@@ -147,9 +159,22 @@ class ResponseNetwork(Standardise):
             x = block(x)
         return self.decoder(self.norm(x))
 
-    def predict(self, basal: Tensor, effect: Tensor, dose: Tensor | None) -> Tensor:
-        """Expression after treatment, ``(N, n_genes)``."""
-        return basal.float() + self._change(self.encode(basal), effect, dose) * self.unit
+    def predict(
+        self, basal: Tensor, effect: Tensor, dose: Tensor | None, *, weight: Tensor | None = None
+    ) -> Tensor:
+        """Expression after treatment, ``(N, n_genes)``.
+
+        Parameters
+        ----------
+        basal, effect, dose
+            State ``(N, n_genes)``, effect ``(N, width)`` and dose in uM ``(N,)``.
+        weight
+            Of what was learnt beside the mean change, ``(N,)``; None: 1.
+        """
+        change = self._change(self.encode(basal), effect, dose)
+        if self.mean_change is not None:
+            change = self.mean_change + (change if weight is None else change * weight[:, None])
+        return basal.float() + change * self.unit
 
     def forward(
         self,
@@ -181,6 +206,8 @@ class ResponseNetwork(Standardise):
         in units of each gene's standard deviation.
         """
         target = (treated.float() - basal.float()) / self.unit
+        if self.mean_change is not None:  # controls, which have no structure, do not change
+            target = target - self.mean_change * fingerprint.any(dim=1, keepdim=True)
         if shown is None:
             shown, shown_dose = treated, dose
         latents = self.encode(basal)

@@ -14,13 +14,13 @@ from cellfuse.nn.codebook import Codebook, distillation_loss
 from cellfuse.nn.contrastive import clip_loss, from_all_devices, same_context
 from cellfuse.nn.dino import Dino
 from cellfuse.nn.film import DoseFiLM
+from cellfuse.nn.joint_space import JointFeatures
 from cellfuse.nn.mae import ImageMAE
-from cellfuse.nn.response import ResponseNetwork, ResponseSizes
-from cellfuse.nn.scgpt import ScGPT, ScGPTCheckpoint
+from cellfuse.nn.response import ResponseNetwork
 from cellfuse.nn.standardise import Standardise
 from cellfuse.nn.vit import ImageEncoder
 
-__all__ = ["FlatEncoder", "Objective", "ScGPTResponse", "TideNetwork"]
+__all__ = ["FlatEncoder", "Objective", "TideNetwork"]
 
 Objective = Literal["tide", "drug", "rna"]
 
@@ -54,79 +54,6 @@ class FlatEncoder(nn.Module):
 ImageSide: TypeAlias = Dino | ImageMAE | ImageEncoder | FlatEncoder
 
 
-class ScGPTResponse(ResponseNetwork):
-    """:class:`ResponseNetwork` whose profiles are read by scGPT.
-
-    Parameters
-    ----------
-    checkpoint
-        What :func:`~cellfuse.nn.scgpt.read_scgpt` gave.
-    genes
-        Token number of each gene, -1 where the vocabulary lacks it, ``(n_genes,)``.
-    n_bits, sizes
-        As in :class:`ResponseNetwork`.
-    n_bins
-        Bins of expression with that of zero, 51 as in scGPT's pretraining.
-    """
-
-    def __init__(
-        self,
-        checkpoint: ScGPTCheckpoint,
-        genes: Tensor,
-        n_bits: int,
-        sizes: ResponseSizes,
-        *,
-        n_bins: int = 51,
-    ) -> None:
-        super().__init__(len(genes), n_bits, sizes)
-        self.encoder = _ScGPTProfiles(checkpoint, genes, sizes.width, n_bins)  # type: ignore[assignment]
-
-    def encode(self, expression: Tensor) -> Tensor:
-        """Latents of profiles ``(N, n_genes)``, ``(N, 2, width)``: ``<cls>`` and the mean gene."""
-        values = self.scale(expression)
-        # scGPT bins a profile by its own order of genes: it takes the values as they were measured.
-        return self.encoder(expression.float()) + self.direct(values)[:, None]
-
-
-class _ScGPTProfiles(nn.Module):
-    """Bulk or single-cell profiles as scGPT's tokens, in the order of their columns."""
-
-    columns: Tensor
-    tokens: Tensor
-
-    def __init__(self, checkpoint: ScGPTCheckpoint, genes: Tensor, width: int, n_bins: int) -> None:
-        super().__init__()
-        self.scgpt: ScGPT = checkpoint.encoder
-        self.pad_value, self.n_bins = checkpoint.pad_value, n_bins
-        columns = (genes >= 0).nonzero()[:, 0]
-        self.register_buffer("columns", columns)
-        first = torch.tensor([checkpoint.cls])
-        self.register_buffer("tokens", torch.cat([first, genes[columns]]))
-        self.project = nn.Linear(self.scgpt.width, width)
-
-    def forward(self, expression: Tensor) -> Tensor:
-        values = self.bins(expression[:, self.columns])
-        values = F.pad(values, (1, 0), value=self.pad_value)
-        out = self.scgpt(self.tokens.expand(len(values), -1), values)
-        return self.project(torch.stack([out[:, 0], out[:, 1:].mean(dim=1)], dim=1))
-
-    def bins(self, x: Tensor) -> Tensor:
-        """Bin of each value among the profile's own other than zero; 0 for zeros.
-
-        Equal values get one bin, that of the middle of their ranks: no bin hangs on the order of
-        the genes.
-        """
-        zero = x == 0
-        x = x.masked_fill(zero, -torch.inf).contiguous()
-        ordered = x.sort(dim=1).values
-        ends = [torch.searchsorted(ordered, x, right=right) for right in (False, True)]
-        rank = (ends[0] + ends[1] - 1) // 2
-        n_zero = zero.sum(dim=1, keepdim=True)
-        n_other = (x.shape[1] - n_zero).clamp(min=1)
-        bins = 1 + (rank - n_zero) * (self.n_bins - 1) // n_other
-        return bins.masked_fill(zero, 0).float()
-
-
 class TideNetwork(Standardise):
     """Shared image encoder; teacher over image, RNA, doses and cell type; image-only student.
 
@@ -153,9 +80,13 @@ class TideNetwork(Standardise):
         Weights of the teacher's cross-entropy and of the self-supervised term.
     use_dose
         Whether the teacher is told the doses.
+    n_compounds
+        Structures that the response model may see, where it weighs the others'.
     """
 
     response_report: Tensor
+    #: Structures that the response model was trained on, ``(n_compounds,)``.
+    response_seen: Tensor | None
 
     def __init__(
         self,
@@ -169,6 +100,7 @@ class TideNetwork(Standardise):
         alpha: float = 1.0,
         beta: float = 1.0,
         use_dose: bool = True,
+        n_compounds: int = 0,
     ) -> None:
         super().__init__(n_channels)
         self.image, self.response, self.codebook = image, response, codebook
@@ -184,6 +116,10 @@ class TideNetwork(Standardise):
         self.fuse = _head(sum(parts), hidden, out)
         self.rna_head = _head(response.width, hidden, out) if objective == "rna" else None
         self.temperature = Temperature(codebook.temperature) if objective != "tide" else None
+        #: Where plain features of the images and learnt ones are joined; None: nowhere.
+        self.joint: JointFeatures | None = None
+        seen = torch.zeros(n_compounds, dtype=torch.bool)
+        self.register_buffer("response_seen", None if response.mean_change is None else seen)
         response.requires_grad_(False)
 
     @property
@@ -196,6 +132,12 @@ class TideNetwork(Standardise):
     def cell(self, role: str) -> Standardise:
         """What takes the statistics of a modality."""
         return self if role == "image" else self.response
+
+    def note_seen(self, compounds: Sequence[int]) -> None:
+        """Note on whose structures the response model was trained."""
+        assert self.response_seen is not None
+        self.response_seen.zero_()
+        self.response_seen[list(compounds)] = True
 
     # -- what is read off -------------------------------------------------------------------------
 
@@ -233,8 +175,8 @@ class TideNetwork(Standardise):
         self,
         images: Tensor,
         image_dose: Tensor | None,
-        rna: Tensor,
-        basal: Tensor,
+        rna: Tensor | None,
+        basal: Tensor | None,
         rna_dose: Tensor | None,
         drug: Tensor,
     ) -> dict[str, Tensor]:
@@ -247,7 +189,8 @@ class TideNetwork(Standardise):
         image_dose, rna_dose
             In uM, ``(N,)``; None leaves dose out.
         rna, basal
-            Treated profiles, and the basal state of their cell line, ``(N, n_genes)``.
+            Treated profiles, and the basal state of their cell line, ``(N, n_genes)``; None for
+            CL(D), which reads none.
         drug
             Position of each drug in the codebook, ``(N,)``.
 
@@ -259,6 +202,8 @@ class TideNetwork(Standardise):
         prototypes, h_s = self.codebook(), self.student(features)
         if self.objective == "drug":
             return self._align(h_s, prototypes[drug], drug)
+        assert rna is not None
+        assert basal is not None
         effect, state = self.transcriptome(rna, basal, rna_dose)
         if self.rna_head is not None:
             return self._align(h_s, self.rna_head(effect), drug)

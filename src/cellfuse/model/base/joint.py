@@ -94,6 +94,7 @@ def fit_joint_space(
     powers: Mapping[str, float],
     method: Method = "within",
     n_learnt: int = 0,
+    weight: float | None = None,
     blocks: NDArray | None = None,
     n_draws: int = 200,
     seed: int = 0,
@@ -113,8 +114,10 @@ def fit_joint_space(
     powers
         Of each role's plain features, see :func:`cellfuse.nn.plain_features.power_of`.
     n_learnt
-        Features of each role, the last ones, that a network has learnt. Their weight is chosen by
-        contexts left out of the fit: 0 where the plain features do without them.
+        Features of each role, the last ones, that a network has learnt.
+    weight
+        Of these. None: it is chosen by contexts left out of the fit, 0 where the plain features do
+        without them.
     blocks
         Label of each context, such as its target: permuted together, left out together.
 
@@ -129,9 +132,10 @@ def fit_joint_space(
         A modality with one cell per context: nothing tells its noise.
     """
     labels = np.arange(len(contexts)) if blocks is None else blocks
-    fold = folds_of(labels, N_FOLDS if n_learnt else 1, seed)
+    chooses = bool(n_learnt) and weight is None
+    fold = folds_of(labels, N_FOLDS if chooses else 1, seed)
     # One modality alone: its contexts are found again in other cells of it.
-    n_halves = 2 if n_learnt and len(cells) == 1 else 1
+    n_halves = 2 if chooses and len(cells) == 1 else 1
     rng = np.random.default_rng(seed)
     halves = {}
     for role, read in cells.items():
@@ -148,10 +152,10 @@ def fit_joint_space(
             for role, each in zip(cells, given, strict=True)
         ]
 
-    weight = 1.0
-    if n_learnt:
+    if chooses:
         profiles = next(iter(halves.values())) if n_halves == 2 else None
         weight = _choose_weight(parts, bases_of, profiles=profiles, blocks=blocks, seed=seed)
+    weight = 1.0 if weight is None else weight
     _put(space.learnt_weight, np.asarray(weight))
     found = dict(zip(cells, bases_of(list(moments.values()), weight), strict=True))
     fit = fit_shared_axes(list(found.values()), blocks=blocks, n_draws=n_draws, seed=seed)

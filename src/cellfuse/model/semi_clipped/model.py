@@ -19,6 +19,7 @@ from cellfuse.data.splits import Rows
 from cellfuse.kernels.augmentation import Operation, check_operations
 from cellfuse.model.base import DocumentModel, Recipe, as_in
 from cellfuse.model.base.checks import one_of
+from cellfuse.model.base.choosing import choose_share
 from cellfuse.model.base.fitting import Held
 from cellfuse.model.base.joint import Blocks, alignment_of, compared, sum_contexts
 from cellfuse.model.base.plans import Plans
@@ -32,7 +33,6 @@ from cellfuse.model.semi_clipped.checks import (
 )
 from cellfuse.model.semi_clipped.correction import Correction, mixed_up
 from cellfuse.model.semi_clipped.inference import ClippedInference
-from cellfuse.model.semi_clipped.layers import HELD_SHARE, LEAST_CONTEXTS, choose_share
 from cellfuse.nn import Distillation, perturb_embedding, uniform
 from cellfuse.nn.autoencoders import ExpressionEncoder, build
 from cellfuse.nn.distill import Objective
@@ -44,6 +44,10 @@ logger = logging.getLogger("cellfuse")
 Trained = Literal["adapter", "heads", "scratch"]
 #: Hidden layers of the adapters.
 HIDDEN = {"base": (1024, 1024), "small": (256, 256)}
+#: Share of the contexts that is held out where nothing is said and the model began linear.
+HELD_SHARE = 0.1
+#: With fewer contexts a tenth of them judges nothing, and none is held out.
+LEAST_CONTEXTS = 50
 #: Samples corrected at a time.
 BLOCK = 4_096
 

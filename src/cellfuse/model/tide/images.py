@@ -59,6 +59,11 @@ class ImageReading:
             parts.append(embed(x, channels=names).float())
         return torch.cat(parts)
 
+    def joined(self, images: Tensor, features: Tensor) -> Tensor:
+        """Plain features of raw images beside their embedding, ``(N, plain + width)``."""
+        assert self.net.joint is not None
+        return self.net.joint.features("image", images.to(features.device), features)
+
     def head(self, at: str) -> Callable[[Tensor], Tensor]:
         """From features to what is asked for: themselves, the student's place, its drugs."""
         net = self.net

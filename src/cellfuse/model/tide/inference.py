@@ -1,4 +1,4 @@
-"""What a trained TIDE gives: from images alone, from structures, from basal expression."""
+"""What a trained TIDE gives: from images alone, and from structures."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cellfuse._access import Data
 from cellfuse._renamed import renamed
 from cellfuse.data import Reader
-from cellfuse.model.base import DocumentModel, as_in
+from cellfuse.model.base import DocumentModel
 from cellfuse.model.base.channels import channel_reader, channels_of
 from cellfuse.model.base.checks import one_of
 from cellfuse.model.tide.codebook import codebook_adata
 from cellfuse.model.tide.compounds import Chemistry
 from cellfuse.model.tide.config import SSL
 from cellfuse.model.tide.images import ImageReading
-from cellfuse.model.tide.response import report_frame
 from cellfuse.model.tide.setup import check_counts, field_arrays
-from cellfuse.model.tide.stage import predict_expression
 from cellfuse.nn.dino import Dino
 from cellfuse.nn.tide import Objective, TideNetwork
 
@@ -32,7 +30,7 @@ __all__ = ["TideInference"]
 
 
 class TideInference(DocumentModel):
-    """Inference of :class:`cellfuse.TIDE`: all that needs its network and no training."""
+    """Inference of :class:`cellfuse.TIDE` on images: all that needs no training."""
 
     module: TideNetwork
     images: ImageReading
@@ -48,8 +46,23 @@ class TideInference(DocumentModel):
     embeds = ("image",)
 
     @property
+    def learnt_weight(self) -> float:
+        """Weight of the encoder's features beside plain ones in the embedding: 0, .25, .5 or 1.
+
+        Chosen by drugs that have images and were never named to teacher and student: those without
+        RNA, and those held out as wholes (``train(validation_images="column")``). It is the weight
+        with which their conditions are found best in other images of theirs, and 0 where no gain is
+        beyond its error, or where there are fewer than five such drugs: plain features alone.
+        """
+        self._check_begun_linear("learnt_weight")
+        self._check_trained()
+        joint = self.module.joint
+        assert joint is not None
+        return float(joint.space.learnt_weight)
+
+    @property
     def codebook(self) -> AnnData:
-        """The drugs with images and RNA: where they began and where they are.
+        """The drugs with images and RNA (of CL(D) all with images): where they began and are.
 
         ``obs``: ``smiles``, ``drift`` (1 - cosine of prototype and initial prototype); ``obsm``:
         ``fingerprint``, ``prototype``, ``initial_prototype``, and the first two principal
@@ -94,7 +107,7 @@ class TideInference(DocumentModel):
         data: Data | None = None,
         *,
         modality: str | None = None,
-        at: Literal["encoder", "average", "student"] = "encoder",
+        at: Literal["joint", "encoder", "average", "student"] | None = None,
         batch_size: int = 256,
     ) -> NDArray[np.float32]:
         """Embedding of every image, from the image alone.
@@ -107,7 +120,10 @@ class TideInference(DocumentModel):
         modality
             ``"image"``, which alone is embedded.
         at
-            ``"encoder"``: the image encoder. ``"average"``: its running mean, which DINO keeps as
+            None is ``"joint"`` where the model began linear, else ``"encoder"``. ``"joint"``: plain
+            features of the image, joined by the encoder's with the weight :attr:`learnt_weight`;
+            centred and shrunk: neither scale nor whiten it. ``"encoder"``: the image encoder.
+            ``"average"``: its running mean, which DINO keeps as
             its teacher; without pairs this is what ``"encoder"`` gives too, as in
             :class:`cellfuse.DINO`. ``"student"``: the student's head, in the space of the
             prototypes and of :meth:`embed_compounds`, of length 1.
@@ -118,8 +134,11 @@ class TideInference(DocumentModel):
         -------
         ``(n_images, width)``.
         """
-        one_of("at", at, ("encoder", "average", "student"))
+        at = at or ("joint" if self.begin == "linear" else "encoder")
+        one_of("at", at, ("joint", "encoder", "average", "student"))
         self._role(modality)
+        if at == "joint":
+            self._check_begun_linear("at='joint'")
         if at == "student":
             self._check_student()
         self._check_trained()
@@ -150,7 +169,8 @@ class TideInference(DocumentModel):
         setup = {**self._setup, "dose_key": dose_key or self._setup["dose_key"]}
         modality = self.inputs["image"].modality
         dose = torch.from_numpy(field_arrays(adata, setup, [], modality=modality)["dose"])
-        h = torch.from_numpy(self.get_latent_representation(data, batch_size=batch_size))
+        z = self.get_latent_representation(data, at="encoder", batch_size=batch_size)
+        h = torch.from_numpy(z)
         parts = [
             self.module.condition(x.to(self.device), d.to(self.device)).float().cpu()
             for x, d in zip(h.split(batch_size), dose.split(batch_size), strict=True)
@@ -184,6 +204,10 @@ class TideInference(DocumentModel):
         bits = self.chemistry.bits(texts).to(self.device)
         return self.module.codebook.embed(bits).float().cpu().numpy()
 
+    def _check_begun_linear(self, what: str) -> None:
+        if self.begin != "linear":
+            raise ValueError(f"{what} is of models that begin linear; this began at random.")
+
     def _check_student(self) -> None:
         self._check_trained()
         if self.n_paired == 0:
@@ -198,9 +222,11 @@ class TideInference(DocumentModel):
     ) -> NDArray[np.float32]:
         self.module.eval()
         names, head = self._channels_of(self._modality(data, "image")), self.images.head(at)
+        joint = self.module.joint if at == "joint" else None
 
         def encode(x: Tensor) -> Tensor:
-            return head(self.images.features(x, names, batch_size=batch_size, average=average))
+            h = self.images.features(x, names, batch_size=batch_size, average=average)
+            return head(h) if joint is None else joint.space("image", self.images.joined(x, h))
 
         return self._encode(data, "image", encode, batch_size)
 
@@ -216,30 +242,3 @@ class TideInference(DocumentModel):
         if role == "rna" and self._setup["counts"] and data is not None and data is not self.adata:
             check_counts(reader, self.inputs[role].label)
         return reader
-
-    @property
-    def response_report_(self) -> pd.DataFrame:
-        """What the response model explains; NaN before it was trained. See `train_response`."""
-        return report_frame(self.module.response_report)
-
-    @as_in(predict_expression, ("net", "chemistry", "counts", "use_dose"))
-    def predict_expression(  # noqa: D102
-        self,
-        basal: Data,
-        smiles: str | Sequence[str],
-        dose: ArrayLike | None = None,
-        *,
-        batch_size: int = 256,
-    ) -> NDArray[np.float32]:
-        if self.response_report_.isna().all(axis=None):
-            raise RuntimeError("the response model is not trained: call `model.train_response()`.")
-        return predict_expression(
-            self._reader(basal, "rna"),
-            smiles,
-            dose,
-            batch_size=batch_size,
-            net=self.module,
-            chemistry=self.chemistry,
-            counts=self._setup["counts"],
-            use_dose=self.use_dose,
-        )

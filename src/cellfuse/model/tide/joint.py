@@ -16,7 +16,7 @@ from cellfuse.model.base.neighbours import Neighbours, looks
 from cellfuse.model.base.plans import Plans
 from cellfuse.model.dino import TeacherSchedule
 from cellfuse.model.tide.images import ImageReading
-from cellfuse.model.tide.response import Transcriptomes
+from cellfuse.model.tide.transcriptomes import Transcriptomes
 from cellfuse.nn.augment import center_crop, random_affine
 from cellfuse.nn.crops import CropSettings, multi_crop
 from cellfuse.nn.dino import Dino
@@ -93,13 +93,16 @@ class JointTraining:
         """Streams of the joint training.
 
         ``"paired"``: every labelled image once per epoch, with RNA of its drug and cell line,
-        whatever the dose, and control RNA of the cell line. ``"cells"``: every image once, for the
+        whatever the dose, and control RNA of the cell line; for CL(D), which pairs images with
+        structures, every image of a drug and no RNA. ``"cells"``: every image once, for the
         self-supervised term.
         """
         plans, images = {}, rows.train["image"]
         if self.is_paired:
-            one = [Draw(role, 1, missing="drop") for role in ("image", "rna")]
-            stream = Stream((*one, self.data.basal_draw()), batch_size, over="cells")
+            draws = [Draw("image", 1, missing="drop")]
+            if self.net.objective != "drug":
+                draws += [Draw("rna", 1, missing="drop"), self.data.basal_draw()]
+            stream = Stream(tuple(draws), batch_size, over="cells")
             labelled = images & (self.image_fields["drug"] >= 0)
             plans["paired"] = DocumentPlan(
                 contexts.restricted({"image": labelled, "rna": rows.train["rna"]}),
@@ -116,6 +119,12 @@ class JointTraining:
             )
         # The genes' scales are those of the response model's training.
         return Plans(plans, None, {"image": images})
+
+    def never_named(self) -> NDArray[np.bool_]:
+        """Images of drugs that neither teacher nor student is told of, ``(n_images,)``."""
+        compound = self.image_fields["compound"]
+        named = compound[~self.held & (self.image_fields["drug"] >= 0)]
+        return (compound >= 0) & ~np.isin(compound, named)
 
     def callbacks(self, reader: Reader, max_epochs: int) -> list[L.Callback]:
         """DINO's teacher; looks at the held-out images, the best of which is kept."""
@@ -149,6 +158,8 @@ class JointTraining:
             # No change of scale or intensity here: size and brightness name a mechanism too.
             images = random_affine(images[:, None], batch.key, seed=self.seed, crop=self.side)[:, 0]
         of = batch.obs
+        if self.net.objective == "drug":
+            return self.net(images, None, None, None, None, of["image"]["drug"][:, 0])
         return self.net(
             images,
             of["image"]["dose"][:, 0],

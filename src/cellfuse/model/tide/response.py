@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,108 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cellfuse.data import (
-    Batch,
-    Contexts,
-    DocumentDataModule,
-    DocumentPlan,
-    Draw,
-    Reader,
-    Source,
-    Stream,
-)
-from cellfuse.data.readers import read_dense
+from cellfuse.data import Batch, DocumentDataModule, DocumentPlan, Draw, Source, Stream
+from cellfuse.model.base.choosing import choose_share
 from cellfuse.model.base.training import Training, fit
-from cellfuse.model.tide.capping import capped
-from cellfuse.model.tide.config import log_normalize
+from cellfuse.model.tide.conditions import Conditions, conditions_of
+from cellfuse.model.tide.transcriptomes import Transcriptomes
 from cellfuse.nn.response import ResponseNetwork
 
-__all__ = ["REPORT", "Transcriptomes", "fit_response", "report_frame", "response_report"]
+__all__ = ["REPORT", "fit_response", "report_frame", "response_report"]
 
 #: Columns of the report; see :meth:`cellfuse.TIDE.train_response`.
 REPORT = ("r2", "r2_over_mean_change", "mean_change_r2", "correlation", "n_drugs", "n_conditions")
 PARTS = ("held-out drugs", "training drugs")
+#: Conditions that are foretold at a time.
 CHUNK = 4096
-
-
-@dataclass(frozen=True)
-class Transcriptomes:
-    """RNA of a screen as the response model reads it.
-
-    Parameters
-    ----------
-    reader
-        Of the RNA.
-    fields
-        ``"dose"`` and ``"compound"`` of each row; the compound is a row of `bits`, -1 a control.
-    contexts
-        Contexts of the RNA.
-    bits
-        Fingerprint of every compound, ``(n_compounds, n_bits)``.
-    counts
-        Whether raw counts are read.
-    compound_key, control
-        Column of the contexts with the compound, and the controls' label.
-    n_basal
-        Control profiles that are averaged to a basal state.
-    """
-
-    reader: Reader
-    fields: Mapping[str, NDArray]
-    contexts: Contexts
-    bits: Tensor
-    counts: bool
-    compound_key: str
-    control: str
-    n_basal: int
-
-    def basal_draw(self) -> Draw:
-        """Draw of the controls that agree with a document in everything but the compound."""
-        return Draw("rna", self.n_basal, context="control", missing="drop", name="basal")
-
-    def values(self, x: Tensor) -> Tensor:
-        """Profiles of a draw, ``(G, S, n_genes)``, averaged over S."""
-        return log_normalize(x, counts=self.counts).mean(dim=1)
-
-    def blocks(self, rows: NDArray[np.int64]) -> Any:
-        """Go through rows: their numbers and their profiles."""
-        for start in range(0, len(rows), CHUNK):
-            part = rows[start : start + CHUNK]
-            yield part, log_normalize(read_dense(self.reader, part), counts=self.counts)
-
-    def statistics(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each gene over `rows`."""
-        total: Any = 0.0
-        squares: Any = 0.0
-        shift: Any = None
-        for _, x in self.blocks(rows):
-            x = x.double()
-            shift = x.mean(dim=0) if shift is None else shift
-            total = total + (x - shift).sum(dim=0)
-            squares = squares + (x - shift).square().sum(dim=0)
-        mean = total / len(rows)
-        variance = (squares / len(rows) - mean.square()).clamp(min=0)
-        return (mean + shift).float(), variance.sqrt().float()
-
-    def means(self, codes: NDArray[np.int64], n: int) -> NDArray[np.float64]:
-        """Mean profile of the rows of each code ``(n, n_genes)``; negative codes are left out."""
-        total = np.zeros((n, self.reader.shape[1]))
-        for part, x in self.blocks(np.flatnonzero(codes >= 0)):
-            np.add.at(total, codes[part], x.double().numpy())
-        counts = np.bincount(codes[codes >= 0], minlength=n)
-        return total / np.maximum(counts, 1)[:, None]
-
-    def used(
-        self, drugs: Sequence[str], compounds: Sequence[str], n_paired: int | None, seed: int
-    ) -> NDArray[np.bool_]:
-        """RNA rows that are used: at most `n_paired` of each of `drugs`, all others."""
-        names = list(compounds)
-        return capped(self.fields["compound"], [names.index(d) for d in drugs], n_paired, seed)
-
-    def fingerprints(self, compound: Tensor) -> Tensor:
-        """Bits of compounds, zeros for controls."""
-        found = self.bits.to(compound.device)[compound.clamp(min=0)]
-        return found * (compound >= 0)[:, None]
 
 
 def fit_response(
@@ -177,59 +88,71 @@ def response_report(
     held_out: Sequence[int],
     *,
     use_dose: bool,
-) -> Tensor:
-    """How much of the change the drug's structure and dose explain, ``(2, 6)``.
+) -> tuple[Tensor, float]:
+    """How much of the change the drug's structure and dose explain, and what that is worth.
 
-    Rows are held-out and training compounds, columns :data:`REPORT`. A condition is a context at a
-    dose: the mean of its profiles less the mean of its controls, in units of each gene's standard
-    deviation. The mean change is that of the training conditions.
+    Returns
+    -------
+    Rows are held-out and training compounds, columns :data:`REPORT`, ``(2, 6)``. The mean change is
+    that of the training conditions. And the weight of what was learnt beside it, by which the
+    changes of held-out compounds are missed least; in the report each of these is foretold with
+    the weight that the others of them choose, so that none has a say in its own.
     """
-    of_row = np.where(rows, data.contexts.of_row("rna"), -1)
-    controls, group = data.contexts.related(
-        "rna", "control", control_key=data.compound_key, control=data.control
-    )
-    # Where no control agrees in every other key there is no change to speak of.
-    known = (of_row >= 0) & (group[of_row] >= 0)
-    treated = np.flatnonzero(known & (data.fields["compound"] >= 0))
-    table = pd.DataFrame(
-        {
-            "context": of_row[treated],
-            "dose": data.fields["dose"][treated],
-            "compound": data.fields["compound"][treated],
-        }
-    )
-    codes = np.full(len(of_row), -1, np.int64)
-    codes[treated] = table.groupby(["context", "dose"], sort=True).ngroup()
-    conditions = table.drop_duplicates(["context", "dose"]).sort_values(["context", "dose"])
-    basal_codes = np.full(len(of_row), -1, np.int64)
-    basal_codes[controls.rows] = controls.codes
-    basal = data.means(basal_codes, len(controls.counts))[group[conditions["context"]]]
-    sd = net.unit.cpu().double().numpy()
-    change = (data.means(codes, len(conditions)) - basal) / sd
-    predicted = _predict(net, data, basal, conditions, use_dose) / sd - basal / sd
-    is_held = conditions["compound"].isin(list(held_out)).to_numpy()
-    mean_change = change[~is_held].mean(axis=0)
+    found = conditions_of(data, rows, net.unit)
+    predicted = _predict(net, data, found, use_dose)
+    is_held = found.table["compound"].isin(list(held_out)).to_numpy()
+    weight = 1.0
+    if net.mean_change is not None:
+        begun = net.mean_change.cpu().double().numpy()
+        learnt = predicted[is_held] - begun
+        compound = found.table["compound"].to_numpy()[is_held]
+        weight, of_others = _weights(found.change[is_held] - begun, learnt, compound)
+        predicted[is_held] = begun + of_others[:, None] * learnt
+    mean_change = found.change[~is_held].mean(axis=0)
     out = torch.full((len(PARTS), len(REPORT)), torch.nan)
     for at, chosen in enumerate((is_held, ~is_held)):
         if chosen.any():
-            found = _explained(change[chosen], predicted[chosen], mean_change)
-            n = [conditions["compound"][chosen].nunique(), int(chosen.sum())]
-            out[at] = torch.tensor([*found, *n])
-    return out
+            numbers = _explained(found.change[chosen], predicted[chosen], mean_change)
+            n = [found.table["compound"][chosen].nunique(), int(chosen.sum())]
+            out[at] = torch.tensor([*numbers, *n])
+    return out, weight
+
+
+def _weights(left: NDArray, learnt: NDArray, compound: NDArray) -> tuple[float, NDArray]:
+    """Weight that all compounds choose, and for each row the one that the other compounds do.
+
+    `left` is what the mean change leaves of each row's change, and `learnt` is to foretell it.
+    """
+    names, of_row = np.unique(compound, return_inverse=True)
+
+    def chosen(but: int | None = None) -> float:
+        is_asked = np.arange(len(names)) != but
+        if not is_asked.any():
+            return 0.0
+
+        def missed(share: float) -> NDArray[np.float64]:
+            error = np.square(left - share * learnt).sum(axis=1)
+            return np.bincount(of_row, error, len(names))[is_asked].astype(np.float64)
+
+        return choose_share(missed)
+
+    return chosen(), np.array([chosen(at) for at in range(len(names))])[of_row]
 
 
 def _predict(
-    net: ResponseNetwork, data: Transcriptomes, basal: NDArray, conditions: Any, use_dose: bool
-) -> NDArray:
+    net: ResponseNetwork, data: Transcriptomes, found: Conditions, use_dose: bool
+) -> NDArray[np.float64]:
+    """Changes that are foretold with all that was learnt."""
     device, parts = net.sd.device, []
-    for start in range(0, len(conditions), CHUNK):
-        part = conditions.iloc[start : start + CHUNK]
-        state = torch.as_tensor(basal[start : start + CHUNK], dtype=torch.float32).to(device)
+    for start in range(0, len(found.table), CHUNK):
+        part = found.table.iloc[start : start + CHUNK]
+        state = torch.as_tensor(found.basal[start : start + CHUNK], dtype=torch.float32).to(device)
         compound = torch.tensor(part["compound"].to_numpy()).to(device)
         dose = torch.tensor(part["dose"].to_numpy(np.float32)).to(device) if use_dose else None
         effect = net.effect_of_drug(data.fingerprints(compound))
         parts.append(net.predict(state, effect, dose).cpu().double().numpy())
-    return np.concatenate(parts)
+    sd = net.unit.cpu().double().numpy()
+    return np.concatenate(parts) / sd - found.basal / sd
 
 
 def _explained(change: NDArray, predicted: NDArray, mean_change: NDArray) -> list[float]:

@@ -140,6 +140,11 @@ def paired_drugs(
     return drugs
 
 
+def imaged_drugs(adata: AnnData, *, compound_key: str, control: str) -> list[str]:
+    """Compounds with images: each has a structure, which is all that CL(D) needs beside them."""
+    return sorted(set(context_labels(adata, compound_key, modality="image")) - {control})
+
+
 def field_arrays(
     adata: AnnData, setup: Mapping[str, Any], names: Sequence[str], *, modality: str
 ) -> dict[str, NDArray]:
@@ -260,6 +265,7 @@ def read_screen(
         "cell_line_key": cell_line_key,
         "compounds": compounds,
         "drugs": paired_drugs(adatas, keys, compound_key=compound_key, control=control),
+        "imaged": imaged_drugs(adatas["image"], compound_key=compound_key, control=control),
         "fingerprint": fingerprint,
         "n_bits": MACCS_BITS if fingerprint == "maccs" else n_bits,
         "counts": counts,

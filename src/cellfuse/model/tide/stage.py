@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from cellfuse.data import Reader
 from cellfuse.data.readers import read_dense
@@ -16,8 +17,9 @@ from cellfuse.model.base.checks import check_whole
 from cellfuse.model.base.history import Frames
 from cellfuse.model.base.training import refuse_unknown, seeded
 from cellfuse.model.tide.compounds import Chemistry
-from cellfuse.model.tide.config import log_normalize
-from cellfuse.model.tide.response import Transcriptomes, fit_response, response_report
+from cellfuse.model.tide.conditions import conditions_of
+from cellfuse.model.tide.response import fit_response, response_report
+from cellfuse.model.tide.transcriptomes import Transcriptomes, log_normalize
 from cellfuse.nn.tide import TideNetwork
 
 __all__ = ["ResponseStage", "predict_expression"]
@@ -75,7 +77,8 @@ class ResponseStage:
         max_epochs
             Times that every profile is told from its drug.
         holdout
-            Share of the compounds with RNA that the training does not see; the report is on them.
+            Share of the compounds with RNA that the training does not see; the report is on them,
+            and so is the choice of `response_learnt_weight`.
         batch_size, lr, weight_decay
             AdamW, 5% linear warm-up, then cosine.
         **trainer_kwargs
@@ -87,7 +90,9 @@ class ResponseStage:
         contexts and doses, ``r2`` of the predicted change against "no change",
         ``r2_over_mean_change`` of it against the mean change of the training drugs,
         ``mean_change_r2`` of that mean change against "no change", and the ``correlation`` of
-        predicted and measured change. R^2 below 0 is worse than what it is compared with.
+        predicted and measured change. R^2 below 0 is worse than what it is compared with. With
+        ``begin="linear"`` each held-out drug is foretold with the weight of what was learnt that
+        the other held-out drugs choose.
         """
         refuse_unknown("TIDE.train_response", trainer_kwargs, ResponseStage.train)
         check_whole("max_epochs", max_epochs)
@@ -100,6 +105,9 @@ class ResponseStage:
         trained = known & ~np.isin(compound, held)
         response = self.net.response
         response.set_statistics(*self.data.statistics(np.flatnonzero(trained)))
+        if response.mean_change is not None:
+            found = conditions_of(self.data, trained, response.unit)
+            response.mean_change.copy_(torch.as_tensor(found.change.mean(axis=0)))
         with seeded(self.seed, 86_028_121):
             history = fit_response(
                 response,
@@ -113,8 +121,13 @@ class ResponseStage:
                 seed=self.seed,
                 **trainer_kwargs,
             )
-        report = response_report(response, self.data, known, held.tolist(), use_dose=self.use_dose)
+        report, weight = response_report(
+            response, self.data, known, held.tolist(), use_dose=self.use_dose
+        )
         self.net.response_report.copy_(report)
+        if response.learnt_weight is not None:
+            response.learnt_weight.fill_(weight)
+            self.net.note_seen(np.setdiff1d(names, held).tolist())
         return history
 
 
@@ -127,10 +140,14 @@ def predict_expression(
     batch_size: int = 256,
     net: TideNetwork,
     chemistry: Chemistry,
+    compounds: Sequence[str],
     counts: bool,
     use_dose: bool,
 ) -> NDArray[np.float32]:
     """Expression after treatment, by the response model.
+
+    With ``begin="linear"`` a structure that its training did not see is foretold with
+    `response_learnt_weight` of what was learnt beside the mean change.
 
     Parameters
     ----------
@@ -164,6 +181,7 @@ def predict_expression(
     if any(length not in (1, n) for length in lengths.values()):
         raise ValueError(f"expected lengths of 1 or {n}, found {lengths}.")
     response, device = net.response.eval(), net.mean.device
+    weight = _weight_of(bits, net, chemistry, compounds)
     out = np.empty((n, basal.shape[1]), np.float32)
     for start in range(0, n, batch_size):
         rows = np.arange(start, min(start + batch_size, n))
@@ -171,8 +189,21 @@ def predict_expression(
         x = log_normalize(read_dense(basal, state), counts=counts).to(device)
         effect = response.effect_of_drug(bits[which[drug]].to(device))
         given = torch.from_numpy(doses[at]).to(device) if use_dose else None
-        out[rows] = response.predict(x, effect, given).cpu().numpy()
+        of = None if weight is None else weight[which[drug]].to(device)
+        out[rows] = response.predict(x, effect, given, weight=of).cpu().numpy()
     return out
+
+
+def _weight_of(
+    bits: Tensor, net: TideNetwork, chemistry: Chemistry, compounds: Sequence[str]
+) -> Tensor | None:
+    """Weight of what was learnt for each fingerprint: 1 for those that the training saw."""
+    if net.response_seen is None or net.response.learnt_weight is None:
+        return None
+    seen = [text for text, is_seen in zip(compounds, net.response_seen, strict=True) if is_seen]
+    known = {row.tobytes() for row in chemistry.bits(seen).numpy()}
+    of_others = float(net.response.learnt_weight)
+    return torch.tensor([1.0 if row.tobytes() in known else of_others for row in bits.numpy()])
 
 
 def _checked_doses(dose: ArrayLike | None, use_dose: bool) -> NDArray[np.float32]:
