@@ -9,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import anndata as ad
 import h5py
 import mudata as md
 import numpy as np
+import pandas as pd
 import pytest
 
 import cellfuse as cf
@@ -412,6 +414,28 @@ def test_a_header_says_what_the_file_holds(screen, screen_file):
         assert set(part.labels("gene")) == set(screen[name].obs["gene"])
     alone = read_header(screen_file.with_name("rna.h5ad"), modality="rna").parts["rna"]
     assert alone.obs == header.parts["rna"].obs
+
+
+def test_a_header_is_read_where_names_are_kept_with_a_mask(screen_file, tmp_path):
+    """As pandas 3 keeps texts: the index of a data frame is a group of values and mask."""
+    file = tmp_path / "rna.h5ad"
+    adata = ad.read_h5ad(screen_file.with_name("rna.h5ad"))
+    adata.obsm["frame"] = pd.DataFrame({"a": np.zeros(adata.n_obs)}, index=adata.obs_names)
+    adata.write_h5ad(file)
+    before = read_header(file, modality="rna").parts["rna"].obsm
+    with h5py.File(file, "a") as opened:
+        for frame in (opened["obs"], opened["obsm/frame"]):
+            name = frame.attrs["_index"]
+            if isinstance(frame[name], h5py.Dataset):
+                values = frame[name][:]
+                del frame[name]
+                parts = frame.create_group(name)
+                parts.attrs.update(
+                    {"encoding-type": "nullable-string-array", "encoding-version": "0.1.0"}
+                )
+                parts["values"], parts["mask"] = values, np.zeros(len(values), bool)
+    assert before["frame"] == (adata.n_obs, 1)
+    assert read_header(file, modality="rna").parts["rna"].obsm == before
 
 
 def test_several_context_columns_are_written_with_commas(screen_file):

@@ -150,9 +150,15 @@ def _shape(value: Any) -> tuple[int, ...]:
     if hasattr(value, "shape"):
         return tuple(int(n) for n in value.shape)
     if "column-order" in value.attrs:  # a data frame
-        index = value[_name(value.attrs["_index"])]
-        return (int(index.shape[0]), len(value.attrs["column-order"]))
+        return (_length(value[_name(value.attrs["_index"])]), len(value.attrs["column-order"]))
     return tuple(int(n) for n in value.attrs.get("shape", ()))
+
+
+def _length(column: Any) -> int:
+    """Rows of a column: an array, or the group of one that pandas keeps in parts."""
+    if hasattr(column, "shape"):
+        return int(column.shape[0])
+    return int(column["codes" if "codes" in column else "values"].shape[0])
 
 
 def role_parts(header: Header, roles: dict[str, str] | None) -> dict[str, Part]:
