@@ -189,7 +189,8 @@ def test_the_student_meets_the_prototypes_in_their_space(trained):
 def test_the_dose_is_peeled_from_an_embedding(trained):
     mdata = drug_screen()
     h = trained.dose_conditioned_representation(mdata)
-    assert h.shape == trained.get_latent_representation(mdata, at="encoder").shape
+    z = trained.get_latent_representation(mdata, at="encoder")
+    assert h.shape == (len(z), 8 + z.shape[1])  # eight plain features, and the encoder's
     mdata["image"].obs["other"] = mdata["image"].obs["dose_um"] * 100
     assert not np.allclose(trained.dose_conditioned_representation(mdata, dose_key="other"), h)
 

@@ -136,6 +136,28 @@ def test_without_drugs_to_judge_by_the_embedding_is_the_closed_form(rep):
     np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(b).max())
 
 
+@pytest.mark.parametrize("rep", ["flat", "crops"])
+def test_teacher_and_student_read_plain_features_at_their_own_scale(rep):
+    """An encoder that says nothing: what the student tells apart it tells by plain features."""
+    mdata = drug_screen(replicates=6)
+    model = built(mdata, setup_with={"image_rep": rep}, seed=0, **({} if rep == "flat" else VIT))
+    model.train(1, validation_images=0, **SHORT)
+    net, images = model.module, mdata["image"]
+    x = torch.as_tensor(images.obsm[rep])
+    plain = x.float() if rep == "flat" else cf.nn.image_statistics(x)
+    told = net.plain_scale.scale(plain)
+    np.testing.assert_allclose(told.mean(dim=0), 0, atol=1e-3)
+    wide = net.plain_scale.sd > 1e-3 * net.plain_scale.sd.max()
+    np.testing.assert_allclose(told.std(dim=0, correction=0)[wide], 1, atol=1e-2)
+    net.features = lambda x, channels=None: torch.zeros(len(x), net.encoder.width)
+    with torch.no_grad():
+        heads = torch.cat([told, torch.zeros(len(x), net.encoder.width)], dim=1)
+        expected = torch.nn.functional.normalize(net.student(heads), dim=1)
+    found = model.get_latent_representation(at="student")
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert found.std(axis=0).max() > 1e-3
+
+
 N_WIDTH = 6
 
 
@@ -225,7 +247,7 @@ def test_cld_is_told_of_every_drug_with_images_and_structure():
         told, shown = [], []
         model.module.register_forward_pre_hook(
             lambda net, args, told=told, shown=shown: (
-                told.extend(args[-1].tolist()), shown.append(args[2])
+                told.extend(args[5].tolist()), shown.append(args[2])
             ) and None
         )  # fmt: skip
         model.train(1, batch_size=8, validation_images=0, **SHORT)

@@ -170,6 +170,7 @@ def test_a_batch_pairs_images_with_rna_of_their_drug_and_line_and_tells_each_its
             x[batch.rows["basal"]].mean(dim=1),
             torch.from_numpy(rna["dose_um"].to_numpy("f4")[r]),
             torch.tensor([PAIRED.index(name) for name in image["compound"].iloc[i]]),
+            flat[i],  # plain features, whose scale nobody took
         )
         found = joint.losses({"paired": batch})
     for name, value in by_hand.items():

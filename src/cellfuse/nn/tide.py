@@ -80,6 +80,8 @@ class TideNetwork(Standardise):
         Weights of the teacher's cross-entropy and of the self-supervised term.
     use_dose
         Whether the teacher is told the doses.
+    n_plain
+        Plain features of an image that teacher and student read beside the encoder's; 0: none.
     n_compounds
         Structures that the response model may see, where it weighs the others'.
     """
@@ -100,6 +102,7 @@ class TideNetwork(Standardise):
         alpha: float = 1.0,
         beta: float = 1.0,
         use_dose: bool = True,
+        n_plain: int = 0,
         n_compounds: int = 0,
     ) -> None:
         super().__init__(n_channels)
@@ -108,7 +111,8 @@ class TideNetwork(Standardise):
         self.alpha, self.beta, self.use_dose = alpha, beta, use_dose
         # What the response model explains, kept with its weights (NaN: it was not fine-tuned).
         self.register_buffer("response_report", torch.full((2, 6), torch.nan))
-        width, out = self.encoder.width, codebook.delta.shape[1]
+        self.plain_scale = Standardise(n_plain) if n_plain else None
+        width, out = n_plain + self.encoder.width, codebook.delta.shape[1]
         self.student = _head(width, hidden, out)
         self.dose = DoseFiLM(width)
         parts = (width, response.width, response.width)
@@ -147,6 +151,12 @@ class TideNetwork(Standardise):
             return self.image.embed(images, channels=channels)
         return self.encoder.embed(images, channels=channels)
 
+    def beside(self, plain: Tensor | None, features: Tensor) -> Tensor:
+        """What teacher and student read: plain features, where there are, and the encoder's."""
+        if self.plain_scale is None or plain is None:
+            return features
+        return torch.cat([self.plain_scale.scale(plain), features], dim=1)
+
     @torch.no_grad()
     def transcriptome(
         self, rna: Tensor, basal: Tensor, dose: Tensor | None
@@ -179,6 +189,7 @@ class TideNetwork(Standardise):
         basal: Tensor | None,
         rna_dose: Tensor | None,
         drug: Tensor,
+        plain: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Losses of images with a transcriptome of the same drug and cell line.
 
@@ -193,12 +204,14 @@ class TideNetwork(Standardise):
             CL(D), which reads none.
         drug
             Position of each drug in the codebook, ``(N,)``.
+        plain
+            Plain features of the images, ``(N, n_plain)``.
 
         Returns
         -------
         ``loss`` without the self-supervised term, its parts, and accuracies.
         """
-        features = self.features(images)
+        features = self.beside(plain, self.features(images))
         prototypes, h_s = self.codebook(), self.student(features)
         if self.objective == "drug":
             return self._align(h_s, prototypes[drug], drug)

@@ -17,7 +17,7 @@ from cellfuse.kernels.shared_axes import Basis, fit_basis
 from cellfuse.model.base.choosing import choose_share
 from cellfuse.model.base.joint import Blocks, fit_joint_space, sum_parts
 from cellfuse.model.tide.images import ImageReading
-from cellfuse.nn import JointFeatures
+from cellfuse.nn.tide import TideNetwork
 
 __all__ = ["begin_plain", "image_conditions", "join_learnt"]
 
@@ -42,11 +42,14 @@ def image_conditions(contexts: Contexts, dose: NDArray[np.float32]) -> Contexts:
     )
 
 
-def begin_plain(
-    joint: JointFeatures, reader: Reader, rows: NDArray[np.bool_], *, seed: int
-) -> None:
-    """Let plain features look at images of `rows`."""
-    joint.fit_plain("image", read_dense(reader, sample_rows(rows, seed=seed)))
+def begin_plain(net: TideNetwork, reader: Reader, rows: NDArray[np.bool_], *, seed: int) -> None:
+    """Let plain features look at images of `rows`, and take their scales."""
+    assert net.joint is not None
+    assert net.plain_scale is not None
+    images = read_dense(reader, sample_rows(rows, seed=seed))
+    net.joint.fit_plain("image", images)
+    plain = net.joint.plain["image"](images)
+    net.plain_scale.set_statistics(plain.mean(dim=0), plain.std(dim=0, correction=0))
 
 
 @torch.inference_mode()

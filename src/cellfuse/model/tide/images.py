@@ -59,6 +59,11 @@ class ImageReading:
             parts.append(embed(x, channels=names).float())
         return torch.cat(parts)
 
+    def plain(self, images: Tensor) -> Tensor | None:
+        """Plain features of raw images, ``(N, n_plain)``; None for a model that reads none."""
+        joint, device = self.net.joint, self.net.mean.device
+        return None if joint is None else joint.plain["image"](images.to(device))
+
     def joined(self, images: Tensor, features: Tensor) -> Tensor:
         """Plain features of raw images beside their embedding, ``(N, plain + width)``."""
         assert self.net.joint is not None

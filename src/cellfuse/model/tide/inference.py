@@ -153,6 +153,8 @@ class TideInference(DocumentModel):
     ) -> NDArray[np.float32]:
         """Embedding of images from which the teacher peels the dose, `h_I`, ``(n_images, width)``.
 
+        Where the model began linear, plain features of the image come first in it.
+
         Parameters
         ----------
         data
@@ -169,8 +171,7 @@ class TideInference(DocumentModel):
         setup = {**self._setup, "dose_key": dose_key or self._setup["dose_key"]}
         modality = self.inputs["image"].modality
         dose = torch.from_numpy(field_arrays(adata, setup, [], modality=modality)["dose"])
-        z = self.get_latent_representation(data, at="encoder", batch_size=batch_size)
-        h = torch.from_numpy(z)
+        h = torch.from_numpy(self._images(data, "heads", batch_size=batch_size))
         parts = [
             self.module.condition(x.to(self.device), d.to(self.device)).float().cpu()
             for x, d in zip(h.split(batch_size), dose.split(batch_size), strict=True)
@@ -226,7 +227,11 @@ class TideInference(DocumentModel):
 
         def encode(x: Tensor) -> Tensor:
             h = self.images.features(x, names, batch_size=batch_size, average=average)
-            return head(h) if joint is None else joint.space("image", self.images.joined(x, h))
+            if joint is not None:
+                return joint.space("image", self.images.joined(x, h))
+            if at not in ("encoder", "average"):  # what teacher and student read
+                h = self.module.beside(self.images.plain(x), h)
+            return head(h)
 
         return self._encode(data, "image", encode, batch_size)
 

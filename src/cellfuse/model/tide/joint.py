@@ -153,13 +153,14 @@ class JointTraining:
 
     def paired(self, batch: Batch) -> dict[str, Tensor]:
         """Teacher, student and their distillation."""
-        images = self.net.scale(batch.x["image"][:, 0])
+        raw = batch.x["image"][:, 0]
+        images, plain = self.net.scale(raw), self.images.plain(raw)
         if self.side is not None:
             # No change of scale or intensity here: size and brightness name a mechanism too.
             images = random_affine(images[:, None], batch.key, seed=self.seed, crop=self.side)[:, 0]
         of = batch.obs
         if self.net.objective == "drug":
-            return self.net(images, None, None, None, None, of["image"]["drug"][:, 0])
+            return self.net(images, None, None, None, None, of["image"]["drug"][:, 0], plain)
         return self.net(
             images,
             of["image"]["dose"][:, 0],
@@ -167,6 +168,7 @@ class JointTraining:
             self.data.values(batch.x["basal"]),
             of["rna"]["dose"][:, 0],
             of["image"]["drug"][:, 0],
+            plain,
         )
 
     def self_supervised(self, batch: Batch) -> dict[str, Tensor]:

@@ -77,8 +77,9 @@ class TIDE(TideTraining):
         ``"linear"`` (default of ``"small"``, but for channel-agnostic models and no pairs): the
         response model begins at the mean change of the training drugs, and the embedding at plain
         features of the images (:func:`cellfuse.nn.image_statistics`, or flat features as they
-        are). What is learnt joins either with a weight that held-out drugs choose:
-        :attr:`learnt_weight`, :attr:`response_learnt_weight`. ``"random"``: the paper's.
+        are), which teacher and student read too. What is learnt joins either with a weight that
+        held-out drugs choose: :attr:`learnt_weight`, :attr:`response_learnt_weight`.
+        ``"random"``: the paper's.
     seed
         Seed of weights, pairs, views and order.
     **sizes

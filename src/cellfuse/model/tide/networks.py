@@ -184,6 +184,9 @@ def make_network(
         vit=vit,
         seed=seed,
     )
+    plain = None
+    if linear:
+        plain = PlainFeatures(inputs["image"].kind, inputs["image"].shape, crop=side)
     n_bits = fingerprints.shape[1]
     response, outline = make_response(
         inputs["rna"],
@@ -209,10 +212,10 @@ def make_network(
         alpha=weights["alpha"],
         beta=weights["beta"],
         use_dose=use_dose,
+        n_plain=0 if plain is None else plain.n_features,
         n_compounds=n_compounds,
     )
-    if linear:
-        plain = PlainFeatures(inputs["image"].kind, inputs["image"].shape, crop=side)
+    if plain is not None:
         net.joint = JointFeatures(
             {"image": plain}, n_learnt=net.encoder.width, n_comps=N_COMPS, n_nuisances={}
         )

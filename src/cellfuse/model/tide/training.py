@@ -153,8 +153,7 @@ class TideTraining(TideExpression):
     def _begin_at(
         self, source: Source, train_rows: Mapping[str, NDArray[np.bool_]], contexts: Contexts
     ) -> None:
-        assert self.module.joint is not None
-        begin_plain(self.module.joint, source.readers["image"], train_rows["image"], seed=self.seed)
+        begin_plain(self.module, source.readers["image"], train_rows["image"], seed=self.seed)
 
     def _finish(self, source: Source, trained: Contexts) -> None:
         if self.begin != "linear":
