@@ -1,4 +1,4 @@
-"""The base of every model. A new method reads `document_model`, and needs no other file here."""
+"""The base of every model. A new method reads `method`, and needs no other file here."""
 
 from cellfuse.model.base.arguments import as_in
 from cellfuse.model.base.document_model import DocumentModel

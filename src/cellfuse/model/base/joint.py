@@ -11,21 +11,62 @@ import torch
 from numpy.typing import NDArray
 
 from cellfuse._errors import warn_user
-from cellfuse.data import Contexts
+from cellfuse.data import Contexts, Reader
+from cellfuse.data.readers import read_dense
 from cellfuse.kernels.alignment import Alignment, align
 from cellfuse.kernels.context_sums import ContextMoments, ContextSums
 from cellfuse.kernels.left_out import added, align_left_out, folds_of
 from cellfuse.kernels.shared_axes import Basis, Method, fit_basis, fit_shared_axes
 from cellfuse.nn import JointSpace
 
-__all__ = ["Blocks", "alignment_of", "compared", "fit_joint_space", "membership", "sum_contexts"]
+__all__ = [
+    "Blocks",
+    "alignment_of",
+    "compared",
+    "fit_joint_space",
+    "membership",
+    "read_blocks",
+    "sum_contexts",
+]
 
 #: Blocks of cells of a role: their rows, features ``(n, d)`` and nuisances ``(n, z)`` or None.
 Blocks = Iterator[tuple[NDArray[np.int64], NDArray, NDArray | None]]
+#: Cells read at a time.
+BLOCK = 2_048
 #: Weights of learnt features that are tried, the plain features' being 1.
 WEIGHTS = (0.0, 0.5, 1.0)
 #: Folds of contexts by which the weight is chosen.
 N_FOLDS = 4
+
+
+@torch.inference_mode()
+def read_blocks(
+    reader: Reader,
+    contexts: Contexts,
+    role: str,
+    features: Callable[[torch.Tensor, NDArray[np.int64]], torch.Tensor],
+    *,
+    nuisances: NDArray | None = None,
+    device: torch.device | None = None,
+) -> Blocks:
+    """Features of the cells of a role that have a context, in blocks.
+
+    Parameters
+    ----------
+    reader, contexts, role
+        What reads the cells, and which of them are in a context.
+    features
+        Cells as they were read, and their rows, to features ``(n, d)``.
+    nuisances
+        Numbers of every cell of the role, ``(cells, z)``.
+    device
+        Where cells are read to.
+    """
+    every = np.flatnonzero(contexts.of_row(role) >= 0)
+    for start in range(0, len(every), BLOCK):
+        rows = every[start : start + BLOCK]
+        x = features(read_dense(reader, rows, device=device), rows)
+        yield rows, x.float().cpu().numpy(), None if nuisances is None else nuisances[rows]
 
 
 def membership(contexts: Contexts, role: str) -> sp.csr_matrix:

@@ -23,14 +23,11 @@ from cellfuse.kernels.shared_axes import Method
 from cellfuse.model.base.checks import check_whole
 from cellfuse.model.base.document_model import DocumentModel
 from cellfuse.model.base.embedding import embed, identity_of_embedding
-from cellfuse.model.base.joint import Blocks, alignment_of, fit_joint_space
+from cellfuse.model.base.joint import Blocks, alignment_of, fit_joint_space, read_blocks
 from cellfuse.nn import JointSpace
 from cellfuse.nn.plain_features import power_of
 
 __all__ = ["JointModel"]
-
-#: Cells read at a time.
-BLOCK = 2_048
 
 
 class JointModel(DocumentModel):
@@ -155,16 +152,16 @@ class JointModel(DocumentModel):
             seed=self.seed,
         )
 
-    @torch.inference_mode()
     def _blocks(self, source: Source, role: str, contexts: Contexts) -> Blocks:
         """Rows, features and nuisances of the cells that have a context, in blocks."""
-        taken = nuisance_matrix(self._modality(None, role), self.nuisances[role], role)
-        every = np.flatnonzero(contexts.of_row(role) >= 0)
-        for start in range(0, len(every), BLOCK):
-            rows = every[start : start + BLOCK]
-            x = read_dense(source.readers[role], rows, device=self.device)
-            features = self._features(role, x).float().cpu().numpy()
-            yield rows, features, None if taken is None else taken[rows]
+        return read_blocks(
+            source.readers[role],
+            contexts,
+            role,
+            lambda x, _: self._features(role, x),
+            nuisances=nuisance_matrix(self._modality(None, role), self.nuisances[role], role),
+            device=self.device,
+        )
 
     def _validate(self, source: Source, trained: Contexts, held: Contexts) -> dict[str, float]:
         """Alignment of held-out contexts in the joint space, fitted anew on the others."""
@@ -175,6 +172,7 @@ class JointModel(DocumentModel):
             held, {role: self._embedded(source, role, held) for role in self.inputs}
         )
 
+    @torch.inference_mode()
     def _embedded(self, source: Source, role: str, contexts: Contexts) -> Iterator[Any]:
         for rows, features, taken in self._blocks(source, role, contexts):
             z = None if taken is None else torch.as_tensor(taken, device=self.device)

@@ -14,7 +14,6 @@ from torch import Tensor
 from cellfuse._access import Data, is_mudata
 from cellfuse._errors import listing
 from cellfuse.data import Contexts
-from cellfuse.model.base import DocumentModel
 from cellfuse.model.base.checks import check_seed, check_whole
 from cellfuse.model.phenoseq.contexts import (
     chosen_contexts,
@@ -22,6 +21,7 @@ from cellfuse.model.phenoseq.contexts import (
     profile_obs,
     set_batches,
 )
+from cellfuse.model.phenoseq.setup import PhenoSeqSetup
 from cellfuse.nn.denoiser import DenoiserSizes
 from cellfuse.nn.diffusion import DDIM
 from cellfuse.nn.phenoseq import PhenoSeqNetwork
@@ -31,7 +31,7 @@ __all__ = ["PhenoSeqInference"]
 logger = logging.getLogger("cellfuse")
 
 
-class PhenoSeqInference(DocumentModel):
+class PhenoSeqInference(PhenoSeqSetup):
     """Inference of :class:`cellfuse.PhenoSeq`; a file of its own, as training needs none of it."""
 
     module: PhenoSeqNetwork

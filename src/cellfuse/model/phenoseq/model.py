@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import lightning as L
 import numpy as np
-import torch
 from mudata import MuData
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,20 +15,20 @@ from torch import Tensor
 from cellfuse._errors import warn_user
 from cellfuse._renamed import renamed
 from cellfuse.data import Batch, Contexts, Source
-from cellfuse.data.readers import read_dense
 from cellfuse.data.splits import HeldContexts, Rows
+from cellfuse.kernels.context_sums import ContextMoments
 from cellfuse.model.base import DocumentModel, Recipe, as_in
 from cellfuse.model.base.callbacks import Averaged
 from cellfuse.model.base.checks import check_between, check_whole
 from cellfuse.model.base.fitting import Held
-from cellfuse.model.base.joint import Blocks, sum_contexts
+from cellfuse.model.base.joint import read_blocks, sum_contexts
 from cellfuse.model.base.plans import Plans
-from cellfuse.model.base.setup import Labels
 from cellfuse.model.base.training import seeded
+from cellfuse.model.phenoseq.closed_form import begin_at_ridge
 from cellfuse.model.phenoseq.draws import PhenoSeqInference
 from cellfuse.model.phenoseq.plans import set_and_cells, warn_hardly_trained
 from cellfuse.model.phenoseq.sizes import PREDICTIONS, sizes_of
-from cellfuse.model.phenoseq.split import checked_split, training_rows
+from cellfuse.model.phenoseq.split import training_rows
 from cellfuse.nn.diffusion import Prediction, Schedule
 from cellfuse.nn.phenoseq import PhenoSeqNetwork
 
@@ -37,8 +36,6 @@ __all__ = ["PhenoSeq"]
 
 #: Share of the contexts held out where nothing is said.
 HELD_SHARE = 0.1
-#: Cells read at a time.
-BLOCK = 4_096
 
 
 class PhenoSeq(PhenoSeqInference):
@@ -110,7 +107,6 @@ class PhenoSeq(PhenoSeqInference):
         "small": Recipe(50, 64, 1e-3, (0.9, 0.999), 1e-5, warmup_epochs=5),
         "base": Recipe(5000, 256, 1e-4, (0.9, 0.999), 1e-5, warmup_epochs=5),
     }
-    kinds = ("values",)
     without = ("missing", "validation_size", "keep_best", "augment")
 
     def __init__(
@@ -158,57 +154,6 @@ class PhenoSeq(PhenoSeqInference):
             seed=seed,
             linear=self.begin == "linear",
         )
-
-    @classmethod
-    @renamed(validation="val")
-    @as_in(DocumentModel.setup_mudata, ("rna_layer", "rna_likelihood"))
-    def setup_mudata(  # type: ignore[override]
-        cls,
-        mdata: MuData,
-        *,
-        context_keys: str | Sequence[str] = "sample",
-        image_rep: str | None = "X_vit",
-        rna_rep: str | None = "X_scgpt",
-        split_key: str | None = None,
-        train: Labels = "train",
-        val: Labels | None = "val",
-        modalities: Mapping[str, str] | None = None,
-    ) -> None:
-        """Say what is read, what cells share, and which of them are trained on.
-
-        Parameters
-        ----------
-        context_keys
-            obs column or columns, in both modalities, whose joint value is the context: the
-            sample (paper), or the treatment.
-        image_rep, rna_rep
-            obsm key of an embedding ``(n, D)``; None is X.
-        split_key
-            obs column, in both modalities, that says which cells are trained on, such as the
-            replicate: cells of any other label than those of `train` and `val` are never looked at,
-            not for the statistics either. None: all cells are for training, and :meth:`train` holds
-            out whole contexts for validation.
-        train, val
-            Label or labels of `split_key`; no validation with None.
-
-        Raises
-        ------
-        KeyError
-            A modality, key or label is missing.
-        ValueError
-            No flat embeddings, NaN, contexts that do not match, colliding names, no context with
-            training (or validation) cells of both modalities.
-        """
-        found = cls._read(
-            mdata,
-            context_keys=context_keys,
-            image_rep=image_rep,
-            rna_rep=rna_rep,
-            modalities=modalities,
-        )
-        adatas = {i.role: mdata.mod[i.modality] for i in found.inputs}
-        split = checked_split(found.contexts, adatas, split_key, train, val)
-        cls._keep_setup(mdata, found, split=split)
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -312,38 +257,13 @@ class PhenoSeq(PhenoSeqInference):
     def _begin_at(
         self, source: Source, train_rows: Mapping[str, NDArray[np.bool_]], contexts: Contexts
     ) -> None:
-        network, both = self.module, contexts.shared()
-        assert network.ridge is not None and network.rest is not None
-        found = {
-            role: sum_contexts(self._scaled(source, role, contexts), contexts, role)
-            for role in self.inputs
-        }
-        means = {role: each.means + each.offset for role, each in found.items()}
-        counts = [found[role].counts[both] for role in ("image", "rna")]
-        # The penalty is chosen by errors on the scale on which the RNA was measured.
-        unit = network.rna.unit.cpu().double().numpy()
-        network.ridge.fit(
-            means["image"][both],
-            means["rna"][both] * unit,
-            within=found["image"].within,
-            n=counts[0] * counts[1] / (counts[0] + counts[1]),
-        )
-        network.ridge.rescale(1 / unit)
-        # What single cells differ by, and what ridge misses of their contexts.
-        expected = network.ridge(torch.as_tensor(means["image"][both], dtype=torch.float32))
-        missed = means["rna"][both] - expected.numpy()
-        spread = np.diag(found["rna"].within) + np.square(missed).mean(axis=0)
-        sd = torch.as_tensor(np.sqrt(spread), dtype=torch.float32)
-        network.rest.set_statistics(torch.zeros_like(sd), sd)
+        def sums(role: str) -> ContextMoments:
+            scale = self.module.cell(role).scale
+            reader, place = source.readers[role], self.device
+            blocks = read_blocks(reader, contexts, role, lambda x, _: scale(x), device=place)
+            return sum_contexts(blocks, contexts, role)
 
-    @torch.inference_mode()
-    def _scaled(self, source: Source, role: str, contexts: Contexts) -> Blocks:
-        """Standardised cells that have a context, in blocks."""
-        every = np.flatnonzero(contexts.of_row(role) >= 0)
-        for start in range(0, len(every), BLOCK):
-            rows = every[start : start + BLOCK]
-            x = read_dense(source.readers[role], rows, device=self.device)
-            yield rows, self.module.cell(role).scale(x).cpu().numpy(), None
+        begin_at_ridge(self.module, sums("image"), sums("rna"), contexts.shared())
 
     def _take_statistics(self, source: Source, plans: Plans) -> None:
         super()._take_statistics(source, plans)

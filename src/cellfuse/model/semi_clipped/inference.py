@@ -14,16 +14,16 @@ from torch import Tensor
 from cellfuse._access import Data
 from cellfuse.data.readers import read_dense
 from cellfuse.kernels.augmentation import Operation, check_operations
-from cellfuse.model.base import DocumentModel
 from cellfuse.model.base.checks import check_whole
 from cellfuse.model.semi_clipped.correction import Correction
 from cellfuse.model.semi_clipped.probe import gene_probe
+from cellfuse.model.semi_clipped.setup import ClippedSetup
 from cellfuse.nn import Distillation
 
 __all__ = ["ClippedInference"]
 
 
-class ClippedInference(DocumentModel):
+class ClippedInference(ClippedSetup):
     """Inference of :class:`cellfuse.SemiClipped`; training shares its corrections alone."""
 
     module: Distillation

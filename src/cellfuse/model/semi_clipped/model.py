@@ -2,57 +2,44 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
-import numpy as np
 import torch
 from mudata import MuData
-from numpy.typing import NDArray
 from torch import Tensor
 
-from cellfuse._batches import Labels
 from cellfuse.data import Batch, Contexts, DocumentPlan, Draw, Source, Stream
-from cellfuse.data.readers import read_dense
 from cellfuse.data.splits import Rows
 from cellfuse.kernels.augmentation import Operation, check_operations
 from cellfuse.model.base import DocumentModel, Recipe, as_in
 from cellfuse.model.base.checks import one_of
-from cellfuse.model.base.choosing import choose_share
 from cellfuse.model.base.fitting import Held
-from cellfuse.model.base.joint import Blocks, alignment_of, compared, sum_contexts
 from cellfuse.model.base.plans import Plans
 from cellfuse.model.base.sizes import input_spec, sizes_of
 from cellfuse.model.semi_clipped.checks import (
-    batches_by_role,
     check_arguments,
     check_batches,
     check_scratch,
     warn_collapse,
 )
+from cellfuse.model.semi_clipped.closed_form import BeginsAtRidge
 from cellfuse.model.semi_clipped.correction import Correction, mixed_up
-from cellfuse.model.semi_clipped.inference import ClippedInference
 from cellfuse.nn import Distillation, perturb_embedding, uniform
 from cellfuse.nn.autoencoders import ExpressionEncoder, build
 from cellfuse.nn.distill import Objective
 
 __all__ = ["SemiClipped"]
 
-logger = logging.getLogger("cellfuse")
 
 Trained = Literal["adapter", "heads", "scratch"]
 #: Hidden layers of the adapters.
 HIDDEN = {"base": (1024, 1024), "small": (256, 256)}
 #: Share of the contexts that is held out where nothing is said and the model began linear.
 HELD_SHARE = 0.1
-#: With fewer contexts a tenth of them judges nothing, and none is held out.
-LEAST_CONTEXTS = 50
-#: Samples corrected at a time.
-BLOCK = 4_096
 
 
-class SemiClipped(ClippedInference):
+class SemiClipped(BeginsAtRidge):
     """RNA adapters distilled from frozen image embeddings, batch correction as augmentation.
 
     The teacher, a batch-corrected image embedding, stays as it is. A small adapter carries the
@@ -142,7 +129,6 @@ class SemiClipped(ClippedInference):
         "small": Recipe(50, 256, 1e-3, weight_decay=0.05, warmup=0.0),
         "base": Recipe(50, 1024, 1e-3, weight_decay=1e-4, warmup=0.0, momentum=0.95),
     }
-    kinds = ("values",)
     without = ("documents_per_context", "replace", "missing", "augment")
 
     def __init__(
@@ -200,73 +186,6 @@ class SemiClipped(ClippedInference):
             encoder=encoder,
             linear=self.begin == "linear",
         )
-
-    @classmethod
-    @as_in(DocumentModel.setup_mudata, ("rna_likelihood",))
-    def setup_mudata(  # type: ignore[override]
-        cls,
-        mdata: MuData,
-        *,
-        context_keys: str | Sequence[str],
-        image_rep: str | None,
-        rna_rep: str | None,
-        rna_layer: str | None = None,
-        batch_key: Labels | None | Mapping[str, Labels | None] = None,
-        control_key: str | None | Mapping[str, str | None] = None,
-        control: Labels | None | Mapping[str, Labels | None] = None,
-        dose_key: str | None = None,
-        modalities: Mapping[str, str] | None = None,
-    ) -> None:
-        """Say what is read, what samples share, and which are controls.
-
-        Parameters
-        ----------
-        context_keys
-            obs column or columns, in both modalities, whose joint value says which samples
-            belong together, such as ``["compound", "cell_line"]`` (paper).
-        image_rep
-            obsm key of the frozen image embedding, shape (n, d); None is X.
-        rna_rep
-            obsm key of the RNA embedding. None is X or `rna_layer`, read as real values: raw counts
-            are to be normalised first (`cf.pp.embed_pca`, or log counts for trains="scratch").
-        rna_layer
-            Layer to read where `rna_rep` is None.
-        batch_key
-            obs column or columns of the batch on whose controls corrections are fitted, or a dict
-            per role. None: one batch.
-        control_key, control
-            obs column and label or labels of the controls; None: all samples. Or dicts per role.
-        dose_key
-            obs column of the dose, which then is part of the context; None pairs all doses.
-
-        Raises
-        ------
-        KeyError
-            A modality, key, layer or control label is missing.
-        ValueError
-            NaN, contexts that do not match, colliding names, one modality only, `control_key`
-            without `control`.
-        """
-        keys = [context_keys] if isinstance(context_keys, str) else list(context_keys)
-        if dose_key is not None and dose_key not in keys:
-            keys = [*keys, dose_key]
-        if control is None and isinstance(control_key, str):
-            raise ValueError(
-                f"control_key={control_key!r} without `control`: name the label of the controls, "
-                "or leave both out to correct by all samples."
-            )
-        found = cls._read(
-            mdata,
-            context_keys=keys[0] if len(keys) == 1 else keys,
-            image_rep=image_rep,
-            rna_rep=rna_rep,
-            rna_layer=rna_layer,
-            modalities=modalities,
-        )
-        batches = batches_by_role(
-            mdata, found.inputs, batch_key=batch_key, control_key=control_key, control=control
-        )
-        cls._keep_setup(mdata, found, batches=batches)
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -336,75 +255,6 @@ class SemiClipped(ClippedInference):
         self._fitted = {r: self._correction(None, r, operations[r]) for r in self.inputs}
         for role, correction in self._fitted.items():
             source.fields[role] = {"batch": correction.codes}
-
-    def _begin_at(
-        self, source: Source, train_rows: Mapping[str, NDArray[np.bool_]], contexts: Contexts
-    ) -> None:
-        self._begin_stage(0, source)
-        roles, both = ("rna", "image"), contexts.shared()
-        rna, image = (
-            sum_contexts(self._corrected(source, role, contexts), contexts, role) for role in roles
-        )
-        means = [(part.means + part.offset)[both] for part in (rna, image)]
-        counts = [part.counts[both] for part in (rna, image)]
-        n = counts[0] * counts[1] / (counts[0] + counts[1])
-        self.module.adapter.ridge.fit(*means, within=rna.within, n=n)  # type: ignore
-
-    @torch.inference_mode()
-    def _corrected(self, source: Source, role: str, contexts: Contexts) -> Blocks:
-        """Samples that have a context, corrected as at inference, in blocks."""
-        correction = self._fitted[role].to(self.device)
-        every = np.flatnonzero(contexts.of_row(role) >= 0)
-        usual = self.operations.index(self._usual_correction)
-        for start in range(0, len(every), BLOCK):
-            rows = every[start : start + BLOCK]
-            x = read_dense(source.readers[role], rows, device=self.device)
-            codes = torch.as_tensor(correction.codes[rows], device=self.device)
-            if role == "image":
-                x = correction.apply(x.float(), codes)
-            else:
-                operation = torch.full_like(codes, usual)
-                x = correction.apply(self.module.scale(x), codes, operation)
-            yield rows, x.float().cpu().numpy(), None
-
-    def _validate(self, source: Source, trained: Contexts, held: Contexts) -> dict[str, float]:
-        """Alignment of held-out contexts: adapted RNA beside the teacher."""
-        if self.trains != "adapter":
-            return {}
-        return alignment_of(
-            held, {role: self._compared(source, role, held) for role in self.inputs}
-        )
-
-    @torch.inference_mode()
-    def _weigh_layers(self, held: Contexts | None) -> None:
-        """Let the layers add to ridge only what held-out contexts are found better with."""
-        if held is None:
-            return
-        source = self._source()
-        gate: Tensor = self.module.adapter.gate  # type: ignore[assignment]
-        trained = gate.clone()
-
-        def closer(share: float) -> NDArray[np.float64]:
-            gate.copy_(share * trained)
-            found = compared(held, {r: self._compared(source, r, held) for r in self.inputs})
-            return found.closer.mean(axis=0)
-
-        share = choose_share(closer)
-        gate.copy_(share * trained)
-        logger.info("held-out contexts leave %d%% of the trained layers beside ridge", 100 * share)
-
-    def _many_contexts(self) -> bool:
-        """Whether a tenth of the contexts is enough to judge by."""
-        shared = self._contexts(None, list(self.inputs)).shared()
-        return int(shared.sum()) >= LEAST_CONTEXTS
-
-    @torch.inference_mode()
-    def _compared(self, source: Source, role: str, contexts: Contexts) -> Any:
-        for rows, x, _ in self._corrected(source, role, contexts):
-            if role == "rna":
-                adapted = self.module.adapter(torch.as_tensor(x, device=self.device))
-                x = adapted.float().cpu().numpy()
-            yield rows, x
 
     def _losses(self, batch: Batch, augment: bool) -> dict[str, Tensor]:
         fitted: dict[str, Correction] = self._fitted
