@@ -265,7 +265,11 @@ def test_modalities_without_a_role_are_asked_for_not_left_out(
 def test_a_place_that_cannot_be_written_is_named_as_the_user_named_it(
     screen_file, in_empty_folder, capsys, nothing_is_run, monkeypatch
 ):
-    monkeypatch.setattr(_run.os, "access", lambda *args: False)
+
+    def refused(dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(_run.tempfile, "mkdtemp", refused)
     assert cli.main(["demo", "--out", "results/mine"]) == 2
     assert "'results/mine' (--out) cannot be written: no permission" in one_error(capsys)
     (in_empty_folder.parent / "file").touch()
@@ -467,11 +471,36 @@ def test_wrong_scores_are_one_clear_line(
     assert list(in_empty_folder.iterdir()) == []
 
 
+RUN = """
+[data]
+{data}
+[screen]
+context_keys = "guide"
+control = "non-targeting"
+[methods]
+PCA = {{}}
+[metrics]
+guide_consistency = {{}}
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[data", "no valid TOML"),
-        ('[data]\nfile = "no.h5mu"', "there is no file 'no.h5mu' \\(file in \\[data\\]\\)"),
+        ("", "'run.toml' \\(CONFIG\\) has no \\[data\\]"),
+        ("dota = 1", "Did you mean 'data'"),
+        ('data = "screen.h5mu"', "is no table: write \\[data\\]"),
+        (RUN.format(data='path = "a"'), "neither a `file` nor what is `simulated`"),
+        (RUN.format(data='simulated = "screen"'), "not in the simulators"),
+        (
+            RUN.format(data='file = "a.h5mu"').replace("control", "controls"),
+            "Did you mean 'control'",
+        ),
+        (
+            RUN.format(data='file = "no.h5mu"'),
+            "there is no file 'no.h5mu' \\(file in \\[data\\]\\)",
+        ),
     ],
 )
 def test_wrong_benchmarks_are_one_clear_line(

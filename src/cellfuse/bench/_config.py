@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from cellfuse import datasets
 from cellfuse._errors import missing_key
 from cellfuse._mudata import make_mudata
 from cellfuse.bench._benchmark import benchmark
-from cellfuse.bench._design import Design
+from cellfuse.bench._config_keys import PLAIN, check_content
 from cellfuse.bench._methods import read_methods
 from cellfuse.bench._metrics import METRICS, read_metrics
 from cellfuse.bench._read import read_edges, read_screen
@@ -23,14 +23,6 @@ from cellfuse.bench._result import Benchmark
 
 __all__ = ["Config", "read_config"]
 
-#: Simulators by name.
-SIMULATORS = ("simulated_screen", "simulated_drugs")
-#: Tables, and what may stand beside them.
-TABLES = ("data", "screen", "methods", "metrics")
-PLAIN = (
-    "title", "about", "seeds", "correction", "against", "ceiling_of", "hold_out", "hold_out_by",
-    "n_jobs", "keep_models", "colour_key",
-)  # fmt: skip
 #: Options of metrics that name a table.
 OF_TABLES = ("edges", "pairs", "targets")
 
@@ -127,24 +119,8 @@ def read_config(path: str | Path) -> Config:
 
 def config_of(content: Mapping[str, Any], *, where: Path) -> Config:
     """A configuration from what a file holds."""
-    name = repr(str(where))
-    for key in content:
-        if key not in (*TABLES, *PLAIN):
-            raise missing_key(key, [*TABLES, *PLAIN], what=f"the keys of {name}")
-    for table in TABLES:
-        if not content.get(table):
-            raise ValueError(f"{name} has no [{table}].")
+    check_content(content, repr(str(where)))
     screen = dict(content["screen"])
-    known = [f.name for f in fields(Design)]
-    for key in screen:
-        if key not in known:
-            raise missing_key(key, known, what=f"[screen] of {name}")
-    if "context_keys" not in screen:
-        raise ValueError(f"[screen] of {name} has no context_keys.")
-    if "control" not in screen:
-        raise ValueError(
-            f'[screen] of {name} has no control: the label of the controls, or "" for all cells.'
-        )
     screen["control"] = screen["control"] or None
     batch = screen.get("batch_key")
     if isinstance(batch, Mapping):  # TOML has no null: a role without batches is left out
@@ -203,13 +179,7 @@ def _source(data: dict[str, Any], where: Path) -> MuData | Callable[[int], MuDat
             raise missing_key(next(iter(data)), ["file", "modality", "keep"], what="[data]")
         mdata = read_screen(file, modality=modality)
         return mdata if keep is None else _kept(mdata, str(keep))
-    if "simulated" not in data:
-        raise ValueError(
-            f"[data] of {str(where)!r} names neither a `file` nor what is `simulated`."
-        )
     name = str(data.pop("simulated"))
-    if name not in SIMULATORS:
-        raise missing_key(name, SIMULATORS, what="the simulators")
     if "seed" in data:  # one screen for all seeds
         return getattr(datasets, name)(**data)
     return partial(simulate, simulator=name, **data)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cellfuse.bench._config_keys import check_content
 from cellfuse.bench._folder import MARK
 from cellfuse.bench._settings import Settings
 from cellfuse.cli import _options as o
@@ -155,7 +156,8 @@ def benchmark(
     content = _toml(config)
     folder = out or Path(config).stem
     check_result(folder, overwrite=overwrite)
-    if isinstance(content.get("data"), dict) and "file" in content["data"]:
+    check_content(content, f"{config!r} (CONFIG)")
+    if "file" in content["data"]:
         file = Path(config).parent / str(content["data"]["file"])
         read_header(file, modality=content["data"].get("modality"), option="file in [data]")
     with verbosity(quiet):

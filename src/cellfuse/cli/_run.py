@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,10 +39,14 @@ def check_writable(target: Path, option: str) -> None:
         parent = parent.parent
     if not parent.is_dir():
         raise NotADirectoryError(f"{str(parent)!r} is a file; {str(target)!r} cannot be in it.")
-    if not os.access(parent, os.W_OK | os.X_OK):
+    try:
+        # Tried, not asked: some disks say yes and refuse (read-only mounts, quotas, /proc).
+        os.rmdir(tempfile.mkdtemp(dir=parent))
+    except OSError as error:
+        reason = "no permission" if isinstance(error, PermissionError) else error.strerror
         raise PermissionError(
-            f"{str(target)!r} ({option}) cannot be written: no permission in {str(parent)!r}."
-        )
+            f"{str(target)!r} ({option}) cannot be written: {reason} in {str(parent)!r}."
+        ) from error
 
 
 def check_result(out: str, *, overwrite: bool) -> Path:

@@ -1,6 +1,7 @@
 """Screens and annotations: simulated ones, whose truth is known, and real ones by name."""
 
 from cellfuse.datasets._drugs import simulated_drugs
+from cellfuse.datasets._files import simulated_files
 from cellfuse.datasets._screen import simulated_screen
 from cellfuse.datasets.annotations import drug_targets
 from cellfuse.datasets.gene_sets import corum, pathways, signor
@@ -24,6 +25,7 @@ __all__ = [
     "scgenescope",
     "signor",
     "simulated_drugs",
+    "simulated_files",
     "simulated_screen",
     "stringdb",
 ]

@@ -9,6 +9,7 @@ from cellfuse.io.joining import JoinReport, join
 from cellfuse.io.labels import read_labels
 from cellfuse.io.plate_map import add_metadata
 from cellfuse.io.profiles import read_profiles
+from cellfuse.io.stacking import concat
 from cellfuse.io.store import open_store, write_store
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Fields",
     "JoinReport",
     "add_metadata",
+    "concat",
     "guides_from_matrix",
     "join",
     "open_store",
