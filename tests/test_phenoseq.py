@@ -18,7 +18,7 @@ from phenoseq_parts import SHORT, build, difference, network, shortly_trained
 from screens import sample_screen
 
 import cellfuse as cf
-from cellfuse.model.base.fitting import Held
+from cellfuse.data.splits import Held
 from cellfuse.model.base.training import fit
 from cellfuse.model.phenoseq.sizes import PREDICTIONS
 from cellfuse.nn.denoiser import FoldedDenoiser

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from cellfuse.data.chunk_files import ChunkFiles, broken, missing
 from cellfuse.data.contexts import Ints
-from cellfuse.data.stored import StoredCSR, StoredRows
 
-__all__ = ["CACHE_BYTES", "BlockReader", "Blocks", "blocks_of", "stored_blocks"]
+__all__ = ["CACHE_BYTES", "BlockReader", "Blocks", "blocks_of", "csr_blocks"]
 
 #: Decoded blocks kept by a reader of an array that is not in memory.
 CACHE_BYTES = 1 << 30
@@ -71,7 +70,7 @@ def blocks_of(array: Any) -> Blocks:
     if hasattr(array, "compute"):
         return _dask_blocks(array)
     if "CSR" in type(array).__name__:
-        return _csr_blocks(array.group, shape, dtype)
+        return csr_blocks(array.group, shape, dtype)
     if type(array).__module__.startswith("h5py"):
         rows = int(array.chunks[0]) if array.chunks else ROWS_WITHOUT_CHUNKS
         return Blocks(shape, dtype, _even(shape[0], rows), _from_h5(array))
@@ -79,13 +78,6 @@ def blocks_of(array: Any) -> Blocks:
     rows = int(array.chunks[0])
     fetch = _from_zarr(array) if files is None else lambda first, last, number: files.read(number)
     return Blocks(shape, dtype, _even(shape[0], rows), fetch)
-
-
-def stored_blocks(array: StoredRows | StoredCSR) -> Blocks:
-    """Cut an array of a store, in the order in which its rows lie on the disk."""
-    if isinstance(array, StoredCSR):
-        return _csr_blocks(array.group, array.stored_shape, array.dtype)
-    return blocks_of(array.stored)
 
 
 def _dask_blocks(array: Any) -> Blocks:
@@ -145,7 +137,7 @@ def _refuse_missing(array: Any, name: str, found: NDArray, first: int) -> None:
             raise missing(name, chunk, place[0], place[0] + len(part) - 1)
 
 
-def _csr_blocks(group: Any, shape: tuple[int, ...], dtype: np.dtype) -> Blocks:
+def csr_blocks(group: Any, shape: tuple[int, ...], dtype: np.dtype) -> Blocks:
     """Rows of anndata's CSR layout; a block is about a chunk of its values."""
     indptr = np.asarray(group["indptr"][...]).astype(np.int64)
     data, indices = (_elements(group[name]) for name in ("data", "indices"))
@@ -209,10 +201,11 @@ class BlockReader:
 
     def __init__(self, array: Any, *, cache_bytes: int = CACHE_BYTES) -> None:
         self.array, self.cache_bytes = array, cache_bytes
-        self._place: Ints | None = None
+        #: Of an array of a store: where each row lies, and the genes that are wanted.
+        self._place: Ints | None = getattr(array, "place", None)
         self._columns = getattr(array, "columns", None)
-        if isinstance(array, StoredRows | StoredCSR):
-            self._place, self._blocks = array.place, stored_blocks(array)
+        if self._place is not None:
+            self._blocks: Blocks = array.stored_blocks()
         else:
             self._blocks = array if isinstance(array, Blocks) else blocks_of(array)
         self.shape: tuple[int, ...] = tuple(map(int, array.shape))

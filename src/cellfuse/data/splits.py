@@ -17,6 +17,7 @@ from cellfuse._errors import listing, missing_key
 from cellfuse.data.contexts import PAIRED, Contexts
 
 __all__ = [
+    "Held",
     "HeldContexts",
     "Masks",
     "Rows",
@@ -40,6 +41,25 @@ Masks = dict[str, NDArray[np.bool_]]
 HeldContexts = float | str | Sequence[str]
 #: Beside the seed, so that what is held out is no echo of what is drawn.
 SALT = 104_729
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the user wants held out, as :meth:`cellfuse.model.base.DocumentModel.train` takes it.
+
+    Parameters
+    ----------
+    cells
+        Share of each context's cells.
+    contexts
+        Contexts that are held out as wholes.
+    by
+        obs column whose values, not the contexts themselves, the share of `contexts` is of.
+    """
+
+    cells: float = 0.0
+    contexts: HeldContexts | None = None
+    by: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 import zarr
 
+from cellfuse.data.blocks import BlockReader, Blocks, blocks_of, csr_blocks
 from cellfuse.data.contexts import Ints
 
 __all__ = ["StoredCSR", "StoredRows"]
@@ -112,6 +113,10 @@ class StoredRows(_KIN):
         kept = StoredRows(self.stored, self.place[rows])
         return kept if whole else kept[:, columns]
 
+    def stored_blocks(self) -> Blocks:
+        """Cut it in the order in which its rows lie on the disk."""
+        return blocks_of(self.stored)
+
     def copy(self) -> StoredRows:
         """Itself: what is on the disk is not copied."""
         return self
@@ -165,16 +170,18 @@ class StoredCSR(anndata.abc.CSRDataset):
         whole = len(kept) == width and bool((kept == np.arange(width)).all())
         return StoredCSR(self.group, self.place[rows], None if whole else kept)
 
+    def stored_blocks(self) -> Blocks:
+        """Cut it in the order in which its rows lie on the disk."""
+        return csr_blocks(self.group, self.stored_shape, self.dtype)
+
     def copy(self) -> StoredCSR:
         """Itself: what is on the disk is not copied."""
         return self
 
 
 def _read(array: StoredRows | StoredCSR, place: Ints) -> Any:
-    from cellfuse.data.blocks import BlockReader, stored_blocks
-
     if array.cut is None:
-        array.cut = stored_blocks(array)
+        array.cut = array.stored_blocks()
     distinct, inverse = np.unique(place, return_inverse=True)
     return BlockReader(array.cut, cache_bytes=0).read(distinct)[inverse]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellfuse._errors import listing, missing_key
-from cellfuse.io._pixels import Series, n_bytes
+from cellfuse.io._series import Series, n_bytes
 from cellfuse.io._text import check_declared
 
 __all__ = ["is_ome_zarr", "labels_inside", "open_zarr", "zarr_attributes"]

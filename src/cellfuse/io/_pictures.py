@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cellfuse.io._pixels import Series
+from cellfuse.io._series import Series
 from cellfuse.io._text import check_declared, damage
 
 __all__ = ["open_picture", "picture_kind"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -14,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellfuse._errors import listing
+from cellfuse.io._series import Series
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "Planes",
-    "Series",
     "planes",
     "project",
     "read_pixels",
@@ -38,36 +36,6 @@ CHANNEL_AXES = "CSQI"
 LOOSE_AXES = "QI"
 #: Width up to which the last axis of a stack without named axes is one of channels, no picture.
 MAX_LAST_CHANNELS = 8
-
-
-@dataclass(frozen=True)
-class Series:
-    """One image of a file that may hold several, not read yet.
-
-    Parameters
-    ----------
-    name
-        Its name in the file; ``""`` for none.
-    axes
-        A letter for each axis of `shape`.
-    shape, dtype
-        Of the array that `load` gives.
-    load
-        Reads it.
-    channels
-        Names of the channels; None for one without a name.
-    """
-
-    name: str
-    axes: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    load: Callable[[], NDArray[Any]]
-    channels: Sequence[str | None] = ()
-
-    def __str__(self) -> str:
-        sizes = " x ".join(map(str, self.shape))
-        return f"{self.name or 'without a name'} ({self.axes} {sizes}, {self.dtype})"
 
 
 @contextmanager
@@ -222,8 +190,3 @@ def project(array: NDArray[Any], axis: int, z: Planes, path: Path) -> NDArray[An
     if not 0 <= z < n:
         raise ValueError(f"z={z}: {str(path)!r} has {n} focal planes, numbered from 0.")
     return array.take(int(z), axis=axis)
-
-
-def n_bytes(shape: Sequence[int], dtype: np.dtype) -> int:
-    """Bytes of an array, without overflow."""
-    return math.prod(int(side) for side in shape) * dtype.itemsize

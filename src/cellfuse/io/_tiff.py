@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from cellfuse.io._pixels import Series, n_bytes
+from cellfuse.io._series import Series, n_bytes
 from cellfuse.io._text import check_declared
 
 __all__ = ["open_tiff"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellfuse.io._pixels import Series
+from cellfuse.io._series import Series
 
 __all__ = ["VENDOR_SUFFIXES", "open_vendor"]
 

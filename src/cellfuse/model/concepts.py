@@ -31,10 +31,9 @@ from cellfuse.data import (
 from cellfuse.data.contexts import PAIRED
 from cellfuse.data.csr import CSRFolder, CSRMemory
 from cellfuse.data.readers import Reader, read_dense
-from cellfuse.data.splits import Rows
+from cellfuse.data.splits import Held, Rows
 from cellfuse.model.base import DocumentModel, Recipe, as_in
 from cellfuse.model.base.checks import check_whole
-from cellfuse.model.base.fitting import Held
 from cellfuse.model.base.plans import Plans
 from cellfuse.model.base.setup import Found, check_mudata, roles_of
 from cellfuse.nn.topk import BatchTopK

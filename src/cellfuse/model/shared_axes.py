@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from cellfuse._access import Data
 from cellfuse.data.readers import read_dense
-from cellfuse.data.splits import HeldContexts, sample_rows
+from cellfuse.data.splits import Held, HeldContexts, sample_rows
 from cellfuse.kernels.shared_axes import Method
 from cellfuse.model.base.checks import check_whole, one_of
-from cellfuse.model.base.fitting import Held
 from cellfuse.model.base.joint_model import JointModel
 from cellfuse.nn import JointSpace, PlainFeatures
 

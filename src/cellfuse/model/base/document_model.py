@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from cellfuse._access import Data
 from cellfuse.data import Contexts, DocumentDataModule
-from cellfuse.data.splits import HeldContexts, Rows, rows_of_contexts
-from cellfuse.model.base.fitting import Held, Losses, method_callbacks
+from cellfuse.data.splits import Held, HeldContexts, Rows, rows_of_contexts
+from cellfuse.model.base.fitting import Losses, method_callbacks
 from cellfuse.model.base.history import n_epochs
 from cellfuse.model.base.method import Method
 from cellfuse.model.base.training import Training, fit, refuse_unknown

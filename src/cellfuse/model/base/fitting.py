@@ -6,35 +6,24 @@ All of it can be pickled, for devices that are spawned, and none of it takes the
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from torch import Tensor
 
 from cellfuse.data import Contexts, Source
-from cellfuse.data.splits import HeldContexts
 from cellfuse.model.base.callbacks import KeepBest, Score
 
 if TYPE_CHECKING:
-    from cellfuse.model.base.document_model import DocumentModel
+    from cellfuse.model.base.method import Method
 
-__all__ = ["Held", "Losses", "OfModel", "method_callbacks"]
-
-
-@dataclass(frozen=True)
-class Held:
-    """What the user wants held out: see :meth:`DocumentModel.train`."""
-
-    cells: float = 0.0
-    contexts: HeldContexts | None = None
-    by: str | None = None
+__all__ = ["Losses", "OfModel", "method_callbacks"]
 
 
 class OfModel:
     """Something of a model that is pickled without the model's data."""
 
-    def __init__(self, model: DocumentModel) -> None:
+    def __init__(self, model: Method) -> None:
         self.model = model
 
     def __getstate__(self) -> dict[str, Any]:
@@ -46,7 +35,7 @@ class OfModel:
 class Losses(OfModel):
     """Losses of a model's batches; in validation without those of modalities it does not have."""
 
-    def __init__(self, model: DocumentModel, augment: bool, unseen: frozenset[str]) -> None:
+    def __init__(self, model: Method, augment: bool, unseen: frozenset[str]) -> None:
         super().__init__(model)
         self.augment, self.unseen = augment, unseen
 
@@ -59,9 +48,7 @@ class Losses(OfModel):
 class _Validation(OfModel):
     """What a model says of held-out contexts."""
 
-    def __init__(
-        self, model: DocumentModel, source: Source, trained: Contexts, held: Contexts
-    ) -> None:
+    def __init__(self, model: Method, source: Source, trained: Contexts, held: Contexts) -> None:
         super().__init__(model)
         self.source, self.trained, self.held = source, trained, held
 
@@ -71,7 +58,7 @@ class _Validation(OfModel):
 
 
 def method_callbacks(
-    model: DocumentModel,
+    model: Method,
     source: Source,
     trained: Contexts,
     held: Contexts | None,

@@ -20,12 +20,11 @@ from cellfuse._errors import listing, missing_key
 from cellfuse._renamed import renamed
 from cellfuse.data import Contexts, DocumentPlan, Draw, Reader, Stream
 from cellfuse.data.contexts import PAIRED
-from cellfuse.data.splits import Rows, labelled_rows, share_of_rows
+from cellfuse.data.splits import Held, Rows, labelled_rows, share_of_rows
 from cellfuse.model.base.arguments import as_in
 from cellfuse.model.base.callbacks import KeepBest, Score
 from cellfuse.model.base.channels import channel_names, channel_reader, channels_of
 from cellfuse.model.base.document_model import DocumentModel
-from cellfuse.model.base.fitting import Held
 from cellfuse.model.base.neighbours import Neighbours, looks
 from cellfuse.model.base.plans import Plans
 from cellfuse.model.base.recipe import Recipe

@@ -20,9 +20,8 @@ from cellfuse._access import Data
 from cellfuse._errors import missing_key
 from cellfuse.data import Contexts, Source, held_contexts, training_rows
 from cellfuse.data.contexts import PAIRED
-from cellfuse.data.splits import Rows, rows_of_contexts
+from cellfuse.data.splits import Held, Rows, rows_of_contexts
 from cellfuse.model.base.checks import check_whole, one_of
-from cellfuse.model.base.fitting import Held
 from cellfuse.model.base.plans import Plans, plan_sets
 from cellfuse.model.base.recipe import Recipe
 from cellfuse.model.base.screen_model import Encoder

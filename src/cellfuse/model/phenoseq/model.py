@@ -15,12 +15,11 @@ from torch import Tensor
 from cellfuse._errors import warn_user
 from cellfuse._renamed import renamed
 from cellfuse.data import Batch, Contexts, Source
-from cellfuse.data.splits import HeldContexts, Rows
+from cellfuse.data.splits import Held, HeldContexts, Rows
 from cellfuse.kernels.context_sums import ContextMoments
 from cellfuse.model.base import DocumentModel, Recipe, as_in
 from cellfuse.model.base.callbacks import Averaged
 from cellfuse.model.base.checks import check_between, check_whole
-from cellfuse.model.base.fitting import Held
 from cellfuse.model.base.joint import read_blocks, sum_contexts
 from cellfuse.model.base.plans import Plans
 from cellfuse.model.base.training import seeded

@@ -10,8 +10,7 @@ from anndata import AnnData
 
 from cellfuse._errors import listing, warn_user
 from cellfuse.data import Contexts, held_contexts
-from cellfuse.data.splits import Rows, labelled_rows, rows_of, rows_of_contexts, shared_only
-from cellfuse.model.base.fitting import Held
+from cellfuse.data.splits import Held, Rows, labelled_rows, rows_of, rows_of_contexts, shared_only
 from cellfuse.model.base.setup import Labels, split_labels
 
 __all__ = ["checked_split", "training_rows"]

@@ -10,11 +10,10 @@ from mudata import MuData
 from torch import Tensor
 
 from cellfuse.data import Batch, Contexts, DocumentPlan, Draw, Source, Stream
-from cellfuse.data.splits import Rows
+from cellfuse.data.splits import Held, Rows
 from cellfuse.kernels.augmentation import Operation, check_operations
 from cellfuse.model.base import DocumentModel, Recipe, as_in
 from cellfuse.model.base.checks import one_of
-from cellfuse.model.base.fitting import Held
 from cellfuse.model.base.plans import Plans
 from cellfuse.model.base.sizes import input_spec, sizes_of
 from cellfuse.model.semi_clipped.checks import (

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellfuse.data import Contexts, Source
-from cellfuse.data.splits import Rows, marked_rows
+from cellfuse.data.splits import Held, Rows, marked_rows
 from cellfuse.model.base import DocumentModel, Recipe, as_in
 from cellfuse.model.base.checks import check_between, check_whole
-from cellfuse.model.base.fitting import Held
 from cellfuse.model.base.plans import Plans
 from cellfuse.model.dino import TeacherSchedule, first_and_last
 from cellfuse.model.tide.embedding import begin_plain, image_conditions, join_learnt
