@@ -75,7 +75,9 @@ def damage(path: Path, what: str) -> Iterator[None]:
         zipfile.BadZipFile,
         csv.Error,
     ) as error:
-        if str(path) in str(error):
+        # A system's own word on the file, such as that it may not be read, or ours.
+        ours = isinstance(error, ValueError) or getattr(error, "errno", None) is not None
+        if ours and str(path) in str(error):
             raise
         raise ValueError(f"{str(path)!r} cannot be read as {what}: {error}.") from error
 
