@@ -58,10 +58,10 @@ class _Network(nn.Module):
 class GROOVE(DocumentModel):
     """Two autoencoders with one space: cells of a context meet, and translations come back.
 
-    Each modality's embedding is encoded into a common space and decoded from it. Three losses:
-    what is decoded is the cell (rebuilt); a cell decoded as the other modality, encoded again and
-    decoded back is the cell (back-translation, made on the fly and taken as data); and cells of one
-    context are closer to each other across modalities than to others (GroupCLIP).
+    Each modality is encoded into a common space and decoded from it. Three losses: what is decoded
+    is the cell (rebuilt); so is a cell decoded as the other modality, encoded again and decoded back
+    (back-translation, made on the fly and taken as data); and cells of one context are closer
+    across modalities than to others (GroupCLIP).
 
     Parameters
     ----------
@@ -85,16 +85,14 @@ class GROOVE(DocumentModel):
 
     Notes
     -----
-    Only the abstract was at hand. What it leaves open is settled here: widths, mean squared errors
-    on standardised features, equal weights, a learnable temperature begun at .07, batches of 256
-    pairs, AdamW.
+    Only the abstract was at hand. Settled here: widths, squared errors of standardised features,
+    equal weights, a learnable temperature begun at .07, batches of 256 pairs, AdamW.
 
     Examples
     --------
     >>> import cellfuse as cf
     >>> mdata = cf.datasets.simulated_screen(60, n_targets=4, cells_per_guide=8, seed=0)
-    >>> keys = {"context_keys": "guide", "image_rep": "latent", "rna_rep": "latent"}
-    >>> cf.GROOVE.setup_mudata(mdata, **keys)
+    >>> cf.GROOVE.setup_mudata(mdata, context_keys="guide", image_rep="latent", rna_rep="latent")
     >>> model = cf.GROOVE(mdata, n_latent=8, seed=0)
     >>> model.train(max_epochs=1, documents_per_context=2, enable_progress_bar=False)
     >>> model.get_latent_representation(modality="rna").shape[1]
