@@ -59,8 +59,8 @@ class GROOVE(DocumentModel):
     """Two autoencoders with one space: cells of a context meet, and translations come back.
 
     Each modality is encoded into a common space and decoded from it. Three losses: what is decoded
-    is the cell (rebuilt); so is a cell decoded as the other modality, encoded again and decoded back
-    (back-translation, made on the fly and taken as data); and cells of one context are closer
+    is the cell (rebuilt); so is a cell decoded as the other modality, encoded again and decoded
+    back (back-translation, made on the fly and taken as data); and cells of one context are closer
     across modalities than to others (GroupCLIP).
 
     Parameters
