@@ -37,7 +37,7 @@ bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
 html_math_renderer = "mathml"
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "_ext", "results/*", "results_reading*.md", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "_ext", "results_reading*.md", "**.ipynb_checkpoints"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

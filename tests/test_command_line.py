@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -89,7 +90,7 @@ def nothing_is_run(monkeypatch):
         raise AssertionError("the work began")
 
     for module in ("_demo", "_train", "_embed", "_bench"):
-        monkeypatch.setattr(sys.modules[f"cellfuse.cli.{module}"], "loading", forbidden)
+        monkeypatch.setattr(importlib.import_module(f"cellfuse.cli.{module}"), "loading", forbidden)
 
 
 # -- help and info --------------------------------------------------------------------------------

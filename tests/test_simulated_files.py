@@ -23,7 +23,7 @@ def test_fields_hold_the_cells(folder):
         labels=folder / "labels",
         labels_pattern=PATTERN + r"cells\.tif",
     )
-    cells = cf.pp.crop_cells(fields, size=32, progress=False)
+    cells = cf.pp.crop_cells(fields, size=32)
     plate = pd.read_csv(folder / "plate_map.csv")
     assert len(fields) == 2 * len(plate) == 26
     assert cells.n_obs == 26 * 16

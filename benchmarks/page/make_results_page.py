@@ -1,4 +1,4 @@
-"""Write `docs/results.md` and its figures from what the benchmarks left beside them.
+"""Write the pages of results and performance, and their figures, from what the benchmarks left.
 
     python benchmarks/page/make_results_page.py
 
@@ -8,12 +8,14 @@ Every number on the page comes from a file there; a part whose file is missing s
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from _concepts import concepts
+from _landing import landing
 from _learning import learning
 from _methods import EVIDENCE, TIMES, alignment, semi_clipped
 from _phenoseq_tide import curves, phenoseq, tide
@@ -373,43 +375,104 @@ PERISCOPE = (
 )
 
 
-def main() -> None:
-    """Write the page."""
-    FIGURES.mkdir(exist_ok=True)
-    page = [
-        "# Results\n",
-        "This page is written by `benchmarks/page/make_results_page.py` from the numbers that the "
-        "scripts in `benchmarks/` leave in `results/` beside them: as they came "
-        "out, also where a simple "
-        "baseline wins.\n",
-        learning(),
-        concepts(),
-        "## PETRI begun at random, on simulated screens with enough cells\n",
+#: Pages below `results/`: what they are called in the overview, and who writes their sections.
+OVERVIEW = """\
+# Results
+
+As they came out, also where a simple baseline wins. Every number is written by
+`benchmarks/page/make_results_page.py` from what the scripts in `benchmarks/` left beside them.
+
+| page | in a sentence |
+|---|---|
+| [PETRI](results/petri.md) | level with the closed form it begins at; begun at random it aligns nothing on small screens |
+| [PhenoSeq](results/phenoseq.md) | draws the right treatment; ridge regression draws its mean as well |
+| [Semi-Clipped and PEA](results/semi_clipped.md) | correction as augmentation helps; distillation helps little on real plates |
+| [TIDE](results/tide.md) | ahead of DINO and MAE, level with contrastive losses and plain features |
+| [Concepts](results/concepts.md) | named concepts hold; their number alone says little |
+
+How long things take, and how much memory, is on the page of {doc}`performance`.
+
+```{toctree}
+:hidden:
+
+results/petri
+results/phenoseq
+results/semi_clipped
+results/tide
+results/concepts
+```
+"""
+PERFORMANCE = """\
+# Speed and memory
+
+Measured by the scripts of `benchmarks/speed`, against the plain way to do the same (a loop, the
+reference library), on two cores; *load* is that of the machine meanwhile, which other jobs shared. A target
+that was missed says **no**. What to expect of a whole run:
+
+| | on two cores |
+|---|---|
+| `cf.SharedAxes`, `cf.tl.shared_axes_test` | seconds |
+| `cf.PETRI(preset="small")` on 5,000 + 5,000 cells | minutes |
+| `cf.pp`, `cf.tl` on 100,000 profiles | seconds |
+| `cf.benchmark`, 12 methods, 5 metrics, 3 seeds on a small screen | below ten minutes, and not again |
+
+Memory stays flat where arrays lie on a disk ({doc}`user_guide/larger_than_memory`); several devices
+are shown in {doc}`user_guide/several_devices`.
+"""
+
+
+def reading(name: str) -> str:
+    """What a person wrote below the tables."""
+    return (DOCS / f"results_reading{name}.md").read_text()
+
+
+def pages() -> dict[str, str]:
+    """Text of every page by its file; sections are written one level below their page."""
+    petri = [
+        "## PETRI\n",
         "Up to version 0.1 every model began at random weights; so did all below, but for what "
         "says otherwise.\n",
+        "### Begun at random, on simulated screens with enough cells\n",
         simulated(),
-        (DOCS / "results_reading.md").read_text() if (DOCS / "results_reading.md").exists() else "",
-        "## PETRI on real data\n",
+        reading(""),
         "### Compounds, image features and secretome\n",
         real("jump", JUMP),
         "### Perturb-seq counts\n",
         real("papalexi", PAPALEXI),
         "### Image crops\n",
         real("periscope", PERISCOPE),
-        "## PhenoSeq\n",
-        phenoseq(table, cell3),
-        (DOCS / "results_reading_phenoseq.md").read_text(),
-        "## Semi-Clipped and PEA\n",
-        semi_clipped(table, cell, cell3),
-        (DOCS / "results_reading_semi_clipped.md").read_text(),
-        "## TIDE\n",
-        tide(table, cell3),
-        (DOCS / "results_reading_tide.md").read_text(),
-        "## Speed and memory\n",
-        speed(),
     ]
-    (DOCS / "results.md").write_text("\n".join(page))
-    print("wrote docs/results.md")
+    below = {
+        "petri": petri,
+        "phenoseq": ["## PhenoSeq\n", phenoseq(table, cell3), reading("_phenoseq")],
+        "semi_clipped": [
+            "## Semi-Clipped and PEA\n",
+            semi_clipped(table, cell, cell3),
+            reading("_semi_clipped"),
+        ],
+        "tide": ["## TIDE\n", tide(table, cell3), reading("_tide")],
+        "concepts": [concepts()],
+    }
+    found = {f"results/{name}.md": _raised("\n".join(parts)) for name, parts in below.items()}
+    found["results.md"] = OVERVIEW + "\n" + learning()
+    found["performance.md"] = PERFORMANCE + "\n" + speed()
+    return found
+
+
+def _raised(text: str) -> str:
+    """Headings one level up, and figures seen from the folder below."""
+    text = re.sub(r"^#(#+ )", r"\1", text, flags=re.M)
+    return text.replace("](figures/", "](../figures/")
+
+
+def main() -> None:
+    """Write the pages and their figures."""
+    FIGURES.mkdir(exist_ok=True)
+    (DOCS / "results").mkdir(exist_ok=True)
+    landing(EVIDENCE / "headroom_table.csv", FIGURES / "landing.png")
+    for name, text in pages().items():
+        (DOCS / name).write_text(text)
+        print(f"wrote docs/{name}")
 
 
 if __name__ == "__main__":
