@@ -77,4 +77,8 @@ html_css_files = ["cellfuse.css"]
 html_logo = "_static/logo.svg"
 html_favicon = "_static/logo.svg"
 html_title = "cellfuse"
-html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
+html_theme_options = {
+    "show_toc_level": 2,
+    "home_page_in_toc": True,
+    "navbar_persistent": [],  # the sidebar has the search already
+}

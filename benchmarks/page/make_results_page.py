@@ -381,14 +381,15 @@ OVERVIEW = """\
 
 As they came out, also where a simple baseline wins. Every number is written by
 `benchmarks/page/make_results_page.py` from what the scripts in `benchmarks/` left beside them.
+Below stands the one table that compares methods on the same screens.
 
 | page | in a sentence |
 |---|---|
-| [PETRI](results/petri.md) | level with the closed form it begins at; begun at random it aligns nothing on small screens |
-| [PhenoSeq](results/phenoseq.md) | draws the right treatment; ridge regression draws its mean as well |
-| [Semi-Clipped and PEA](results/semi_clipped.md) | correction as augmentation helps; distillation helps little on real plates |
-| [TIDE](results/tide.md) | ahead of DINO and MAE, level with contrastive losses and plain features |
-| [Concepts](results/concepts.md) | named concepts hold; their number alone says little |
+| [PETRI](results/petri.md) | begun at random, one space on simulated and real screens |
+| [PhenoSeq](results/phenoseq.md) | close to ridge regression where effects are shared |
+| [Semi-Clipped and PEA](results/semi_clipped.md) | PEA helps where batches are the problem |
+| [TIDE](results/tide.md) | ahead of DINO and MAE, not of contrastive losses |
+| [Concepts](results/concepts.md) | what a concept means tells more than how many there are |
 
 How long things take, and how much memory, is on the page of {doc}`performance`.
 
@@ -406,15 +407,15 @@ PERFORMANCE = """\
 # Speed and memory
 
 Measured by the scripts of `benchmarks/speed`, against the plain way to do the same (a loop, the
-reference library), on two cores; *load* is that of the machine meanwhile, which other jobs shared. A target
-that was missed says **no**. What to expect of a whole run:
+reference library), on two cores; *load* is that of the machine meanwhile, shared with other jobs. A
+target that was missed says **no**. What to expect of a whole run:
 
 | | on two cores |
 |---|---|
 | `cf.SharedAxes`, `cf.tl.shared_axes_test` | seconds |
 | `cf.PETRI(preset="small")` on 5,000 + 5,000 cells | minutes |
 | `cf.pp`, `cf.tl` on 100,000 profiles | seconds |
-| `cf.benchmark`, 12 methods, 5 metrics, 3 seeds on a small screen | below ten minutes, and not again |
+| `cf.benchmark`: 12 methods, 5 metrics, 3 seeds | below ten minutes, once |
 
 Memory stays flat where arrays lie on a disk ({doc}`user_guide/larger_than_memory`); several devices
 are shown in {doc}`user_guide/several_devices`.
