@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -195,6 +196,23 @@ def test_the_page_holds_every_figure_and_loads_nothing(result):
     assert len(re.findall(r"\bsrc=", page)) == len(figures)
     assert not re.search(r'href="(?!#)|@import|url\(|<link|<script [^>]*src', page)
     assert result.conclusion in page.replace("&#39;", "'")
+
+
+def test_the_page_is_written_for_readers(result, tmp_path):
+    """Names in words, code as code, settings without their empty parts; each value has its name."""
+    failures = pd.DataFrame(
+        {"method": ["mine"], "seed": [0], "view": ["both"], "metric": ["alignment"],
+         "why": ["ValueError: 22 and 50 dimensions; see `cf.SharedAxes`."]}
+    )  # fmt: skip
+    told = dataclasses.replace(result, failures=failures)
+    page = cf.report(told, tmp_path / "a.html", figures=[]).read_text()
+    note = "mine, alignment (both), seed 0: 22 and 50 dimensions; see <code>cf.SharedAxes</code>."
+    assert note in page
+    assert "known pairs, AUC" in page and "edges auc" not in page and "edges tpr" not in page
+    settings = page.split("All settings")[1].split("</details>")[0]
+    assert "null" not in settings and "{}" not in settings and "context_keys" in settings
+    table = page.split('id="table"')[1].split("</table>")[0]
+    assert table.count("<td") == table.count("data-label=")
 
 
 def test_labels_are_text_and_never_markup(result, tmp_path):

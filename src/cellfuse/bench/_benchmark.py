@@ -17,7 +17,7 @@ from cellfuse.bench._design import Design
 from cellfuse.bench._engine import Job, Task, check_metrics, data_of, noted, run_tasks, tasks_of
 from cellfuse.bench._methods import Method, Source, fingerprint, read_methods
 from cellfuse.bench._metrics import read_metrics
-from cellfuse.bench._result import Benchmark, collect, notes_of
+from cellfuse.bench._result import Benchmark, collect, notes_of, reason
 from cellfuse.bench._screen import Screen, open_screen
 from cellfuse.bench._store import Store, check_results
 from cellfuse.bench._views import CORRECTIONS
@@ -188,7 +188,7 @@ def benchmark(
         if kept is not None:
             result.write(kept)
     for _, row in result.failures.drop_duplicates(["method", "metric", "why"]).iterrows():
-        say(f"  {row['method']} {row['metric']}: {row['why']}")
+        say(f"  {row['method']} {row['metric']}: {reason(row['why'])}")
     for note in notes_of(result.runs):
         say(f"  note: {note}")
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +12,26 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup, escape
 
 from cellfuse.bench._figures import Figure, figures_of
 from cellfuse.bench._metrics import METRICS
-from cellfuse.bench._result import Benchmark, notes_of, shown, value_columns
+from cellfuse.bench._result import Benchmark, notes_of, reason, shown, value_columns
 from cellfuse.bench._summary import CEILING
 
 __all__ = ["report"]
 
 #: Rows of a table of hits in the page.
 MAX_ROWS = 400
+#: Settings that say nothing.
+NOTHING: tuple[Any, ...] = (None, False, "", [], {})
+#: Columns of the table whose names in code say little.
+HEADS = {
+    "edges_tpr": "known pairs, TPR",
+    "edges_auc": "known pairs, AUC",
+    "alignment_foscttm": "FOSCTTM",
+    "alignment_gap": "cosine gap",
+}
 
 
 def report(
@@ -91,6 +102,7 @@ def report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["code"] = _code
     page = environment.get_template("report.html.j2").render(
         title=title,
         about=about,
@@ -144,7 +156,11 @@ def _scores(table: pd.DataFrame) -> dict[str, Any]:
         )  # fmt: skip
         previous = row["method"]
     several = table["correction"].nunique() > 1 if len(table) else False
-    return {"heads": [n.replace("_", " ") for n in names], "rows": rows, "corrections": several}
+    return {"heads": [_head(n) for n in names], "rows": rows, "corrections": several}
+
+
+def _head(name: str) -> str:
+    return HEADS.get(name, name.replace("_", " "))
 
 
 def _comparisons(paired: pd.DataFrame | None) -> dict[str, Any] | None:
@@ -158,7 +174,7 @@ def _comparisons(paired: pd.DataFrame | None) -> dict[str, Any] | None:
         rows.append(
             {
                 "method": row["method"],
-                "what": f"{row['metric']} {row['score']}".replace("_", " "),
+                "what": _head(f"{row['metric']}_{row['score']}"),
                 "over": f"{int(row['n'])} {row['over']}",
                 "difference": f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]",
                 "pvalue": "–" if pd.isna(row["pvalue"]) else f"{row['pvalue']:.2g}",
@@ -180,7 +196,7 @@ def _failures(failures: pd.DataFrame) -> list[str]:
     for (method, view, metric, why), rows in failures.groupby(keys, sort=False):
         where = f", {metric} ({view})" if metric else ""
         seeds = ", ".join(map(str, sorted(rows["seed"].unique())))
-        lines.append(f"{method}{where}, seed {seeds}: {why}")
+        lines.append(f"{method}{where}, seed {seeds}: {reason(str(why))}")
     return lines
 
 
@@ -238,10 +254,26 @@ def _concepts(table: pd.DataFrame | None) -> dict[str, Any] | None:
 
 
 def _config(config: dict[str, Any]) -> dict[str, str]:
-    flat = {}
-    for name, value in config.items():
-        flat[name] = value if isinstance(value, str) else json.dumps(value, default=str)
-    return flat
+    """What was set, a line each; defaults that say nothing are left out."""
+    said = {name: _said(value) for name, value in config.items()}
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, default=str, indent=1)
+        for name, value in said.items()
+        if value not in NOTHING
+    }
+
+
+def _said(value: Any) -> Any:
+    """A setting without its empty parts."""
+    if isinstance(value, dict):
+        parts = {name: _said(part) for name, part in value.items()}
+        return {name: part for name, part in parts.items() if part not in NOTHING} or value
+    return value
+
+
+def _code(text: str) -> Markup:
+    """Names between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _times(runs: pd.DataFrame) -> list[dict[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +24,16 @@ from cellfuse.bench._screen import Screen
 from cellfuse.bench._store import SourceFailed
 from cellfuse.bench._summary import comparisons, conclusion, table_of
 
-__all__ = ["Benchmark", "collect", "notes_of", "shown", "text_table", "value_columns", "versions"]
+__all__ = [
+    "Benchmark",
+    "collect",
+    "notes_of",
+    "reason",
+    "shown",
+    "text_table",
+    "value_columns",
+    "versions",
+]
 
 PACKAGES = (
     "cellfuse", "torch", "lightning", "scvi-tools", "scanpy", "anndata", "mudata", "numpy", "scipy",
@@ -237,6 +247,11 @@ def notes_of(runs: pd.DataFrame) -> list[str]:
         for note in filter(None, str(row["notes"]).split("; ")):
             found.setdefault(note, []).append(str(row["method"]))
     return [f"{', '.join(dict.fromkeys(methods))}: {note}" for note, methods in found.items()]
+
+
+def reason(why: str) -> str:
+    """Why something failed, for readers: without the class of a user's error, which says little."""
+    return re.sub(r"^(Key|Type|Value)Error: ", "", why)
 
 
 def versions() -> dict[str, str]:
