@@ -11,6 +11,7 @@ import inspect
 import re
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 #: Module prefixes that a reader does not need.
@@ -64,7 +65,16 @@ def process(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: 
         lines[:] = typed(lines, type_of(getattr(thing, "fget", thing)))
 
 
+def once(app: Sphinx, domain: str, objtype: str, content: Any) -> None:
+    """Leave out autodoc's "Return type": the type stands under "Returns" already."""
+    for fields in content.findall(nodes.field_list):
+        names = {field[0].astext().split(" ")[0]: field for field in fields}
+        if "rtype" in names and {"returns", "return"} & set(names):
+            fields.remove(names["rtype"])
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Run before napoleon."""
+    """Run before napoleon, and after autodoc has written its types."""
     app.connect("autodoc-process-docstring", process, priority=400)
+    app.connect("object-description-transform", once, priority=600)
     return {"parallel_read_safe": True, "version": "1"}
