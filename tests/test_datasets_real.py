@@ -184,12 +184,13 @@ def test_string_is_read_from_its_own_files(string_folder, inside):
     assert len(stringdb(path=string_folder / inside, score=0.96)) == 1
 
 
-def test_string_names_what_is_missing_and_where_it_lies(string_folder, cache):
+def test_string_names_what_is_missing_and_where_it_lies(string_folder, cache, monkeypatch):
     place = r"https://stringdb-downloads\.org/download/protein\.info\.v12\.0/9606"
     (string_folder / INFO).unlink()
     with pytest.raises(FileNotFoundError, match=place):
         stringdb(path=string_folder)
-    with pytest.raises(FileNotFoundError, match=r"10090\.protein\.links\.v12\.0\.txt\.gz"):
+    monkeypatch.setattr(networks_module, "STRING_URL", "http://127.0.0.1:9")
+    with pytest.raises(ConnectionError, match=r"10090\.protein\.links\.v12\.0\.txt\.gz"):
         stringdb(physical=False, species=10090)
     with pytest.raises(ValueError, match="a score from 0 to 1"):
         stringdb(score=950, path=string_folder)
@@ -213,6 +214,28 @@ def test_string_is_fetched_with_the_checksums_that_are_given(
         (string_folder / name).rename(release / name)
     assert len(stringdb(checksum=checksums)) == 1
     assert sorted(p.name for p in cache.iterdir()) == sorted([LINKS, INFO])
+
+
+def test_string_without_a_checksum_is_measured_at_the_first_fetch_and_held_to_it(
+    string_folder, server, cache, monkeypatch, caplog
+):
+    url, folder = server
+    monkeypatch.setattr(networks_module, "STRING_URL", url)
+    for name in (LINKS, INFO):
+        release = folder / name.removeprefix("9606.").removesuffix(".txt.gz")
+        release.mkdir()
+        (string_folder / name).rename(release / name)
+    with caplog.at_level("INFO", logger="cellfuse"):
+        assert len(stringdb()) == 1
+    assert caplog.text.count("no checksum is published") == 2
+    kept = cache / f"{INFO}.sha256"
+    assert "sha256:" + kept.read_text().strip() == sha256(cache / INFO)
+    assert len(stringdb()) == 1  # from the cache
+    # The address gives another file than at first, and the cache was cleared of the file alone.
+    (cache / INFO).unlink()
+    packed(folder / "protein.info.v12.0" / INFO, STRING_INFO + "9606.X\tX\t1\tx\n")
+    with pytest.raises(ValueError, match="no longer gives the file"):
+        stringdb()
 
 
 def test_files_of_two_species_are_refused(string_folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from cellfuse._errors import listing
 
 __all__ = ["Remote", "cache_folder", "locate", "path_needed"]
+
+logger = logging.getLogger("cellfuse")
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,16 @@ class Remote:
     checksum
         ``"sha256:..."`` or ``"md5:..."``. None: none is known, and the file is fetched
         only with the checksum that the user gives.
+    measured
+        Without a published checksum: it is measured at the first fetch, kept beside the file, and
+        holds for whatever is fetched later.
     """
 
     name: str
     url: str
     licence: str
     checksum: str | None = None
+    measured: bool = False
 
 
 def cache_folder() -> Path:
@@ -63,7 +70,8 @@ def locate(
     Raises
     ------
     FileNotFoundError
-        There is no file at `path`; or none is in the cache and no checksum is known.
+        There is no file at `path`; or none is in the cache, and a checksum is neither known nor
+        measured.
     ConnectionError
         The download failed; the text names the file and the place for it.
     ValueError
@@ -80,6 +88,8 @@ def locate(
             _verify(own, given)
         return own
     known = given or remote.checksum
+    if known is None and remote.measured:
+        return _fetch_measured(remote)
     if known is None:
         raise FileNotFoundError(
             f"{_source(remote)} is not fetched by itself: no checksum of it is known here. "
@@ -120,7 +130,26 @@ def _verify(path: Path, checksum: str) -> None:
         )
 
 
-def _fetch(remote: Remote, checksum: str) -> Path:
+def _fetch_measured(remote: Remote) -> Path:
+    """Trust the first fetch, and hold later ones against it."""
+    kept = cache_folder() / f"{remote.name}.sha256"
+    if kept.is_file():
+        return _fetch(remote, f"sha256:{kept.read_text(encoding='ascii').strip()}")
+    found = _fetch(remote, None)
+    with found.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    kept.write_text(f"{digest}\n", encoding="ascii")
+    logger.info(
+        "%s from %s: no checksum is published; its sha256, %s, is kept in %r and holds from now.",
+        _source(remote),
+        remote.url,
+        digest,
+        str(kept),
+    )
+    return found
+
+
+def _fetch(remote: Remote, checksum: str | None) -> Path:
     import pooch
 
     folder = cache_folder()

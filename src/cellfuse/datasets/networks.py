@@ -48,9 +48,9 @@ def stringdb(
 ) -> pd.DataFrame:
     """STRING: pairs of genes whose proteins interact (version 12.0, CC BY 4.0).
 
-    Two files are needed, the links and the names of the proteins. No checksums published by STRING
-    are known here, so that they are fetched only with ones that you give; otherwise place them
-    yourself.
+    Two files are needed, the links and the names of the proteins, some 60 MB for human. They are
+    fetched once, from stringdb-downloads.org. STRING publishes no checksums: they are measured at
+    the first fetch, kept beside the files in the cache, and hold for whatever is fetched later.
 
     Parameters
     ----------
@@ -69,7 +69,8 @@ def stringdb(
         Folder with both files, the file of links with that of names beside it, or a table with
         ``source``, ``target`` and perhaps ``score`` (csv, plain or compressed).
     checksum
-        Checksums by file name, such as ``{"9606.protein.info.v12.0.txt.gz": "sha256:..."}``.
+        Checksums by file name, such as ``{"9606.protein.info.v12.0.txt.gz": "sha256:..."}``, in
+        place of the measured ones.
 
     Returns
     -------
@@ -79,11 +80,12 @@ def stringdb(
     Raises
     ------
     FileNotFoundError
-        A file is missing; the text says which, and where it is to be had.
+        A file is missing in `path`; the text says which, and where it is to be had.
     ConnectionError
-        A download failed.
+        A download failed; the text names the file and the place for it.
     ValueError
-        The file is no network, or has no scores to hold against `score`.
+        The file is no network, is another one than at the first fetch, or has no scores to hold
+        against `score`.
 
     Examples
     --------
@@ -168,7 +170,7 @@ def _string_files(physical: bool, species: int) -> tuple[Remote, Remote]:
     def remote(kind: str) -> Remote:
         release = f"{kind}.v{STRING_VERSION}"
         name = f"{species}.{release}.txt.gz"
-        return Remote(name, f"{STRING_URL}/{release}/{name}", "CC BY 4.0")
+        return Remote(name, f"{STRING_URL}/{release}/{name}", "CC BY 4.0", measured=True)
 
     links = "protein.physical.links" if physical else "protein.links"
     return remote(links), remote("protein.info")
