@@ -499,6 +499,13 @@ def alignment(**kwargs):
     return cf.pl.alignment(mdata, **kwargs)
 
 
+@figure
+def shared_axes_test(**kwargs):
+    mdata = cf.datasets.simulated_screen(60, n_targets=24, cells_per_guide=12, seed=0)
+    cf.tl.shared_axes_test(mdata, "guide", use_rep="latent", target_key="gene", n_draws=50)
+    return cf.pl.shared_axes_test(mdata, **kwargs)
+
+
 def attention_found():
     """Attention of one document, as `model.attention` gives it."""
     rng = np.random.default_rng(0)

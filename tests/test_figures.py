@@ -15,7 +15,7 @@ from figures import FIGURES
 from images import TOLERANCE, _blurred, assert_looks_as_before, render
 from matplotlib.figure import Figure
 
-from cellfuse import pl
+from cellfuse import pl, tl
 from cellfuse.pl import _style
 
 #: Public names of `cf.pl` that draw nothing.
@@ -33,6 +33,22 @@ def test_a_figure_looks_as_before(name, tmp_path):
 
 def test_every_figure_has_an_example_that_is_compared():
     assert set(pl.__all__) - NO_FIGURE == set(FIGURES)
+
+
+#: Results that are drawn under another name; None: data to go on with, not a result.
+DRAWN_BY = {
+    "aggregate": None,
+    "edge_classification": "roc",
+    "multimodal_concepts": "concept_map",
+    "concept_enrichment": "concept",
+    "concept_features": "concept",
+    "find_concepts": "concept",
+}
+
+
+def test_every_result_has_its_figure():
+    drawn_by = {name: DRAWN_BY.get(name, name) for name in tl.__all__}
+    assert set(filter(None, drawn_by.values())) <= set(pl.__all__)
 
 
 @pytest.mark.parametrize("name", sorted(set(pl.__all__) - NO_FIGURE))

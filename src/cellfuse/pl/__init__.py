@@ -31,6 +31,7 @@ from cellfuse.pl._fidelity import fidelity, real_vs_synthetic
 from cellfuse.pl._fusion import late_fusion, propensity_matching
 from cellfuse.pl._overlap import edge_overlap, predictability, similarity_density
 from cellfuse.pl._scores import relationship_recall, roc
+from cellfuse.pl._shared_axes import shared_axes_test
 from cellfuse.pl._similarity import similarity
 from cellfuse.pl._style import style
 from cellfuse.pl._training import training_curves
@@ -73,6 +74,7 @@ __all__ = [
     "responders",
     "retrieval",
     "roc",
+    "shared_axes_test",
     "similarity",
     "similarity_density",
     "split",
