@@ -83,7 +83,7 @@ def test_missing_features_are_kept_or_dropped(tmp_path, caplog):
     table.to_csv(tmp_path / "p1.csv", index=False)
     with caplog.at_level("INFO", "cellfuse"):
         assert cf.io.read_profiles(tmp_path / "p1.csv").n_vars == 2
-    assert "1 features have missing values: 'Nuclei_Texture_X'" in caplog.text
+    assert "1 features have missing or infinite values: 'Nuclei_Texture_X'" in caplog.text
     kept = cf.io.read_profiles(tmp_path / "p1.csv", drop_missing=True)
     assert list(kept.var_names) == ["Cells_AreaShape_Area"]
 
@@ -256,3 +256,39 @@ def test_a_real_plate_equals_its_h5ad():
     assert plate.obs["det_well"].tolist() == expected.obs["well"].tolist()
     doses = expected.obs["dose_um"].where(~expected.obs["is_control"])
     np.testing.assert_allclose(plate.obs["pert_dose"], doses)
+
+
+@pytest.mark.parametrize("large", ["1e400", "-1e400", "1" + 400 * "0"])
+def test_a_number_too_large_for_a_number_is_named_and_no_infinity(tmp_path, large):
+    file = tmp_path / "plate.csv"
+    file.write_text(f"Metadata_Well,Area\nA1,1\nA2,{large}\nA3,3\n")
+    with pytest.raises(ValueError, match=r"'Area'.*row 2.*among 2 numbers"):
+        cf.io.read_profiles(file)
+    file.write_text(f"Metadata_Well,Area,Metadata_Dose\nA1,1,1.0\nA2,2,{large}\n")
+    assert cf.io.read_profiles(file).obs["Metadata_Dose"].tolist() == ["1.0", large]
+
+
+def test_an_infinity_that_was_written_is_one_and_is_told(tmp_path, caplog):
+    file = tmp_path / "plate.csv"
+    file.write_text("Metadata_Well,Area,B\nA1,1,2\nA2,inf,3\n")
+    with caplog.at_level("INFO", logger="cellfuse"):
+        assert np.isinf(cf.io.read_profiles(file)[:, "Area"].X).sum() == 1
+    assert "missing or infinite values: 'Area'" in caplog.text
+
+
+def test_a_column_of_more_words_than_numbers_is_metadata_and_is_told(tmp_path, caplog):
+    file = tmp_path / "plate.csv"
+    file.write_text("Metadata_Well,Area,Note\nA1,1,3.5\nA2,2,lost\nA3,2,torn\n")
+    with caplog.at_level("WARNING", logger="cellfuse"):
+        plate = cf.io.read_profiles(file)
+    assert plate.obs["Note"].tolist() == ["3.5", "lost", "torn"]
+    assert "column 'Note' holds 2 words, 'lost', 'torn', and 1 numbers" in caplog.text
+
+
+def test_names_that_begin_with_a_zero_are_told_to_be_names(tmp_path, caplog):
+    file = tmp_path / "plate.csv"
+    file.write_text("Metadata_Well,Area,Barcode_of_plate\nA1,1,0041\nA2,2,1041\n")
+    with caplog.at_level("INFO", logger="cellfuse"):
+        plate = cf.io.read_profiles(file)
+    assert plate.obs["Barcode_of_plate"].tolist() == ["0041", "1041"]
+    assert "'Barcode_of_plate' is taken for names: '0041' begins with 0" in caplog.text

@@ -122,7 +122,7 @@ def _parse(path: Path, layout: Layout, numeric: Callable[[str], bool]) -> pd.Dat
     likely = [i for i in named if numeric(layout.names[i])]
     text_only = sorted(set(named) - set(likely))
     table = _read(path, layout, named, text_only)
-    words = [i for i in likely if table[i].dtype.kind not in "iuf"]
+    words = [i for i in likely if table[i].dtype.kind not in "iuf" or _has_infinite(table[i])]
     whole = [i for i in likely if i not in words and _is_whole(table[i])]
     words += _identifiers(path, layout, whole)
     if words:
@@ -173,6 +173,11 @@ def _is_whole(column: pd.Series) -> bool:
     return len(there) > 0 and bool((there % 1 == 0).all())
 
 
+def _has_infinite(column: pd.Series) -> bool:
+    """Whether a number may be one that was written too large to be read."""
+    return column.dtype.kind == "f" and bool(np.isinf(column.to_numpy()).any())
+
+
 def _skip(stream: IO[str], n: int) -> None:
     for _ in range(n):
         stream.readline()
@@ -196,7 +201,11 @@ def _identifiers(path: Path, layout: Layout, columns: list[int]) -> list[int]:
 def numbers_or_words(column: pd.Series, name: str, path: Path, sep: str) -> pd.Series:
     """Numbers, whatever their gaps are called, or text; a few words among numbers are refused."""
     values = column.unique()
-    if any(IDENTIFIER.match(value) for value in values):
+    padded = [value for value in values if IDENTIFIER.match(value)]
+    if padded:
+        logger.info(
+            "%s: column %r is taken for names: %r begins with 0.", path.name, name, padded[0]
+        )
         return column
     given = {value: number_of(value) for value in values}
     words = [value for value, number in given.items() if number is None]
@@ -219,6 +228,16 @@ def numbers_or_words(column: pd.Series, name: str, path: Path, sep: str) -> pd.S
             f"column {name!r} of {str(path)!r} holds the word {column.iloc[row]!r} (row {row + 1}) "
             f"among {n_numbers} numbers; in all it has {n_words} words, {listing(words, 4)}. Mend "
             "them, or say that the column is metadata and no feature."
+        )
+    if n_numbers:
+        logger.warning(
+            "%s: column %r holds %d words, %s, and %d numbers; it is taken for metadata. Name it "
+            "in `features` if it is one.",
+            path.name,
+            name,
+            n_words,
+            listing(words, 4),
+            n_numbers,
         )
     return column
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -41,13 +42,19 @@ def is_no_number(text: str) -> bool:
 
 
 def number_of(text: str) -> float | None:
-    """Number that a text is, NaN for a missing one, None for a word."""
+    """Number that a text is, NaN for a missing one, None for a word, or for one beyond float64."""
     if is_no_number(text):
         return float("nan")
     try:
-        return None if "_" in text else float(text)
+        number = None if "_" in text else float(text)
     except ValueError:
         return None
+    return None if number is not None and _is_beyond(text, number) else number
+
+
+def _is_beyond(text: str, number: float) -> bool:
+    """Whether digits were written, such as 1e400, of which only an infinity is left."""
+    return math.isinf(number) and any(letter.isdigit() for letter in text)
 
 
 def typed(values: Sequence[str] | NDArray[Any], missing: Collection[str] = ("",)) -> NDArray[Any]:
@@ -87,8 +94,8 @@ def _numbers(words: list[str], gap: NDArray[np.bool_]) -> NDArray[Any] | None:
         return np.array(whole, dtype=np.int64) if large < 2**63 else None
     if large > EXACT:
         return None
-    numbers = [np.nan if absent else float(w) for w, absent in zip(words, gap, strict=True)]
-    return np.array(numbers, dtype=np.float64)
+    numbers = [np.nan if absent else number_of(w) for w, absent in zip(words, gap, strict=True)]
+    return None if None in numbers else np.array(numbers, dtype=np.float64)
 
 
 def _is_whole(word: str) -> bool:

@@ -285,9 +285,13 @@ def _without_missing(adata: AnnData, *, drop: bool) -> AnnData:
         return adata
     names = listing(adata.var_names[bad], 4)
     if not drop:
-        logger.info("read_profiles: %d features have missing values: %s.", bad.sum(), names)
+        logger.info(
+            "read_profiles: %d features have missing or infinite values: %s.", bad.sum(), names
+        )
         return adata
-    logger.info("read_profiles: left out %d features with missing values: %s.", bad.sum(), names)
+    logger.info(
+        "read_profiles: left out %d features with missing or infinite values: %s.", bad.sum(), names
+    )
     if bad.all():
         raise ValueError("every feature has missing values; none is left.")
     return adata[:, ~bad].copy()

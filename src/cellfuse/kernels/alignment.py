@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from cellfuse.kernels.retrieval import TIE
+
 __all__ = ["Alignment", "align", "align_blocks", "closer_of_all"]
 
 #: Bytes of one block of similarities.
@@ -78,8 +80,8 @@ def align(a: NDArray, b: NDArray) -> Alignment:
             rows = slice(start, start + step)
             similarity = asking[rows] @ asked.T
             mine = own[rows, None]
-            above = (similarity > mine + 1e-12).sum(axis=1)
-            tied = (np.abs(similarity - mine) <= 1e-12).sum(axis=1) - 1
+            above = (similarity > mine + TIE).sum(axis=1)
+            tied = (np.abs(similarity - mine) <= TIE).sum(axis=1) - 1
             closer[way, rows] = (above + tied / 2) / max(n - 1, 1)
             place[way, rows] = 1 + above + tied / 2
     return Alignment(own, (total / 2 - own) / max(n - 1, 1), closer, place)
@@ -100,7 +102,8 @@ def closer_of_all(a: NDArray, b: NDArray) -> tuple[NDArray[np.float32], NDArray[
     any pairing is then read off, without comparing anything again.
     """
     units = [_units(x) for x in (a, b)]
-    similarity = units[0] @ units[1].T
+    # What lies closer than a tie is one number, so that it ranks as one.
+    similarity = np.round(units[0] @ units[1].T, -int(np.log10(TIE)))
     n = max(len(similarity) - 1, 1)
     by_row = (rankdata(-similarity, axis=1, method="average") - 1) / n
     by_column = (rankdata(-similarity, axis=0, method="average") - 1) / n

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cellfuse.kernels.chunks import in_threads
 from cellfuse.kernels.groups import group_rows
 
-__all__ = ["Places", "first_match", "places_of_matches"]
+__all__ = ["TIE", "Places", "first_match", "places_of_matches"]
 
 #: Similarities closer than this are tied: they differ by the rounding of their sums.
 TIE = 1e-10
