@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import anndata as ad
+import mudata as md
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from test_shared_axes import two_sides
 
 import cellfuse as cf
@@ -84,3 +88,87 @@ def test_a_model_that_began_at_random_has_chosen_nothing():
     mdata = cf.datasets.simulated_screen(100, n_targets=6, cells_per_guide=6, seed=0)
     with pytest.raises(ValueError, match="begin linear"):
         _ = small_petri(mdata, begin="random").learnt_weight
+
+
+# -- PhenoSeq: how much of the diffusion's mean is kept --------------------------------------------
+
+
+def phenoseq(seed: int = 0, **training) -> tuple[md.MuData, cf.PhenoSeq]:
+    """Twenty-four treatments whose RNA follows their images linearly."""
+    rng = np.random.default_rng(seed)
+    effect = rng.normal(size=(24, 6))
+    cells = {}
+    for name, turn in (("image", np.eye(6)), ("rna", rng.normal(size=(6, 4)))):
+        label = np.repeat(np.arange(24), 8)
+        x = effect[label] @ turn + 0.5 * rng.normal(size=(len(label), turn.shape[1]))
+        obs = pd.DataFrame({"sample": [f"s{i}" for i in label]})
+        obs.index = [f"{name}{i}" for i in range(len(label))]
+        cells[name] = ad.AnnData(obs=obs, obsm={f"X_{name}": x.astype("f4")})
+    mdata = md.MuData(cells)
+    cf.PhenoSeq.setup_mudata(mdata, image_rep="X_image", rna_rep="X_rna")
+    model = cf.PhenoSeq(mdata, set_size=4, width=16, depth=1, seed=0)
+    model.train(2, validation_contexts=0.5, enable_progress_bar=False, **training)
+    return mdata, model
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_without_the_learnt_part_a_pair_of_draws_has_ridges_mean():
+    mdata, model = phenoseq()
+    network = model.module
+    drawn = {}
+    for weight in (0.0, 0.5, 1.0):
+        network.learnt_weight.fill_(weight)
+        drawn[weight] = model.sample(n_steps=5, n_samples=2).X.reshape(24, 2, 4)
+    names = model.sample(n_steps=5).obs_names
+    frame = pd.DataFrame(mdata["image"].obsm["X_image"], index=mdata["image"].obs["sample"])
+    means = frame.groupby(level=0).mean().loc[names].to_numpy("f4")
+    with torch.inference_mode():
+        ridge = network.rna.restore(network.expected(torch.as_tensor(means)[:, None])).numpy()
+    assert np.allclose(drawn[0.0].mean(axis=1), ridge, atol=1e-4)
+    assert not np.allclose(drawn[1.0].mean(axis=1), ridge, atol=1e-2)
+    half = (drawn[0.0] + drawn[1.0]) / 2
+    assert np.allclose(drawn[0.5], half, atol=1e-4)
+    spread = {weight: np.ptp(x, axis=1) for weight, x in drawn.items()}
+    assert np.allclose(spread[0.0], spread[1.0], atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("antithetic", [True, False])
+def test_a_draw_is_the_same_however_many_are_asked_for(antithetic):
+    _, model = phenoseq()
+    model.module.learnt_weight.fill_(0.25)
+    many, one, three = (
+        model.sample(n_steps=4, n_samples=n, antithetic=antithetic).X.reshape(24, n, 4)
+        for n in (4, 1, 3)
+    )
+    assert np.allclose(many[:, :1], one, atol=1e-5)
+    assert np.allclose(many[:, :3], three, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("useful", [True, False])
+def test_held_out_treatments_say_whether_the_diffusion_adds_to_ridge(monkeypatch, useful):
+    """Ridge that knows nothing, and a diffusion that knows the truth; or the other way round."""
+    from cellfuse.model.phenoseq.closed_form import weigh_learnt
+
+    _, model = phenoseq()
+    network = model.module
+    rng = np.random.default_rng(0)
+    truth, noise = rng.normal(size=(2, 40, 4))
+
+    def predict():
+        knows = (float(network.learnt_weight) == 1) is useful
+        return network.rna.restore(torch.as_tensor(truth if knows else noise)).numpy()
+
+    assert weigh_learnt(network, predict, truth) == (1.0 if useful else 0.0)
+    assert model.learnt_weight == (1.0 if useful else 0.0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_weight_is_saved_and_few_treatments_leave_all(tmp_path):
+    mdata, model = phenoseq()
+    model.module.learnt_weight.fill_(0.25)
+    model.save(tmp_path / "m")
+    assert cf.PhenoSeq.load(tmp_path / "m", mdata).learnt_weight == 0.25
+    model.train(1, validation_contexts=["s0", "s1"], enable_progress_bar=False)
+    assert model.learnt_weight == 1.0

@@ -48,6 +48,7 @@ from cellfuse.nn.losses import (
 from cellfuse.nn.mae import ImageMAE, normalize_patches
 from cellfuse.nn.masking import random_mask
 from cellfuse.nn.plain_features import PlainFeatures
+from cellfuse.nn.repeated import repeated_layers
 from cellfuse.nn.response import RESPONSE_PRESETS, ResponseNetwork, ResponseSizes
 from cellfuse.nn.ridge import RidgeMap
 from cellfuse.nn.scgpt import ScGPT, ScGPTCheckpoint, read_scgpt
@@ -145,4 +146,5 @@ __all__ = [
     "unpatchify",
     "vicreg_loss",
     "warm_up",
+    "repeated_layers",
 ]

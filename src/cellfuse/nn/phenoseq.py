@@ -37,6 +37,8 @@ class PhenoSeqNetwork(nn.Module):
         leaves, its mean and its spread.
     """
 
+    learnt_weight: Tensor
+
     def __init__(
         self,
         image_width: int,
@@ -52,6 +54,8 @@ class PhenoSeqNetwork(nn.Module):
         self.ridge = RidgeMap(image_width, rna_width) if linear else None
         #: Scale of what ridge leaves, per feature.
         self.rest = Standardise(rna_width) if linear else None
+        #: How much the diffusion's mean, beside ridge, is kept of.
+        self.register_buffer("learnt_weight", torch.ones(()), persistent=linear)
         self.image, self.rna = Standardise(image_width), Standardise(rna_width)
         self.encoder = ContextEncoder(image_width, sizes)
         self.denoiser = Denoiser(rna_width, sizes)
@@ -133,16 +137,41 @@ class PhenoSeqNetwork(nn.Module):
         -------
         ``(G, n_samples, features)``.
         """
+        n, pairs, every = n_samples, antithetic, 1
+        weighed = self.ridge is not None and float(self.learnt_weight) != 1
+        if weighed:  # each draw beside that of the opposite noise: their mean is the context's
+            n, pairs, every = (n + n % 2, True, 1) if antithetic else (2 * n, True, 2)
+        x = self._drawn(cells, mask, sampler, n, seed=seed, guidance=guidance, pairs=pairs)
+        if weighed:
+            mean = x.unflatten(1, (-1, 2)).mean(dim=2).repeat_interleave(2, dim=1)
+            x = x - (1 - self.learnt_weight) * mean
+        x = x[:, ::every][:, :n_samples]
+        if self.ridge is not None and self.rest is not None:
+            x = self.rest.restore(x) + self.expected(cells, mask)[:, None]
+        return self.rna.restore(x)
+
+    def _drawn(
+        self,
+        cells: Tensor,
+        mask: Tensor | None,
+        sampler: DDIM,
+        n: int,
+        *,
+        seed: int,
+        guidance: float,
+        pairs: bool,
+    ) -> Tensor:
+        """`n` draws for each context, as the diffusion has them: standardised, without ridge."""
         context = self.context(cells, mask)
         steps = sampler.timesteps
         conditional = FoldedDenoiser(self.denoiser, context, steps, mask=mask)
         nothing = context.new_zeros(1, 1, context.shape[-1])
         free = FoldedDenoiser(self.denoiser, nothing, steps) if guidance != 1 else None
-        key = torch.arange(n_samples, device=context.device)
+        key = torch.arange(n, device=context.device)
 
         def noise_of(purpose: str) -> Tensor:
             width = tuple(self.rna.mean.shape)
-            if not antithetic:
+            if not pairs:
                 return normal(key, width, seed=seed, purpose=purpose)
             # The map from noise to draws is nearly affine: what noise adds to a mean cancels.
             sign = 1.0 - 2.0 * (key % 2)
@@ -158,6 +187,4 @@ class PhenoSeqNetwork(nn.Module):
             if sampler.eta and not sampler.is_last(t):
                 noise = noise_of(f"noise of step {t}")
             x = sampler.step(predicted, t, x, noise)
-        if self.ridge is not None and self.rest is not None:
-            x = self.rest.restore(x) + self.expected(cells, mask)[:, None]
-        return self.rna.restore(x)
+        return x

@@ -19,6 +19,7 @@ from cellfuse.model.base.fitting import Losses, method_callbacks
 from cellfuse.model.base.history import n_epochs
 from cellfuse.model.base.method import Method
 from cellfuse.model.base.training import Training, fit, refuse_unknown
+from cellfuse.nn import repeated_layers
 
 __all__ = ["DocumentModel"]
 
@@ -47,6 +48,7 @@ class DocumentModel(Method):
         weight_decay: float | None = None,
         warmup: float | None = None,
         augment: bool = True,
+        compile_blocks: bool = False,
         num_workers: int = 0,
         accelerator: str = "auto",
         devices: Any = "auto",
@@ -90,6 +92,9 @@ class DocumentModel(Method):
             Optimiser, with linear warm-up over `warmup`, a share of the steps, then cosine.
         augment
             Change what is trained on at random, as the method does.
+        compile_blocks
+            Compile the transformer blocks (``torch.compile``), which takes a minute and then saves
+            time in each step of a large network on a GPU. Weights, saves and results are the same.
         num_workers
             Processes that read ahead.
         accelerator, devices, precision, callbacks, ckpt_path, **trainer_kwargs
@@ -138,6 +143,8 @@ class DocumentModel(Method):
             self._take_statistics(source, plans)
             if self.begin != "random" and ckpt_path is None:
                 self._begin_at(source, plans.train_rows, trained)
+        if compile_blocks:
+            self._compile_blocks()
         first, max_steps = self.n_epochs_, trainer_kwargs.get("max_steps", -1)
         for stage in range(self.n_stages):
             self._begin_stage(stage, source)
@@ -204,6 +211,15 @@ class DocumentModel(Method):
                 raise TypeError(f"{name}() has no argument {argument!r}.")
         if self.adata is None:
             raise ValueError("this model was loaded without data: load it with `adata=mdata`.")
+
+    def _compile_blocks(self) -> None:
+        """Compile in place: no weight has another name then."""
+        blocks = repeated_layers(self.module)
+        if not blocks:
+            name = type(self).__name__
+            raise ValueError(f"compile_blocks=True: {name} has no transformer block to compile.")
+        for block in blocks:
+            block.compile()
 
     def _judged(self, contexts: Contexts, rows: Rows) -> Contexts | None:
         """Held-out contexts, where the method has something to say of them."""

@@ -38,6 +38,16 @@ class PhenoSeqInference(PhenoSeqSetup):
     sizes: DenoiserSizes
     embeds = ("image",)
 
+    @property
+    def learnt_weight(self) -> float:
+        """How much of what the diffusion adds to ridge's mean is kept: 0, .25, .5 or 1.
+
+        Chosen at the end of training by contexts that were held out (five at least, else 1): 0
+        where no more is beyond its error. The spread of draws about their mean is kept whole. With
+        ``begin="random"``, 1.
+        """
+        return float(self.module.learnt_weight)
+
     # -- what a trained model gives ---------------------------------------------------------------
 
     @torch.inference_mode()

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import lightning as L
-import numpy as np
 from mudata import MuData
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cellfuse._errors import warn_user
 from cellfuse._renamed import renamed
 from cellfuse.data import Batch, Contexts, Source
 from cellfuse.data.splits import Held, HeldContexts, Rows
-from cellfuse.kernels.context_sums import ContextMoments
 from cellfuse.model.base import DocumentModel, Recipe, as_in
 from cellfuse.model.base.callbacks import Averaged
 from cellfuse.model.base.checks import check_between, check_whole
-from cellfuse.model.base.joint import read_blocks, sum_contexts
 from cellfuse.model.base.plans import Plans
 from cellfuse.model.base.training import seeded
-from cellfuse.model.phenoseq.closed_form import begin_at_ridge
-from cellfuse.model.phenoseq.draws import PhenoSeqInference
+from cellfuse.model.phenoseq.closed_form import BeginsAtRidge
 from cellfuse.model.phenoseq.plans import set_and_cells, warn_hardly_trained
 from cellfuse.model.phenoseq.sizes import PREDICTIONS, sizes_of
 from cellfuse.model.phenoseq.split import training_rows
@@ -33,11 +29,13 @@ from cellfuse.nn.phenoseq import PhenoSeqNetwork
 
 __all__ = ["PhenoSeq"]
 
+logger = logging.getLogger("cellfuse")
+
 #: Share of the contexts held out where nothing is said.
 HELD_SHARE = 0.1
 
 
-class PhenoSeq(PhenoSeqInference):
+class PhenoSeq(BeginsAtRidge):
     """Synthetic RNA embeddings for image samples, by diffusion conditioned on image embeddings.
 
     A document holds 16 image cells and one RNA cell of a context. The image cells are encoded as a
@@ -67,7 +65,8 @@ class PhenoSeq(PhenoSeqInference):
     begin
         ``"linear"`` (default of ``"small"``): ridge regression from the mean image embedding of a
         context to that of its RNA is taken off first and put back on what is drawn, so that the
-        diffusion models what is left, its mean and its spread. ``"random"``: the paper's.
+        diffusion models what is left, its mean and its spread. Held-out contexts say how much of
+        that mean is kept (:attr:`learnt_weight`). ``"random"``: the paper's.
     seed
         Seed of weights, documents, times, noise and dropout.
     **sizes
@@ -225,6 +224,8 @@ class PhenoSeq(PhenoSeqInference):
                 "the training diverged: weights are NaN or infinite. Build the model anew, and "
                 f"train it with a smaller lr than {training.get('lr') or self.recipe.lr:g}."
             )
+        if self.begin == "linear":
+            self._weigh_learnt(validation_contexts)
         recipe = self.recipe.given(max_epochs=max_epochs, warmup=warmup)
         warn_hardly_trained(self.history, n_before, recipe)
 
@@ -252,17 +253,6 @@ class PhenoSeq(PhenoSeqInference):
             replace=replace,
             seed=self.seed,
         )
-
-    def _begin_at(
-        self, source: Source, train_rows: Mapping[str, NDArray[np.bool_]], contexts: Contexts
-    ) -> None:
-        def sums(role: str) -> ContextMoments:
-            scale = self.module.cell(role).scale
-            reader, place = source.readers[role], self.device
-            blocks = read_blocks(reader, contexts, role, lambda x, _: scale(x), device=place)
-            return sum_contexts(blocks, contexts, role)
-
-        begin_at_ridge(self.module, sums("image"), sums("rna"), contexts.shared())
 
     def _take_statistics(self, source: Source, plans: Plans) -> None:
         super()._take_statistics(source, plans)
