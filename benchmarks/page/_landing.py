@@ -1,4 +1,4 @@
-"""The picture of the landing page: what the library does, and what it brought."""
+"""The pictures of the landing page: what the library does, and what it brought."""
 
 from __future__ import annotations
 
@@ -25,22 +25,20 @@ BARS = {
 IMAGE, RNA = "#0072B2", "#D55E00"
 
 
-def landing(table: Path, picture: Path) -> None:
-    """Draw the idea beside the numbers of the headroom screen."""
+def landing(table: Path, folder: Path) -> None:
+    """Draw the idea, and the numbers of the headroom screen, as pictures of their own."""
     scores = pd.read_csv(table).set_index(["method", "view"]).sort_index()
     with cf.pl.style():
-        figure, (left, right) = plt.subplots(
-            1, 2, figsize=(9, 3), layout="constrained", width_ratios=(1.25, 1)
-        )
-        _idea(left)
-        _bars(right, scores)
-        figure.savefig(picture, dpi=200)
-    plt.close(figure)
+        for name, draw in (("idea", _idea), ("known_pairs", lambda axis: _bars(axis, scores))):
+            figure, axis = plt.subplots(figsize=(4.6, 2.9), layout="constrained")
+            draw(axis)
+            figure.savefig(folder / f"{name}.png", dpi=200)
+            plt.close(figure)
 
 
 def _idea(axis: Axes) -> None:
     """Cells of two screens, joined by their guides, in one space."""
-    axis.set(xlim=(0, 10), ylim=(0, 5.4))
+    axis.set(xlim=(0, 10), ylim=(0.2, 5.5))
     axis.axis("off")
     rng = np.random.default_rng(4)
     groups = {"GENE1-g1": "o", "GENE2-g1": "s", "control": "^"}

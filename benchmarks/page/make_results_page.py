@@ -470,7 +470,7 @@ def main() -> None:
     """Write the pages and their figures."""
     FIGURES.mkdir(exist_ok=True)
     (DOCS / "results").mkdir(exist_ok=True)
-    landing(EVIDENCE / "headroom_table.csv", FIGURES / "landing.png")
+    landing(EVIDENCE / "headroom_table.csv", FIGURES)
     for name, text in pages().items():
         (DOCS / name).write_text(text)
         print(f"wrote docs/{name}")
