@@ -29,6 +29,8 @@ SCRIPTS = sorted(FOLDER.glob("[0-9]*.py"))
 PACKAGE = Path(cellfuse.__file__).parent
 #: They start processes, which must not be children of the tests' own process and its threads.
 ALONE = ("set_start_method", "ddp_")
+#: They train a network of the paper's size; a small one is trained twice in other tests.
+LARGE = ("24_history_of_second_training",)
 
 
 def _alone(script: Path) -> bool:
@@ -40,9 +42,13 @@ def _cases() -> list[object]:
         reason = "the inputs are not here: shared/cases beside the repository"
         return [pytest.param(FOLDER, marks=pytest.mark.skip(reason=reason), id="none")]
     return [
-        pytest.param(script, marks=pytest.mark.slow if _alone(script) else (), id=script.stem)
+        pytest.param(script, marks=pytest.mark.slow if _is_slow(script) else (), id=script.stem)
         for script in SCRIPTS
     ]
+
+
+def _is_slow(script: Path) -> bool:
+    return _alone(script) or script.stem in LARGE
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ STEMS = (
 PLAIN = frozenset(
     "plate plateid platename barcode platebarcode well wellid wellname row column col site field "
     "fieldid fov batch batchid replicate timepoint plane objectno objectid objectnumber cellid "
-    "labelid imagenumber dose concentration index unnamed rownames".split()
+    "labelid imagenumber dose concentration index level unnamed rownames".split()
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ ROW_NAMES = "row_names"
 #: Line under which a Harmony export begins its table; what is above says what plate it is of.
 DATA_MARK = "[Data]"
 MAX_PREAMBLE = 200
+#: First line by which Excel is told of the separator.
+SEP_LINE = re.compile(r'"?sep=.?"?[,;\t]*')
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ def _before_header(
 
 def _from_first(lines: Iterator[tuple[int, str]], comment: str | None) -> Iterator[tuple[int, str]]:
     for number, line in lines:
+        if SEP_LINE.fullmatch(line.rstrip("\n")):
+            continue
         if line.strip() and not (comment and line.startswith(comment)):
             return chain([(number, line)], lines)
     return iter(())
@@ -156,6 +161,7 @@ def column_names(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} does not exist.")
     with damage(path, "a table"), open_text(path, encoding_of(path, "a table")) as text:
-        line = next((line for line in text if line.strip()), "")
-        names, _ = _record(line, text, _separator(path, line), quoted=True)
+        lines, _ = _before_header(text, None)
+        line = next(lines, (0, ""))[1]
+        names, _ = _record(line, (rest for _, rest in lines), _separator(path, line), quoted=True)
     return [name.strip() for name in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
@@ -27,6 +28,8 @@ IMAGE_SUFFIXES = (
     *(".tif", ".tiff", ".btf", ".tf8", ".png", ".jpg", ".jpeg"),
     *(".nd2", ".czi", ".lif"),
 )
+logger = logging.getLogger("cellfuse")
+
 #: How focal planes become one: the brightest, the mean, or one of them by its number.
 Planes: TypeAlias = Literal["max", "mean"] | int
 #: Axes that may stand for channels, in the order in which they are taken: channels, samples of a
@@ -95,8 +98,21 @@ def read_pixels(
     """
     with opened(path, element) as found:
         one = _chosen(found, series, path)
+        if one.dtype.kind not in "biuf":
+            raise ValueError(
+                f"{str(path)!r} holds {one.dtype} pixels; expected real numbers, of which a "
+                "channel is made. Save the magnitude, or the real part, of what it holds."
+            )
         pixels = planes(one.load(), one.axes, path, z=z)
     known = len(one.channels) == len(pixels)
+    if not known and any(one.channels):
+        logger.warning(
+            "%s names %d channels, %s, and holds %d: they are taken without names.",
+            path.name,
+            len(one.channels),
+            listing(map(str, one.channels), 4),
+            len(pixels),
+        )
     return pixels, [one.channels[i] if known else None for i in range(len(pixels))]
 
 

@@ -30,6 +30,10 @@ logger = logging.getLogger("cellfuse")
 #: Rows looked at together for identifiers that look like whole numbers.
 CHUNK_ROWS = 20_000
 IDENTIFIER = re.compile(r"\s*[+-]?0[0-9]")
+#: Numbers with marks that no number has: 5%, "1,234.5", "1.234,5", "1,5", "1 234".
+MARKED = re.compile(
+    r"\s*[+\-\u2212]?[0-9]+(?:[,.' \u00a0][0-9]{3})*(?:[.,][0-9]+)?\s*[%\u2030]?\s*"
+)
 DECIMAL_COMMA = re.compile(r"\s*[+-]?[0-9]+,[0-9]+(?:[eE][+-]?[0-9]+)?\s*")
 
 
@@ -238,6 +242,14 @@ def numbers_or_words(column: pd.Series, name: str, path: Path, sep: str) -> pd.S
             n_words,
             listing(words, 4),
             n_numbers,
+        )
+    elif all(MARKED.fullmatch(word) for word in words):
+        logger.warning(
+            "%s: column %r holds numbers with marks, %s, and is taken for metadata. Write plain "
+            "numbers with a decimal point if it is a feature.",
+            path.name,
+            name,
+            listing(words, 4),
         )
     return column
 

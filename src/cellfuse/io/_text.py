@@ -25,6 +25,12 @@ BINARY = {
     b"\x89HDF": "an HDF5 file, no table",
     b"SQLite format 3": "an SQLite database: let its name end in .sqlite",
 }
+#: How texts begin that stand where a file was meant to be, in lower case.
+STAND_INS = {
+    b"version https://git-lfs": "a pointer of Git LFS and not the file: run `git lfs pull`",
+    b"<!doctype html": "a web page and not the file: download the file itself",
+    b"<html": "a web page and not the file: download the file itself",
+}
 BOMS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
@@ -108,10 +114,10 @@ class _Unpacked(io.RawIOBase):
 @contextmanager
 def _open_bytes(path: Path) -> Iterator[IO[bytes]]:
     with path.open("rb") as raw:
-        start = raw.read(16)
+        start = raw.read(32)
         raw.seek(0)
-        for magic, text in BINARY.items():
-            if start.startswith(magic):
+        for magic, text in {**BINARY, **STAND_INS}.items():
+            if start.startswith(magic) or start.lower().startswith(magic):
                 raise ValueError(f"{str(path)!r} is {text}.")
         if start.startswith(GZIP):
             with io.BufferedReader(_Unpacked(gzip.GzipFile(fileobj=raw), path), BLOCK) as stream:  # type: ignore[arg-type]

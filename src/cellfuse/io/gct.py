@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from cellfuse.io._values import typed
 
 __all__ = ["read_gct"]
 
+logger = logging.getLogger("cellfuse")
+
 #: What the Connectivity Map and its packages write for a word or a number that is not there; nan
 #: and null among words are names of genes.
-MISSING = ("-666", "-666.0", "na", "NA", "NaN", "")
+MISSING = ("-666", *("-666." + "0" * n for n in range(7)), "na", "NA", "NaN", "")
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -96,7 +99,21 @@ def read_gct(path: PathLike, *, samples: Sequence[str] | None = None) -> AnnData
             "'#1.3' (or a GCTX, which is HDF5)."
         )
     adata = _parse(file, lines, version)
-    return adata if samples is None else adata[_positions(adata.obs_names, samples, file)].copy()
+    if samples is not None:
+        adata = adata[_positions(adata.obs_names, samples, file)].copy()
+    _tell_of_odd(file, adata)
+    return adata
+
+
+def _tell_of_odd(file: Path, adata: AnnData) -> None:
+    """Numbers that are seldom meant as such."""
+    for what, odd in (
+        ("infinite, or beyond float32", np.isinf(adata.X)),
+        ("-666, which stands for nothing among metadata and is kept as a number", adata.X == -666),
+    ):
+        if odd.any():
+            names = listing(adata.var_names[odd.any(axis=0)], 4)
+            logger.warning("%s: %d values are %s, in rows %s.", file.name, odd.sum(), what, names)
 
 
 def _positions(names: pd.Index, samples: Sequence[str], file: Path) -> NDArray[np.int64]:
@@ -192,6 +209,11 @@ def _plain(text: str) -> str:
 
 def _names(names: list[str], what: str, file: Path) -> pd.Index:
     index = pd.Index(names, dtype=object)
+    if "" in names:
+        raise ValueError(
+            f"{what} number {names.index('') + 1} of {len(names)} of {str(file)!r} has no name; "
+            "expected one. Name it, or leave it out."
+        )
     if not index.is_unique:
         twice = index[index.duplicated()].unique()
         raise ValueError(f"{str(file)!r} has {what} names that occur twice: {listing(twice, 4)}.")
@@ -204,7 +226,8 @@ def _matrix(file: Path, rows: list[str], names: pd.Index, n_columns: int) -> NDA
     options["skip_blank_lines"] = False  # the line of a row whose only value is missing
     text = "\n".join(rows)
     try:
-        table = pd.read_csv(io.StringIO(text), dtype=np.float32, **options)
+        with np.errstate(over="ignore"):  # what float32 does not hold is told of by the caller
+            table = pd.read_csv(io.StringIO(text), dtype=np.float32, **options)
     except ValueError as error:
         table = pd.read_csv(io.StringIO(text), dtype=str, **options)
         numbers = table.apply(pd.to_numeric, errors="coerce")

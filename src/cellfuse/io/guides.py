@@ -13,7 +13,9 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
+from cellfuse._access import check_key
 from cellfuse._errors import listing, missing_key
+from cellfuse._labels import text_of
 
 __all__ = ["guides_from_matrix"]
 
@@ -22,6 +24,8 @@ logger = logging.getLogger("cellfuse")
 Multiple: TypeAlias = Literal["drop", "combine", "deal"]
 #: What stands between the guides of a combination.
 PLUS = "+"
+#: obs column of how many guides a cell has.
+N_GUIDES = "n_guides"
 
 
 def guides_from_matrix(
@@ -84,6 +88,9 @@ def guides_from_matrix(
         )
     if not min_count > 0:
         raise ValueError(f"min_count={min_count}: expected a number above 0.")
+    check_key(key_added)
+    if key_added == N_GUIDES:
+        raise ValueError(f"key_added={N_GUIDES!r} is the column of how many guides a cell has.")
     matrix, names = _matrix(adata, guides)
     calls = sparse.csr_array(matrix >= min_count)
     calls.eliminate_zeros()
@@ -101,7 +108,7 @@ def guides_from_matrix(
     once = len(np.unique(rows)) == len(rows)
     out = adata[rows].copy() if once else _repeated(adata, rows, labels)
     out.obs[key_added] = pd.Categorical(labels)
-    out.obs["n_guides"] = counts[rows]
+    out.obs[N_GUIDES] = counts[rows]
     logger.info("guides_from_matrix: %d of %d cells; %s.", len(rows), adata.n_obs, _summary(counts))
     return out
 
@@ -123,6 +130,8 @@ def _matrix(adata: AnnData, guides: str | AnnData | pd.DataFrame) -> tuple[Any, 
             return _checked(values), [str(i) for i in range(values.shape[1])]
         guides = stored
     if isinstance(guides, AnnData):
+        if guides.X is None:
+            raise ValueError("the AnnData of guides has no X, in which their counts are expected.")
         cells, names, values = guides.obs_names, guides.var_names, guides.X
     elif isinstance(guides, pd.DataFrame):
         cells, names, values = guides.index.astype(str), guides.columns, guides.to_numpy()
@@ -144,7 +153,18 @@ def _matrix(adata: AnnData, guides: str | AnnData | pd.DataFrame) -> tuple[Any, 
             f"{listing(cells, 3)}."
         )
     matrix: Any = sparse.csr_array(values) if sparse.issparse(values) else np.asarray(values)
-    return _checked(matrix[rows]), [str(name) for name in names]
+    return _checked(matrix[rows]), _named(names)
+
+
+def _named(names: pd.Index) -> list[str]:
+    """Guides by the one rule for labels; one without a name would be no guide."""
+    nameless = [place for place, name in enumerate(names) if pd.isna(name) or name == ""]
+    if nameless:
+        raise ValueError(
+            f"{len(nameless)} of {len(names)} guides of the matrix have no name, such as that in "
+            f"column {nameless[0]} (from 0). Name them, or leave their columns out."
+        )
+    return [text_of(name) for name in names]
 
 
 def _checked(values: Any) -> Any:
@@ -201,6 +221,11 @@ def _repeated(adata: AnnData, rows: NDArray[np.int64], labels: NDArray[Any]) -> 
     new = [f"{n}-{g}" if k > 1 else n for n, g, k in zip(names, labels, n_times, strict=True)]
     obs = adata.obs.iloc[rows].copy()
     obs.index = pd.Index(new)
+    if adata.obs_names.is_unique and not obs.index.is_unique:
+        twice = listing(obs.index[obs.index.duplicated()].unique(), 4)
+        raise ValueError(
+            f"cells that are dealt out would be called like others: {twice}. Rename the cells."
+        )
     return AnnData(
         None if adata.X is None else adata.X[rows],
         obs=obs,

@@ -8,12 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from cellfuse.kernels.retrieval import TIE
+from cellfuse.kernels.retrieval import TIE, places_of_matches
 
 __all__ = ["Alignment", "align", "align_blocks", "closer_of_all"]
-
-#: Bytes of one block of similarities.
-BLOCK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -69,22 +66,12 @@ def align(a: NDArray, b: NDArray) -> Alignment:
     """
     units = [_units(x) for x in (a, b)]
     n = len(a)
+    who = np.arange(n)
     own = np.einsum("ij,ij->i", *units)
-    total = np.zeros(n)
-    closer = np.empty((2, n))
-    place = np.empty((2, n))
-    step = max(1, BLOCK_BYTES // (8 * max(n, 1)))
-    for way, (asking, asked) in enumerate((units, units[::-1])):
-        total += asking @ asked.sum(axis=0)
-        for start in range(0, n, step):
-            rows = slice(start, start + step)
-            similarity = asking[rows] @ asked.T
-            mine = own[rows, None]
-            above = (similarity > mine + TIE).sum(axis=1)
-            tied = (np.abs(similarity - mine) <= TIE).sum(axis=1) - 1
-            closer[way, rows] = (above + tied / 2) / max(n - 1, 1)
-            place[way, rows] = 1 + above + tied / 2
-    return Alignment(own, (total / 2 - own) / max(n - 1, 1), closer, place)
+    total = units[0] @ units[1].sum(axis=0) + units[1] @ units[0].sum(axis=0)
+    ways = [places_of_matches(x, y, who, who) for x, y in (units, units[::-1])]
+    place = np.stack([1 + way.above + way.tied / 2 for way in ways])
+    return Alignment(own, (total / 2 - own) / max(n - 1, 1), (place - 1) / max(n - 1, 1), place)
 
 
 def align_blocks(found: Alignment, blocks: NDArray | None) -> NDArray[np.int64]:
