@@ -12,7 +12,7 @@ from cellfuse._errors import listing, missing_key
 from cellfuse.io._series import Series, n_bytes
 from cellfuse.io._text import check_declared
 
-__all__ = ["is_ome_zarr", "labels_inside", "open_zarr", "zarr_attributes"]
+__all__ = ["is_ome_zarr", "labels_inside", "not_there", "open_zarr", "zarr_attributes"]
 
 #: Axes of OME-Zarr 0.1 and 0.2, whose files do not say them.
 OLD_AXES = ("t", "c", "z", "y", "x")
@@ -47,6 +47,20 @@ def is_ome_zarr(path: Path) -> bool:
 def labels_inside(image: Path) -> list[Path]:
     """Label images that lie where OME-Zarr puts them: ``<image>/labels/<name>``."""
     return [p for p in sorted((image / LABELS).glob("*")) if p.is_dir() and is_ome_zarr(p)]
+
+
+def not_there(folder: Path) -> list[str]:
+    """Wells that a plate names, or images that a well names, of which there is no folder."""
+    if not any((folder / name).is_file() for name in (".zattrs", "zarr.json")):
+        return []
+    attributes = _ome(folder)
+    named: list[Any] = []
+    for kind, parts in (("plate", "wells"), ("well", "images")):
+        listed = attributes.get(kind)
+        listed = listed.get(parts) if isinstance(listed, dict) else None
+        named += listed if isinstance(listed, list) else []
+    paths = [str(one["path"]) for one in named if isinstance(one, dict) and one.get("path")]
+    return [path for path in paths if not (folder / path).is_dir()]
 
 
 def open_zarr(path: Path, element: str | None) -> list[Series]:
@@ -105,6 +119,7 @@ def _images(path: Path) -> list[Series]:
 def _channel_names(attributes: dict[str, Any]) -> list[str | None]:
     omero = attributes.get("omero")
     listed = omero.get("channels", []) if isinstance(omero, dict) else []
+    listed = listed if isinstance(listed, list) else []  # null, where a program had nothing to say
     return [c.get("label") if isinstance(c, dict) else None for c in listed]
 
 
@@ -125,6 +140,11 @@ def _image(path: Path, scale: Any, channels: list[str | None], several: bool) ->
         ) from error
     if any(len(a) != 1 for a in axes):
         raise ValueError(f"{str(path)!r} has the axes {axes}; expected names out of t, c, z, y, x.")
+    if len(axes) != len(shape):
+        raise ValueError(
+            f"{str(path)!r} names {len(axes)} axes, {listing(axes)}, and its array has "
+            f"{len(shape)}, {shape}: mend `axes` of its `multiscales`."
+        )
 
     def load() -> NDArray[Any]:
         declared = n_bytes(shape, dtype)

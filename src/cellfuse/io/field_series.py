@@ -14,7 +14,7 @@ import pandas as pd
 
 from cellfuse._errors import listing
 from cellfuse.io._channels import Channels
-from cellfuse.io._ome_zarr import is_ome_zarr, labels_inside
+from cellfuse.io._ome_zarr import is_ome_zarr, labels_inside, not_there
 from cellfuse.io._paths import PathLike
 from cellfuse.io._pixels import IMAGE_SUFFIXES, Planes, series_of
 from cellfuse.io.fields import CHANNEL, Field, Files, file_groups, in_order, read_field
@@ -211,6 +211,14 @@ def _candidates(folder: Path, *, labels: bool) -> Iterator[Path]:
         for name in sorted(files):
             if name.lower().endswith(IMAGE_SUFFIXES):
                 yield here / name
+        if not labels and (absent := not_there(here)):
+            logger.warning(
+                "read_fields: %s names %d wells or images that are not there: %s. Was it copied "
+                "whole?",
+                here.name,
+                len(absent),
+                listing(absent, 4),
+            )
         images = [name for name in sorted(folders) if is_ome_zarr(here / name)]
         for name in images:
             yield here / name
