@@ -424,3 +424,13 @@ def test_bad_input_is_named(change, error, text):
     adata.obs["all"] = "x"
     with pytest.raises(error, match=text):
         mean_average_precision(adata, **{"by": "compound", **change})
+
+
+def test_a_number_of_rankings_may_be_written_as_1e2_and_is_whole():
+    rng = np.random.default_rng(0)
+    adata = ad.AnnData(rng.normal(size=(12, 4)).astype(np.float32))
+    adata.obs["gene"] = np.tile(["a", "b", "c"], 4)
+    found = [mean_average_precision(adata, by="gene", n_null=n, n_boot=10) for n in (100, 1e2)]
+    pd.testing.assert_frame_equal(*found)
+    with pytest.raises(ValueError, match="n_null=0.5: expected a whole number"):
+        mean_average_precision(adata, by="gene", n_null=0.5)

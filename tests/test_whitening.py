@@ -218,3 +218,10 @@ def test_shrinkage_keeps_what_full_whitening_of_a_real_plate_destroys():
     cf.pp.whiten(plate, use_rep=None, key_added="shrunk", eps="auto")
     full, shrunk = (retrieved(plate.obsm[k][treated], labels) for k in ("full", "shrunk"))
     assert full < 0.1 < 0.2 < shrunk
+
+
+def test_values_whose_squares_are_beyond_float32_are_named():
+    adata = ad.AnnData(np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32))
+    adata.obsm["profile"] = adata.X * np.array([1, 1e30, 1], np.float32)
+    with pytest.raises(ValueError, match=r"1 of 3 dimensions, such as number 1 .*beyond float32"):
+        cf.pp.whiten(adata, use_rep="profile")

@@ -72,13 +72,21 @@ def mean_and_covariance(
 
     def scatter_of(piece: Any) -> NDArray:
         centred = np.subtract(values[piece], centre, dtype=dtype)
-        return centred.T @ centred
+        with np.errstate(over="ignore", invalid="ignore"):  # named below
+            return centred.T @ centred
 
     scatter = np.zeros((d, d))
     # In memory one product after another, each on all threads of the linear algebra library.
     lazy = hasattr(values, "run")
     for part in over_pieces(values, scatter_of, blocks) if lazy else map(scatter_of, blocks):
         scatter += part
+    beyond = np.flatnonzero(~np.isfinite(np.diag(scatter)))
+    if len(beyond):
+        raise ValueError(
+            f"{len(beyond)} of {d} dimensions, such as number {beyond[0]} (from 0), hold values "
+            f"whose squares are beyond {np.dtype(dtype)}; scale the features first, such as by "
+            "`cellfuse.pp.robust_center_scale`, or leave these out."
+        )
     return mean, scatter / (n - 1)
 
 

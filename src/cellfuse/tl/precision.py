@@ -201,6 +201,9 @@ def mean_average_precision(
     """
     adata = profiles_only(adata)
     check_key(key_added)
+    if n_null != int(n_null):
+        raise ValueError(f"n_null={n_null!r}: expected a whole number of random rankings.")
+    n_null = int(n_null)
     if n_null < 1:
         raise ValueError(f"n_null={n_null}: at least one random ranking is needed.")
     check_level(alpha)
