@@ -13,9 +13,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from cellfuse._access import check_key
+from cellfuse._access import check_key, text_of
 from cellfuse._errors import listing, missing_key
-from cellfuse._labels import text_of
 
 __all__ = ["guides_from_matrix"]
 
