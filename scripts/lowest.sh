@@ -8,7 +8,7 @@ command -v uv > /dev/null || python3 -m pip install --quiet --disable-pip-versio
 [ -x .venv-lowest/bin/python ] || uv venv --quiet --python 3.11 .venv-lowest
 # uv takes the lowest of what is declared and the newest of what that brings: of torchvision, which
 # timm brings, the newest would ask for the newest torch.
-printf 'torchvision<0.22\n' > .venv-lowest/constraints.txt
+printf 'torchvision<0.23\n' > .venv-lowest/constraints.txt
 uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
     --constraint .venv-lowest/constraints.txt --editable '.[test]'
 

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import zarr
 
 import cellfuse as cf
+from cellfuse.data.splits import Held
 
 WIDTH, N_TRUE = 24, 24
 QUICK = {"max_epochs": 20, "batch_size": 128, "lr": 0.02, "enable_progress_bar": False}
@@ -184,7 +185,7 @@ def test_modalities_count_alike_whatever_their_numbers():
     model = model_of(small)
     plans = model._plans(
         model._contexts(None, ["image", "rna"]),
-        model._rows(model._contexts(None, ["image", "rna"]), cf.model.base.fitting.Held()),
+        model._rows(model._contexts(None, ["image", "rna"]), Held()),
         model.recipe,
     )
     assert {role: plan.stream.batch_size for role, plan in plans.train.items()} == {

@@ -195,7 +195,7 @@ def test_training_tells_images_apart():
     net = network(n_prototypes=128, hidden=64, bottleneck=64)
     kinds = torch.tensor([[1.5, -1.5], [-1.5, 1.5]])[:, :, None, None]
     pictures = kinds.repeat(4, 1, 1, 1) + 0.5 * drawn(8, 2, 20, 20, seed=6)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-4)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-4)
     for step in range(40):
         wide, narrow = multi_crop(pictures, torch.arange(8) + 8 * step, seed=0, settings=CROPS)
         out = net(wide, narrow, teacher_temperature=0.04)

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 import cellfuse as cf
 
@@ -13,6 +14,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 def extension(name: str):
+    pytest.importorskip("sphinx", reason="the documentation's tools: pip install cellfuse[docs]")
     spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / "_ext" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

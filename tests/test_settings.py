@@ -36,6 +36,7 @@ def test_an_unknown_level_is_refused(value):
         cf.settings.verbosity = value
 
 
+@pytest.mark.filterwarnings("error")
 def test_other_libraries_are_quiet_inside_and_as_before_outside():
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level, filters = logger.level, list(warnings.filters)
@@ -47,6 +48,7 @@ def test_other_libraries_are_quiet_inside_and_as_before_outside():
     assert logger.level == level and warnings.filters == filters
 
 
+@pytest.mark.filterwarnings("error")
 def test_at_debug_nothing_is_kept_from_the_reader():
     cf.settings.verbosity = "debug"
     with quiet(), pytest.raises(DeprecationWarning):
