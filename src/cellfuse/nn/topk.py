@@ -7,6 +7,7 @@ and the backward pass touches nothing else. Only the encoder is a dense product.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -69,8 +70,11 @@ class Kept:
     def dots(self, left: Tensor, right: Tensor) -> Tensor:
         """Product of ``left[row]`` and ``right[column]``, ``(nnz,)``.
 
-        A dense product in blocks: at a few percent of the places it is faster than gathering rows.
+        Where there is no routine for it, a dense product in blocks: at a few percent of the places
+        that is faster than gathering rows.
         """
+        if left.device.type == "cpu" and torch.backends.mkl.is_available():
+            return _sampled(self, left, right)
         out = left.new_empty(len(self.row))
         step = max(1, BLOCK // self.shape[1])
         edges = torch.arange(0, self.shape[0] + step, step, device=left.device)
@@ -80,6 +84,17 @@ class Kept:
             block = left[i * step : (i + 1) * step] @ right.T
             out[a:b] = block.view(-1)[flat[a:b] - i * step * self.shape[1]]
         return out
+
+
+def _sampled(kept: Kept, left: Tensor, right: Tensor) -> Tensor:
+    """The same by MKL, which computes these places alone."""
+    ends = torch.searchsorted(kept.row, torch.arange(kept.shape[0] + 1))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        places = torch.sparse_csr_tensor(
+            ends, kept.column, left.new_zeros(len(kept.row)), kept.shape, check_invariants=False
+        )
+    return torch.sparse.sampled_addmm(places, left, right.T, beta=0.0).values()
 
 
 def _starts(ascending: Tensor, n: int) -> Tensor:
