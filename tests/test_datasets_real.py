@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import cellfuse as cf
 from cellfuse.datasets import _fetch
 from cellfuse.datasets import annotations as drugs_module
 from cellfuse.datasets import networks as networks_module
@@ -558,3 +559,22 @@ def test_scgenescope_is_what_phenoseq_and_its_classifiers_take(tmp_path):
 def test_perturb_multi_of_one_file(tmp_path):
     counts(guide=["a"]).write_h5ad(tmp_path / "cells.h5ad")
     assert perturb_multi(path=tmp_path / "cells.h5ad").n_obs == 1
+
+
+def test_a_pair_at_the_cut_is_left_out_of_the_network_and_is_no_positive(string_folder):
+    """The network's cut and the score's threshold draw the same line."""
+    listed = stringdb(score=None, path=string_folder)
+    assert (listed["score"] == 0.95).any()
+    x = np.random.default_rng(0).normal(size=(8, 3))
+    names = [*dict.fromkeys([*listed["source"], *listed["target"]])]
+    genes = ad.AnnData(
+        x, obs=pd.DataFrame(index=names + [f"other{i}" for i in range(len(x) - len(names))])
+    )
+    background = pd.DataFrame({"source": ["other0"], "target": ["other1"], "score": [0.5]})
+    edges = pd.concat([listed, background], ignore_index=True)
+    found = cf.tl.edge_classification(genes, edges, n_boot=0)
+    assert (
+        found.loc["all", "n_edges"]
+        == len(stringdb(path=string_folder))
+        == ((listed["score"] > 0.95).sum())
+    )
