@@ -136,7 +136,7 @@ def weigh_learnt(
     for weight in (0.0, 1.0):
         network.learnt_weight.fill_(weight)
         drawn = torch.as_tensor(predict(), device=network.rna.mean.device)
-        ends.append(network.rna.scale(drawn).double().cpu().numpy())
+        ends.append(network.rna.scale(drawn).cpu().double().numpy())
     ridge, whole = ends
     weight = choose_share(
         lambda share: align(ridge + share * (whole - ridge), rna).closer.mean(axis=0)
