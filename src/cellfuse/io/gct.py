@@ -17,7 +17,7 @@ from cellfuse._errors import listing, missing_key
 from cellfuse.io._paths import PathLike
 from cellfuse.io._tables import writable_names
 from cellfuse.io._text import check_declared, read_text
-from cellfuse.io._values import typed
+from cellfuse.io._values import number_of, typed
 
 __all__ = ["read_gct"]
 
@@ -231,12 +231,27 @@ def _matrix(file: Path, rows: list[str], names: pd.Index, n_columns: int) -> NDA
     except ValueError as error:
         table = pd.read_csv(io.StringIO(text), dtype=str, **options)
         numbers = table.apply(pd.to_numeric, errors="coerce")
-        row, column = np.argwhere((numbers.isna() & table.notna()).to_numpy())[0]
-        raise ValueError(
-            f"{str(file)!r} has {table.iat[row, column]!r} in row {names[row]!r}, column number "
-            f"{column + 1} of {n_columns}; expected a number."
-        ) from error
-    return table.to_numpy(dtype=np.float32)
+        odd = (numbers.isna() & table.notna()).to_numpy()
+        raise _no_number(file, table, odd, names, n_columns) from error
+    matrix = table.to_numpy(dtype=np.float32)
+    if np.isinf(matrix).any():  # of 1e400 pandas makes an infinity from version 3 on
+        table = pd.read_csv(io.StringIO(text), dtype=str, **options)
+        odd = np.zeros(matrix.shape, dtype=bool)
+        for row, column in np.argwhere(np.isinf(matrix)):
+            odd[row, column] = number_of(str(table.iat[row, column])) is None
+        if odd.any():
+            raise _no_number(file, table, odd, names, n_columns)
+    return matrix
+
+
+def _no_number(
+    file: Path, table: pd.DataFrame, odd: NDArray[np.bool_], names: pd.Index, n_columns: int
+) -> ValueError:
+    row, column = np.argwhere(odd)[0]
+    return ValueError(
+        f"{str(file)!r} has {table.iat[row, column]!r} in row {names[row]!r}, column number "
+        f"{column + 1} of {n_columns}; expected a number."
+    )
 
 
 # -- GCTX -----------------------------------------------------------------------------------------
