@@ -1,6 +1,6 @@
 """What PhenoSeq's synthetic profiles say, on simulated screens and on CPJUMP1.
 
-    python benchmarks/evidence/phenoseq.py [simulated classify jump] [--tiny]
+    python benchmarks/evidence/phenoseq.py [simulated classify jump] [--tiny] [--seeds 0 1 2]
 
 Writes `results/phenoseq_<part>.csv`, a row at a time; what is there already is not run
 again (delete a file to begin anew). The real data lie beside the repository (`../shared/data`);
@@ -42,7 +42,8 @@ from cellfuse.tl.synthetic import fidelity
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 RESULTS = Path(__file__).resolve().parent / "results"
-SEEDS = range(3)
+SEEDS = [0, 1, 2]
+SCREENS = ["shared", "partly shared", "not shared", "no effect"]
 TINY = False
 
 
@@ -203,7 +204,7 @@ def part_of(mdata: md.MuData, key: str, labels: list[str]) -> md.MuData:
 def simulated() -> None:
     table = Table("simulated", ["screen", "held_out", "seed"])
     for seed in SEEDS:
-        for kind in ("shared", "partly shared", "not shared", "no effect"):
+        for kind in SCREENS:
             for held_out in ("replicates", "treatments"):
                 labels = {"screen": kind, "held_out": held_out, "seed": seed}
                 if table.has(**labels):
@@ -385,13 +386,15 @@ def jump() -> None:
 
 
 def main() -> None:
-    global TINY
+    global TINY, SEEDS, SCREENS
     parts = {"simulated": simulated, "classify": classify, "jump": jump}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[[], *parts], help="default: all")
     parser.add_argument("--tiny", action="store_true", help="a try of every part, to files apart")
+    parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
+    parser.add_argument("--screens", nargs="*", choices=SCREENS, default=SCREENS)
     arguments = parser.parse_args()
-    TINY = arguments.tiny
+    TINY, SEEDS, SCREENS = arguments.tiny, arguments.seeds, arguments.screens
     warnings.filterwarnings("ignore", category=FutureWarning)
     for name in arguments.parts or parts:
         parts[name]()

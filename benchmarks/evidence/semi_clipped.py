@@ -2,9 +2,9 @@
 
     python benchmarks/evidence/semi_clipped.py [jump simulated]
 
-Writes `results/semi_clipped_<name>.csv`, seed by seed; a seed that stands there is not
-run again. Compounds are held out in five folds: every embedding that is scored comes from a model
-that never saw the compound.
+Writes `results/semi_clipped_<name>.csv`, seed by seed; a method (or choice of operations) that
+stands there for a seed is not run again. Compounds are held out in five folds: every embedding that
+is scored comes from a model that never saw the compound.
 """
 
 from __future__ import annotations
@@ -33,8 +33,12 @@ N_FOLDS = 5
 EPOCHS = 100
 PENALTIES = tuple(10.0**k for k in range(-1, 6))
 ALL = ("none", "center", "center_scale", "tvn")
-#: Arguments of the model on the real screen, whose images have no controls.
+#: What the model does where nothing is said: it begins at ridge regression.
+DEFAULT = "Semi-Clipped, begun linear"
+#: Arguments of the model on the real screen, whose images have no controls; begun at random but for
+#: the first.
 VARIANTS: dict[str, dict] = {
+    DEFAULT: {"begin": "linear"},
     "Semi-Clipped, PEA": {},
     "Semi-Clipped, TVN only": {"pea": ("tvn",)},
     "Semi-Clipped, no correction": {"pea": ("none",)},
@@ -47,11 +51,11 @@ VARIANTS: dict[str, dict] = {
 }
 
 
-def fit_model(mdata: md.MuData, seed: int, **kwargs):
+def fit_model(mdata: md.MuData, seed: int, *, begin: str = "random", **kwargs):
     """Train without a bar; a warning of a collapse is a result and shows in the scores."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        model = cf.SemiClipped(mdata, seed=seed, **kwargs)
+        model = cf.SemiClipped(mdata, seed=seed, begin=begin, **kwargs)
         model.train(EPOCHS, enable_progress_bar=False)
     return model
 
@@ -98,7 +102,9 @@ def position_features(obs: pd.DataFrame) -> np.ndarray:
     ).to_numpy(dtype=float)
 
 
-def fold_embeddings(image, rna, train: list[str], test: list[str], seed: int) -> dict[str, tuple]:
+def fold_embeddings(
+    image, rna, train: list[str], test: list[str], seed: int, done: set[str]
+) -> dict[str, tuple]:
     """For each method: RNA profiles of the held-out compounds, and images' in the same space."""
     labels = {m: a.obs["compound"].to_numpy() for m, a in (("image", image), ("rna", rna))}
     picture = means(image.obsm["X_emb"], labels["image"], test)
@@ -118,8 +124,13 @@ def fold_embeddings(image, rna, train: list[str], test: list[str], seed: int) ->
     # The plates' controls come along: inference corrects by them.
     held = rna[np.isin(labels["rna"], [*test, "DMSO"])].copy()
     for name, kwargs in VARIANTS.items():
+        if name in done:
+            continue
         model = fit_model(mdata, seed, image_correction="none", **kwargs)
-        z = model.get_latent_representation(held, correction=model.operations[-1])
+        linear = model.begin == "linear"  # its ridge is of the model's own correction
+        z = model.get_latent_representation(
+            held, correction=None if linear else model.operations[-1]
+        )
         theirs = picture
         if kwargs.get("trains") == "heads":
             seen = md.MuData({"image": image, "rna": held})
@@ -160,7 +171,9 @@ def mantel(a: np.ndarray, b: np.ndarray) -> float:
     return float(spearmanr(np.corrcoef(a)[upper], np.corrcoef(b)[upper])[0])
 
 
-def jump(seed: int) -> list[dict]:
+def jump(seed: int, done: set[str]) -> list[dict]:
+    if not {*VARIANTS} - done:
+        return []
     image, rna, phenotype, target = read_jump()
     names = np.array(sorted(set(image.obs["compound"])))
     folds = GroupKFold(N_FOLDS, shuffle=True, random_state=seed)
@@ -169,8 +182,10 @@ def jump(seed: int) -> list[dict]:
     for train, test in folds.split(names, groups=names):
         held = names[test].tolist()
         for method, (z, theirs) in fold_embeddings(
-            image, rna, names[train].tolist(), held, seed
+            image, rna, names[train].tolist(), held, seed, done
         ).items():
+            if method in done:
+                continue
             parts.setdefault(method, []).append(pd.DataFrame(z, index=held))
             if theirs is not None:
                 table = cf.tl.retrieval(
@@ -191,8 +206,9 @@ def jump(seed: int) -> list[dict]:
         for line, x in other.items():
             row[f"similar_to_phenotype_{line}"] = mantel(frame.loc[x.index].to_numpy(), x)
         rows.append({**row, **(_retrieved(found[method]) if method in found else {})})
-    frame = pd.DataFrame(images, index=names)
-    rows.append({"method": "images themselves", "seed": seed, **_of_targets(frame, target)})
+    if "images themselves" not in done:
+        frame = pd.DataFrame(images, index=names)
+        rows.append({"method": "images themselves", "seed": seed, **_of_targets(frame, target)})
     return rows
 
 
@@ -277,8 +293,10 @@ def simulate(seed: int, *, n_compounds=120, n_plates=8, controls=24) -> dict[str
     return out
 
 
-def simulated(seed: int) -> list[dict]:
-    """Held-out plates and held-out compounds, for each choice of operations."""
+def simulated(seed: int, done: set[str]) -> list[dict]:
+    """Held-out plates and held-out compounds, for each choice of operations, and ridge."""
+    if not {*ABLATIONS, DEFAULT, "ridge"} - done:
+        return []
     screen = simulate(seed)
     names = sorted(set(screen["rna"].obs["compound"]) - {"DMSO"})
     rng = np.random.default_rng([seed, 1])
@@ -299,19 +317,56 @@ def simulated(seed: int) -> list[dict]:
         control="DMSO",
     )
     new = {m: a[a.obs["plate"].isin(held_plates).to_numpy()].copy() for m, a in screen.items()}
-    rows = []
-    for label, operations in ABLATIONS.items():
-        model = fit_model(mdata, seed, pea=operations)
+    found: list[tuple[str, str, np.ndarray, np.ndarray]] = []
+    for label, operations in {**ABLATIONS, DEFAULT: ALL}.items():
+        if label in done:
+            continue
+        begin = "linear" if label == DEFAULT else "random"
+        model = fit_model(mdata, seed, pea=operations, begin=begin)
         images = model.get_latent_representation(md.MuData(new), modality="image")
         picture = means(images, new["image"].obs["compound"].to_numpy(), names)
         # The strongest that was trained with is the default; the others are shown beside it.
         for correction in operations:
             z = model.get_latent_representation(new["rna"], correction=correction)
-            rows += [
-                {"operations": label, "inference": correction, "seed": seed, **row}
-                for row in _held_out(z, new["rna"].obs, picture, names, held_drugs)
-            ]
-    return rows
+            found.append((label, correction, z, picture))
+    if "ridge" not in done:
+        found += [("ridge", *each) for each in ridges(mdata, new, names)]
+    return [
+        {"operations": label, "inference": correction, "seed": seed, **row}
+        for label, correction, z, picture in found
+        for row in _held_out(z, new["rna"].obs, picture, names, held_drugs)
+    ]
+
+
+def ridges(
+    mdata: md.MuData, new: dict[str, ad.AnnData], names: list[str]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Ridge of the compounds' mean images on their mean RNA, for each correction of the RNA."""
+    options = {"batch_key": "plate", "control_key": "compound", "control": "DMSO"}
+
+    def corrected(adata: ad.AnnData, operation: str) -> np.ndarray:
+        cf.pp.perturbation_embedding_augmentation(
+            adata,
+            use_rep="X_emb",
+            key_added="X_c",
+            operations=(operation,),
+            overwrite=True,
+            **options,
+        )
+        return adata.obsm["X_c"]
+
+    train = {m: mdata[m].copy() for m in ("image", "rna")}
+    of = {m: a.obs["compound"].to_numpy() for m, a in train.items()}
+    learnt = sorted(set(of["rna"]) & set(of["image"]) - {"DMSO"})
+    taught = means(corrected(train["image"], "tvn"), of["image"], learnt)
+    images = new["image"].copy()
+    picture = means(corrected(images, "tvn"), images.obs["compound"].to_numpy(), names)
+    for operation in ALL:
+        x = means(corrected(train["rna"], operation), of["rna"], learnt)
+        scale = x.std(0) + 1e-9
+        ridge = RidgeCV(PENALTIES).fit((x - x.mean(0)) / scale, taught)
+        unseen = corrected(new["rna"].copy(), operation)
+        yield operation, ridge.predict((unseen - x.mean(0)) / scale), picture
 
 
 def _held_out(
@@ -335,6 +390,7 @@ def _held_out(
 
 
 PARTS = {"jump": jump, "simulated": simulated}
+LABELS = {"jump": "method", "simulated": "operations"}
 
 
 def main(names: list[str]) -> Iterator[str]:
@@ -342,12 +398,12 @@ def main(names: list[str]) -> Iterator[str]:
         path = RESULTS / f"semi_clipped_{name}.csv"
         done = pd.read_csv(path) if path.exists() else pd.DataFrame({"seed": []})
         for seed in SEEDS:
-            if seed in set(done["seed"]):
-                continue
+            mine = done[done["seed"] == seed]
             if name == "jump" and not DATA.exists():
                 yield f"{name}: {DATA} is not there, left out"
                 break
-            done = pd.concat([done, pd.DataFrame(PARTS[name](seed))], ignore_index=True)
+            ready = set(mine.get(LABELS[name], ()))
+            done = pd.concat([done, pd.DataFrame(PARTS[name](seed, ready))], ignore_index=True)
             beside = path.with_suffix(".tmp")
             done.to_csv(beside, index=False, float_format="%.5g")
             beside.rename(path)

@@ -26,7 +26,7 @@ from tide import Reference, explained, score, split_screen, tide
 import cellfuse as cf
 
 PATH = Path(__file__).resolve().parent / "results" / "tide_begin.csv"
-SEEDS = range(2)
+SEEDS = range(5)
 SCALE = Scale(epochs=8, response_epochs=20, n_runs=50, n_seeds=30)
 #: From images to their embedding.
 Embed = Callable[[ad.AnnData], np.ndarray]

@@ -6,11 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from _methods import headroom
 
 RESULTS = Path(__file__).resolve().parents[1] / "evidence" / "results"
 
 TEXT = """\
-## What helps, in one table
+## Screens with headroom
 
 Screens with room above plain features: `simulated_screen(n_targets=300, cells_per_guide=12)`, five
 seeds (screen and model change together), a fifth of the targets seen by no model
@@ -71,7 +72,7 @@ def learning() -> str:
     """Markdown of the section."""
     file = RESULTS / "headroom_table.csv"
     if not file.exists():
-        return "## What helps, in one table\n\n`headroom_table.csv` is missing.\n"
+        return "## Screens with headroom\n\n`headroom_table.csv` is missing.\n"
     table = pd.read_csv(file)
     lines = ["| method | profile | consistent targets | known pairs, TPR | AUC | FOSCTTM | gap |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
@@ -96,14 +97,11 @@ def _cell(row: pd.Series, score: str) -> str:
 
 def _against_closed_form() -> str:
     """PETRI less SharedAxes, by seed, from the scores of single seeds where they are kept."""
-    file = RESULTS / "headroom_scores.csv"
-    if not file.exists():
-        return "see the table"
-    scores = pd.read_csv(file)
     parts = []
     for score, view, name in (("auc", "average", "AUC"), ("foscttm", "both", "FOSCTTM")):
-        of = scores[(scores["score"] == score) & (scores["view"].isin([view, "average"]))]
-        wide = of.pivot_table(index="seed", columns="method", values="value")
+        wide = headroom(score, view)
+        if wide is None:
+            return "see the table"
         difference = wide["PETRI"] - wide["SharedAxes"]
         half = 2.776 * difference.std() / len(difference) ** 0.5
         parts.append(f"{name} {difference.mean():+.3f} ± {half:.3f}")
@@ -112,12 +110,9 @@ def _against_closed_form() -> str:
 
 def _weights() -> str:
     """Seeds on which PETRI left its latents out: its scores are those of the closed form."""
-    file = RESULTS / "headroom_scores.csv"
-    if not file.exists():
+    wide = headroom("auc", "average")
+    if wide is None:
         return "seeds that were not kept"
-    scores = pd.read_csv(file)
-    of = scores[(scores["score"] == "auc") & (scores["view"] == "average")]
-    wide = of.pivot_table(index="seed", columns="method", values="value")
     same = (wide["PETRI"] - wide["SharedAxes"]).abs() < 1e-4
     return f"{int(same.sum())} of {len(same)} seeds"
 

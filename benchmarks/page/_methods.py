@@ -20,6 +20,15 @@ def read(name: str, *, folder: Path = EVIDENCE) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.exists() else None
 
 
+def headroom(score: str, view: str) -> pd.DataFrame | None:
+    """A score of the screens with headroom, by seed and method; halves of the data are left out."""
+    scores = read("headroom_scores")
+    if scores is None:
+        return None
+    of = scores[(scores["score"] == score) & scores["view"].isin([view]) & ~scores["ceiling"]]
+    return of.pivot_table(index="seed", columns="method", values="value")
+
+
 def pivot(frame: pd.DataFrame, by: list[str], columns: dict[str, str], cell: Cell) -> pd.DataFrame:
     """One row per group, each number as mean and interval over seeds."""
     rows = []
@@ -82,7 +91,7 @@ def semi_clipped(table: Table, cell: Cell, cell3: Cell) -> str:
             "similarities with those in the image features, and in a data set not trained on "
             "(single-cell phenotypes of both cell lines). *Position alone* knows row and column of "
             "the well and nothing else; all plates share one layout. *Unadapted* is "
-            "TVN-corrected.\n"
+            "TVN-corrected. Rows but *begun linear* begin at random weights.\n"
         )
         text.append(table(pivot(frame, ["method"], columns, cell3)))
     frame = read("semi_clipped_simulated")

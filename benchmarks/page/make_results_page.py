@@ -19,6 +19,7 @@ from _landing import landing
 from _learning import learning
 from _methods import EVIDENCE, TIMES, alignment, semi_clipped
 from _phenoseq_tide import curves, phenoseq, tide
+from _summary import summary
 from scipy import stats
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -381,14 +382,15 @@ OVERVIEW = """\
 
 As they came out, also where a simple baseline wins. Every number is written by
 `benchmarks/page/make_results_page.py` from what the scripts in `benchmarks/` left beside them.
-Below stands the one table that compares methods on the same screens.
+The first table compares every learned method with its closed form; the second, methods on the same
+screens. The rest is on the page of each method.
 
 | page | in a sentence |
 |---|---|
-| [PETRI](results/petri.md) | begun at random, one space on simulated and real screens |
-| [PhenoSeq](results/phenoseq.md) | close to ridge regression where effects are shared |
-| [Semi-Clipped and PEA](results/semi_clipped.md) | PEA helps where batches are the problem |
-| [TIDE](results/tide.md) | ahead of DINO and MAE, not of contrastive losses |
+| [PETRI](results/petri.md) | begun at random: one space on simulated and real screens |
+| [PhenoSeq](results/phenoseq.md) | begun at ridge regression, and level with it or ahead |
+| [Semi-Clipped and PEA](results/semi_clipped.md) | begun at ridge regression, ahead of the usual one; PEA helps where batches are the problem |
+| [TIDE](results/tide.md) | begun at the closed form, ahead of plain statistics of images; begun at random it is not |
 | [Concepts](results/concepts.md) | what a concept means tells more than how many there are |
 
 How long things take, and how much memory, is on the page of {doc}`performance`.
@@ -455,7 +457,7 @@ def pages() -> dict[str, str]:
         "concepts": [concepts()],
     }
     found = {f"results/{name}.md": _raised("\n".join(parts)) for name, parts in below.items()}
-    found["results.md"] = OVERVIEW + "\n" + learning()
+    found["results.md"] = "\n".join([OVERVIEW, summary(), learning()])
     found["performance.md"] = PERFORMANCE + "\n" + speed()
     return found
 
