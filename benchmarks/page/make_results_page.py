@@ -389,8 +389,8 @@ screens. The rest is on the page of each method.
 |---|---|
 | [PETRI](results/petri.md) | begun at random: one space on simulated and real screens |
 | [PhenoSeq](results/phenoseq.md) | begun at ridge regression, and level with it or ahead |
-| [Semi-Clipped and PEA](results/semi_clipped.md) | begun at ridge regression, ahead of the usual one; PEA helps where batches are the problem |
-| [TIDE](results/tide.md) | begun at the closed form, ahead of plain statistics of images; begun at random it is not |
+| [Semi-Clipped](results/semi_clipped.md) | ahead of the usual ridge; PEA helps against batches |
+| [TIDE](results/tide.md) | begun at the closed form ahead of image statistics, at random not |
 | [Concepts](results/concepts.md) | what a concept means tells more than how many there are |
 
 How long things take, and how much memory, is on the page of {doc}`performance`.
