@@ -24,12 +24,13 @@ chance gives. FOSCTTM is better when it is lower (chance .50).
 """
 READING = """
 **Read as:** where nothing is said, `preset="small"` begins at the closed form, and what is learnt beside it is
-kept by as much as held-out contexts are found better with. So the methods of this library are at least
-level with it: **ahead of the ridge regression that the field uses** (standardised features, means of contexts)
-on CPJUMP1 for Semi-Clipped, since theirs is whitened within contexts too. What networks add *beyond that
-closed form* is little at the sizes that two cores train on, and they say so (`learnt_weight`). When to
-prefer the closed form alone is said in each model's guide page; the short answer is: up to some tens of
-cells per guide, first.
+kept by as much as held-out contexts are found better with. So a method is level with its closed form or
+ahead of it, and **ahead of the ridge regression that is usual** (standardised features, means of contexts) on
+CPJUMP1: Semi-Clipped on each question, PhenoSeq on held-out plates. What networks add *beyond* the closed
+form that they begin at is little at the sizes that two cores train on, and they say so (`learnt_weight`). Each
+model's guide page says when to prefer the closed form alone; in short: up to some tens of cells per guide,
+first.
+
 """
 
 
