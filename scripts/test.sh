@@ -46,7 +46,7 @@ step "tests: fast"
 pytest -q -n 2 --dist loadfile -m "not slow"
 
 step "tests: slow"
-pytest -q -m slow || [ $? -eq 5 ] # 5: there is none
+pytest -q -n 2 --dist loadfile -m slow --durations 12 || [ $? -eq 5 ] # 5: there is none
 
 step "documentation: sphinx"
 scripts/docs.sh
