@@ -132,3 +132,18 @@ def test_the_figure_shows_the_space_and_its_twin():
     ax = cf.pl.alignment(mdata)
     texts = [t.get_text() for t in ax.get_legend().get_texts()]
     assert texts[0].startswith("embedding, FOSCTTM 0.0") and texts[1].startswith("permuted")
+
+
+def test_of_no_contexts_nothing_is_said():
+    found = align(np.zeros((0, 3)), np.zeros((0, 3)))
+    assert found.own.shape == (0,) and found.closer.shape == found.place.shape == (2, 0)
+
+
+def test_what_differs_by_rounding_alone_ties_in_every_pairing():
+    """Copies of one profile, through sums in another order, are no closer than one another."""
+    rng = np.random.default_rng(0)
+    a, one = rng.normal(size=(6, 40)), rng.normal(size=40)
+    copies = np.stack([one * factor / factor for factor in rng.uniform(0.1, 9, 6)])
+    by_row, _ = closer_of_all(a, copies)
+    assert np.array_equal(by_row, np.full((6, 6), np.float32(0.5)))
+    assert np.array_equal(align(a, copies).closer[0], np.full(6, 0.5))

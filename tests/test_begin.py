@@ -12,6 +12,8 @@ from screens import SHORT, TINY, make_screen
 from sklearn.linear_model import RidgeCV
 
 import cellfuse as cf
+from cellfuse.kernels.context_sums import ContextMoments
+from cellfuse.model.base.joint import fit_ridge
 from cellfuse.nn import InputSpec, RidgeMap, Sizes
 from cellfuse.nn.linear_first import build_linear_first
 from cellfuse.nn.masking import random_mask
@@ -313,3 +315,23 @@ def test_constant_and_begun_are_copies_that_leave_the_network_alone():
         constant = cell.constant()
         rebuilt = constant.decode(constant.encode(x, keep))
     assert rebuilt.std(dim=0).max() < 1e-5 and cell.gate_in.min() == 1.0
+
+
+def test_a_context_counts_by_its_replicates_in_the_ridge_that_is_begun_at():
+    """Noise of forty contexts of one cell each does not outweigh ten of a thousand cells."""
+    rng = np.random.default_rng(0)
+    counts = np.r_[np.full(10, 1000.0), np.full(40, 1.0)]
+    x = rng.normal(size=(50, 2))
+    y = x @ np.array([[1.0], [-1.0]])
+    y[10:] = 3 * rng.normal(size=(40, 1))
+
+    def moments(values):
+        width = values.shape[1]
+        return ContextMoments(
+            values, counts, np.eye(width), np.eye(width), 1.0, np.zeros(width),
+            np.zeros((0, width)), np.zeros(0),
+        )  # fmt: skip
+
+    ridge = RidgeMap(2, 1)
+    fit_ridge(ridge, moments(x), moments(y), counts > 0, unit=np.array([2.0]))
+    assert np.allclose(ridge.weight.numpy(), [[1.0, -1.0]], atol=0.2)

@@ -323,7 +323,7 @@ def other_names(mdata):
         ({"batch_size": 0}, ValueError, "batch_size must be"),
         ({"max_epochs": 0}, ValueError, "max_epochs must be"),
         ({"patience": 0}, ValueError, "patience must be"),
-        ({"n_draws": 0}, ValueError, "n_draws must be"),
+        ({"n_draws": 0}, ValueError, "n_draws=0: expected a whole"),
         ({"seeds": []}, ValueError, "seeds"),
         ({"seeds": 0}, ValueError, "seeds=0: expected one or several"),
         ({"seeds": (3, 3)}, ValueError, "seeds=.*twice"),

@@ -11,7 +11,9 @@ import torch
 from test_shared_axes import two_sides
 
 import cellfuse as cf
+from cellfuse.kernels.alignment import align
 from cellfuse.model.base.joint import WEIGHTS, fit_joint_space
+from cellfuse.model.phenoseq.closed_form import weight_of
 from cellfuse.nn import JointSpace
 
 N_NOISE = 6
@@ -147,21 +149,11 @@ def test_a_draw_is_the_same_however_many_are_asked_for(antithetic):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("useful", [True, False])
-def test_held_out_treatments_say_whether_the_diffusion_adds_to_ridge(monkeypatch, useful):
+def test_held_out_treatments_say_whether_the_diffusion_adds_to_ridge(useful):
     """Ridge that knows nothing, and a diffusion that knows the truth; or the other way round."""
-    from cellfuse.model.phenoseq.closed_form import weigh_learnt
-
-    _, model = phenoseq()
-    network = model.module
-    rng = np.random.default_rng(0)
-    truth, noise = rng.normal(size=(2, 40, 4))
-
-    def predict():
-        knows = (float(network.learnt_weight) == 1) is useful
-        return network.rna.restore(torch.as_tensor(truth if knows else noise)).numpy()
-
-    assert weigh_learnt(network, predict, truth) == (1.0 if useful else 0.0)
-    assert model.learnt_weight == (1.0 if useful else 0.0)
+    truth, noise = np.random.default_rng(0).normal(size=(2, 40, 4))
+    ridge, whole = (noise, truth) if useful else (truth, noise)
+    assert weight_of(ridge, whole, truth) == (1.0 if useful else 0.0)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -172,3 +164,63 @@ def test_a_weight_is_saved_and_few_treatments_leave_all(tmp_path):
     assert cf.PhenoSeq.load(tmp_path / "m", mdata).learnt_weight == 0.25
     model.train(1, validation_contexts=["s0", "s1"], enable_progress_bar=False)
     assert model.learnt_weight == 1.0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("knows", ["ridge", "diffusion"])
+def test_training_judges_what_was_learnt_by_treatments_that_it_did_not_see(monkeypatch, knows):
+    """The weight comes of the held-out treatments alone, and of both predictions of them."""
+    mdata, model = phenoseq()
+    rna = pd.DataFrame(mdata["rna"].obsm["X_rna"], index=mdata["rna"].obs["sample"])
+    seen = []
+
+    def noted(ridge, whole, measured):
+        seen.append((ridge, whole, measured))
+        return 0.5
+
+    monkeypatch.setattr("cellfuse.model.phenoseq.closed_form.weight_of", noted)
+    held = [f"s{i}" for i in range(6)]
+    given = {"validation_contexts": held}
+    if knows == "diffusion":  # held out by another column
+        for adata in mdata.mod.values():
+            adata.obs["half"] = adata.obs["sample"].isin(held).map({True: "a", False: "b"})
+        given = {"validation_contexts": ["a"], "validation_by": "half"}
+    model.train(1, enable_progress_bar=False, **given)
+    ((ridge, whole, measured),) = seen
+    assert model.learnt_weight == 0.5
+    wanted = rna.groupby(level=0).mean().loc[held].to_numpy("f4")
+    scaled = model.module.rna.scale(torch.as_tensor(wanted)).numpy()
+    order = [np.abs(measured - row).sum(axis=1).argmin() for row in scaled]
+    assert sorted(order) == list(range(6)) and len(measured) == 6
+    assert np.allclose(measured[order], scaled, atol=1e-4)
+    assert ridge.shape == whole.shape == measured.shape and not np.allclose(ridge, whole)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_diffusion_of_fewer_steps_than_a_draw_has_is_weighed_too():
+    mdata, _ = phenoseq()
+    model = cf.PhenoSeq(mdata, set_size=4, width=16, depth=1, n_diffusion_steps=10, seed=0)
+    model.train(1, validation_contexts=0.5, enable_progress_bar=False)
+    assert model.learnt_weight in (0.0, 0.25, 0.5, 1.0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_begun_linear_held_out_treatments_are_found_and_shuffled_ones_are_not(shuffled):
+    """The permuted twin: cells of the RNA are dealt to treatments at random."""
+    mdata, _ = phenoseq()
+    truth = mdata["rna"].obs["sample"].to_numpy().copy()
+    if shuffled:
+        order = np.random.default_rng(0).permutation(24)
+        mdata["rna"].obs["sample"] = [f"s{order[int(name[1:])]}" for name in truth]
+    cf.PhenoSeq.setup_mudata(mdata, image_rep="X_image", rna_rep="X_rna")
+    model = cf.PhenoSeq(mdata, set_size=4, width=16, depth=1, seed=0)
+    held = [f"s{i}" for i in range(8)]
+    model.train(2, validation_contexts=held, enable_progress_bar=False)
+    drawn = model.sample(n_steps=10, n_samples=2)
+    drawn.obs["sample"] = drawn.obs_names.str.split("-").str[0]
+    predicted = pd.DataFrame(drawn.X, index=drawn.obs["sample"]).groupby(level=0).mean()
+    real = pd.DataFrame(mdata["rna"].obsm["X_rna"], index=truth).groupby(level=0).mean()
+    far = align(*(x.loc[held].to_numpy() - x.to_numpy().mean(0) for x in (predicted, real)))
+    found = far.summary()["foscttm"]
+    assert found > 0.3 if shuffled else found < 0.1

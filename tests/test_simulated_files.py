@@ -51,3 +51,18 @@ def test_expression_and_plate_map_name_the_same_drugs(folder):
 def test_a_folder_that_is_there_is_kept(folder):
     with pytest.raises(FileExistsError, match="overwrite=True"):
         cf.datasets.simulated_files(folder)
+
+
+def test_only_what_it_wrote_is_replaced(tmp_path):
+    """`overwrite=True` on a folder of the user's deletes nothing."""
+    mine = tmp_path / "mine"
+    (mine / "images").mkdir(parents=True)
+    (mine / "thesis.docx").write_text("years")
+    with pytest.raises(FileExistsError, match="is left alone"):
+        cf.datasets.simulated_files(mine, overwrite=True)
+    assert (mine / "thesis.docx").read_text() == "years"
+    ours = cf.datasets.simulated_files(tmp_path / "screen", seed=0)
+    before = (ours / "expression.gct.gz").read_bytes()
+    cf.datasets.simulated_files(ours, seed=1, overwrite=True)
+    assert (ours / "expression.gct.gz").read_bytes() != before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 import cellfuse as cf
+from cellfuse._counts import COUNTS, whole_counts
 from cellfuse._renamed import renamed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -281,3 +282,34 @@ def test_synthetic_profiles_in_x_are_found_as_they_were_with_a_warning():
     with pytest.warns(FutureWarning, match=r"use_rep=\('X_rna', None\)"):
         old = cf.tl.fidelity(real, synthetic, "gene", use_rep="X_rna", n_boot=0)
     pd.testing.assert_frame_equal(new, old)
+
+
+# -- counts ----------------------------------------------------------------------------------------
+
+COUNTED = [
+    (function, name)
+    for path, function in FUNCTIONS.items()
+    if path.startswith("tl.")
+    for name in inspect.signature(function).parameters
+    if name in COUNTS
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "name"), COUNTED, ids=lambda each: getattr(each, "__name__", each)
+)
+@pytest.mark.parametrize("value", [2.5, -1, True, "10", float("nan"), float("inf")])
+def test_a_count_that_is_none_is_refused_by_its_name_in_every_verb(function, name, value):
+    with pytest.raises(ValueError, match=rf"^{name}={re.escape(repr(value))}: expected a whole"):
+        function(**{name: value})
+
+
+def test_counts_are_what_scipy_and_json_make_of_them():
+    @whole_counts
+    def given(*, n_null=None, n_boot=1000):
+        return n_null, n_boot
+
+    assert given(n_null=1e3, n_boot=np.int64(0)) == (1000, 0)
+    assert given(n_null=None) == (None, 1000)
+    assert all(type(n) is int for n in given(n_null=np.float32(5), n_boot=2.0))
+    assert len(COUNTED) > 20

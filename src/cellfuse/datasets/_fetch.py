@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,9 @@ def _fetch_measured(remote: Remote) -> Path:
     found = _fetch(remote, None)
     with found.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    kept.write_text(f"{digest}\n", encoding="ascii")
+    beside = kept.with_name(f".{kept.name}-{os.getpid()}")
+    beside.write_text(f"{digest}\n", encoding="ascii")
+    beside.replace(kept)
     logger.info(
         "%s from %s: no checksum is published; its sha256, %s, is kept in %r and holds from now.",
         _source(remote),

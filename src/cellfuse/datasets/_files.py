@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import shutil
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from cellfuse._files import put_in_place
 from cellfuse.datasets._drugs import CONTROL, simulated_drugs
 
 __all__ = ["simulated_files"]
@@ -19,6 +20,8 @@ PER_SIDE, PLACE, HALF = 4, 48, 16
 #: Radius of a segmented cell, and what takes 8 bits to the 12 of a camera.
 RADIUS, GAIN = 11, 16
 VEHICLE = "dmso 0.1%"
+#: What is in the folder.
+WRITTEN = {"expression.gct.gz", "images", "labels", "plate_map.csv"}
 
 
 def simulated_files(folder: str | Path, *, seed: int = 0, overwrite: bool = False) -> Path:
@@ -41,7 +44,7 @@ def simulated_files(folder: str | Path, *, seed: int = 0, overwrite: bool = Fals
     seed
         Seed of everything.
     overwrite
-        Whether an existing folder of this name is replaced.
+        Replace such a folder that this wrote before; any other folder is left alone.
 
     Returns
     -------
@@ -51,7 +54,7 @@ def simulated_files(folder: str | Path, *, seed: int = 0, overwrite: bool = Fals
     Raises
     ------
     FileExistsError
-        `folder` exists.
+        `folder` exists, and `overwrite` is not set or it holds something else.
 
     Examples
     --------
@@ -64,7 +67,12 @@ def simulated_files(folder: str | Path, *, seed: int = 0, overwrite: bool = Fals
     target = Path(folder)
     if target.exists() and not overwrite:
         raise FileExistsError(f"{str(target)!r} exists; name another, or pass `overwrite=True`.")
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists() and {path.name for path in target.iterdir()} != WRITTEN:
+        raise FileExistsError(
+            f"{str(target)!r} is no folder that `simulated_files` wrote, and is left alone; name "
+            "another."
+        )
+    beside = target.with_name(f".{target.name}-{os.getpid()}")
     screen = simulated_drugs(
         n_mechanisms=6,
         drugs_per_mechanism=2,
@@ -81,14 +89,15 @@ def simulated_files(folder: str | Path, *, seed: int = 0, overwrite: bool = Fals
     )
     plate = _plate(screen["image"].obs)
     for name in ("images", "labels"):
-        (target / name).mkdir(parents=True)
+        (beside / name).mkdir(parents=True)
     rng = np.random.default_rng(seed)
     for well, compound in zip(plate["well_position"], plate["compound"], strict=True):
         rows = np.flatnonzero(screen["image"].obs["compound"].astype(str) == compound)
         for site, part in enumerate(np.array_split(rows, 2), start=1):
-            _write_field(target, f"{well}_s{site}", screen["image"][part], rng)
-    plate.replace({"compound": {CONTROL: VEHICLE}}).to_csv(target / "plate_map.csv", index=False)
-    _write_gct(target / "expression.gct.gz", screen["rna"])
+            _write_field(beside, f"{well}_s{site}", screen["image"][part], rng)
+    plate.replace({"compound": {CONTROL: VEHICLE}}).to_csv(beside / "plate_map.csv", index=False)
+    _write_gct(beside / "expression.gct.gz", screen["rna"])
+    put_in_place(beside, target)
     return target
 
 

@@ -66,8 +66,10 @@ def align(a: NDArray, b: NDArray) -> Alignment:
     """
     units = [_units(x) for x in (a, b)]
     n = len(a)
-    who = np.arange(n)
     own = np.einsum("ij,ij->i", *units)
+    if not n:  # no context is there in both modalities: nothing is said of none
+        return Alignment(own, np.zeros(0), np.zeros((2, 0)), np.zeros((2, 0)))
+    who = np.arange(n)
     total = units[0] @ units[1].sum(axis=0) + units[1] @ units[0].sum(axis=0)
     ways = [places_of_matches(x, y, who, who) for x, y in (units, units[::-1])]
     place = np.stack([1 + way.above + way.tied / 2 for way in ways])

@@ -49,6 +49,11 @@ class ContextMoments:
     coefficients: Floats
     nuisance_means: Floats
 
+    @property
+    def profiles(self) -> Floats:
+        """Means of the contexts as the features are, ``(contexts, d)``."""
+        return self.means + self.offset
+
     def center(self, x: NDArray, nuisances: NDArray | None = None) -> Floats:
         """Take the mean and the nuisances out of cells ``(n, features)``."""
         out = np.asarray(x, np.float64) - self.offset

@@ -88,7 +88,7 @@ class Kept:
 
 def _sampled(kept: Kept, left: Tensor, right: Tensor) -> Tensor:
     """The same by MKL, which computes these places alone."""
-    ends = torch.searchsorted(kept.row, torch.arange(kept.shape[0] + 1))
+    ends = _starts(kept.row, kept.shape[0] + 1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
         places = torch.sparse_csr_tensor(

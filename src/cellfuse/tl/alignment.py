@@ -17,6 +17,7 @@ from cellfuse._access import (
     per_modality,
     representation,
 )
+from cellfuse._counts import whole_counts
 from cellfuse._errors import missing_key
 from cellfuse.kernels.alignment import Alignment, align, align_blocks, closer_of_all
 from cellfuse.kernels.bootstrap import draw_nodes, interval, weighted_means
@@ -37,6 +38,7 @@ __all__ = ["alignment"]
 Keys = str | Sequence[str] | None
 
 
+@whole_counts
 def alignment(
     mdata: MuData,
     by: str | list[str],
@@ -151,7 +153,7 @@ def alignment(
                 f"the space has {widths[0]} dimensions in {first!r} and {widths[1]} in {second!r}: "
                 "cosines need one shared space."
             )
-        means = [each.means[here] + each.offset - _middle(whole) for each in whole.values()]
+        means = [each.profiles[here] - _middle(whole) for each in whole.values()]
         found[name], profiles[name] = align(*means), (names[here], means)
         if name == "embedding":
             found |= {

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from cellfuse._access import Data, context_labels, modalities, per_modality, where
+from cellfuse._counts import whole_counts
 from cellfuse.kernels.bootstrap import sign_flip_pvalue
 from cellfuse.tl._concepts import REP, activations_of, chosen_concepts, keep_table
 
@@ -22,6 +23,7 @@ MIN_CELLS = 4
 N_FLIPS = 10_000
 
 
+@whole_counts
 def batch_predictability(
     data: Data,
     batch_key: str | Mapping[str, str | None],

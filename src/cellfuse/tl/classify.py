@@ -17,6 +17,7 @@ from cellfuse._access import (
     is_mudata,
     label_list,
 )
+from cellfuse._counts import whole_counts
 from cellfuse._errors import listing, missing_key
 from cellfuse._renamed import renamed
 from cellfuse.tl._examples import Kind, Samples, samples_of, single_cells, standardised
@@ -47,6 +48,7 @@ METRICS = ("balanced_accuracy", "macro_f1", "weighted_f1")
 
 
 @renamed(target="by", validation="val", repeats="n_draws")
+@whole_counts
 def classify_treatments(
     data: MuData,
     by: str,

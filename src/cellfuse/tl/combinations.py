@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
 from cellfuse._access import check_key, context_labels, profiles_only
+from cellfuse._counts import whole_counts
 from cellfuse._errors import listing
 from cellfuse.tl._labels import by_name, control_rows
 from cellfuse.tl._rows import dense_rows
@@ -25,6 +26,7 @@ logger = logging.getLogger("cellfuse")
 BLOCK = 1 << 22
 
 
+@whole_counts
 def combinations(
     adata: AnnData,
     *,

@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
+from cellfuse._counts import whole_counts
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.bootstrap import (
     bootstrap_pvalue,
@@ -29,6 +30,7 @@ NODES = ("group", "label")
 MIN_SHARED = 5
 
 
+@whole_counts
 def compare(
     scores_a: pd.DataFrame,
     scores_b: pd.DataFrame,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
 from cellfuse._access import as_json, check_key, context_labels, label_list, profiles_only
+from cellfuse._counts import whole_counts
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.nulls import Draw, empirical_pvalue
 from cellfuse.tl._labels import apart_from_control, by_name, control_rows, several_labels
@@ -26,6 +27,7 @@ __all__ = ["perturbation_consistency"]
 logger = logging.getLogger("cellfuse")
 
 
+@whole_counts
 def perturbation_consistency(
     adata: AnnData,
     *,

@@ -22,6 +22,7 @@ from cellfuse._access import (
     per_side,
     profiles_only,
 )
+from cellfuse._counts import whole_counts
 from cellfuse._errors import listing, missing_key
 from cellfuse._renamed import renamed
 from cellfuse.tl._intervals import crossed_intervals, mean_present
@@ -54,6 +55,7 @@ class _Task:
 
 
 @renamed(n_seeds="n_draws")
+@whole_counts
 def target_discovery(
     adata_compounds: AnnData,
     adata_genes: AnnData,
@@ -146,9 +148,8 @@ def target_discovery(
     check_key(key_added)
     if negatives not in get_args(Negatives):
         raise ValueError(f"negatives={negatives!r}: choose one of {list(get_args(Negatives))}.")
-    for name, number in (("n_draws", n_draws), ("k", k)):
-        if not isinstance(number, Integral) or number < 1:
-            raise ValueError(f"{name}={number}: expected at least 1, a whole number.")
+    if not isinstance(k, Integral) or k < 1:
+        raise ValueError(f"k={k}: expected at least 1, a whole number.")
     if not isinstance(targets, pd.DataFrame):
         raise TypeError(
             "`targets` is a data frame with columns 'source' (compound) and 'target' (gene), found "

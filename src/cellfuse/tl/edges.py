@@ -12,6 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse._access import as_json, check_key, context_labels, pair_labels, profiles_only
+from cellfuse._counts import whole_counts
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.bootstrap import draw_nodes, interval
 from cellfuse.kernels.quantiles import count_at_least
@@ -57,6 +58,7 @@ class _Scores:
     genes: NDArray
 
 
+@whole_counts
 def edge_classification(
     genes: AnnData,
     edges: pd.DataFrame,

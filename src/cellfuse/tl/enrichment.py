@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import false_discovery_control
 
+from cellfuse._counts import whole_counts
 from cellfuse._decoupler import import_decoupler
 from cellfuse._errors import listing, missing_key
 from cellfuse.tl._concepts import keep_table, kept_table
@@ -30,6 +31,7 @@ MIN_NULL, MAX_GROUPS = 10_000, 20
 Sets = str | PathLike[str] | pd.DataFrame | Mapping[str, Sequence[str]]
 
 
+@whole_counts
 def concept_enrichment(
     data: MuData,
     sets: Sets,

@@ -21,6 +21,7 @@ from cellfuse._access import (
     obs_column,
     profiles_only,
 )
+from cellfuse._counts import whole_counts
 from cellfuse._errors import listing
 from cellfuse.kernels.cosine import mean_pairwise_cosine, mean_within
 from cellfuse.kernels.nulls import Draw, empirical_pvalue, null_similarity
@@ -36,6 +37,7 @@ logger = logging.getLogger("cellfuse")
 NULL_BAND = (0.025, 0.975)
 
 
+@whole_counts
 def guide_consistency(
     guides: AnnData,
     *,

@@ -11,6 +11,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse._access import check_key, context_labels, profiles_only
+from cellfuse._counts import whole_counts
 from cellfuse.kernels.groups import group_means
 from cellfuse.tl._labels import control_rows
 from cellfuse.tl._rows import dense_rows
@@ -28,6 +29,7 @@ logger = logging.getLogger("cellfuse")
 MIN_REPLICATES = 2
 
 
+@whole_counts
 def hits(
     adata: AnnData,
     *,

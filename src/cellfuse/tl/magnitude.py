@@ -21,6 +21,7 @@ from cellfuse._access import (
     profiles_only,
     representation,
 )
+from cellfuse._counts import whole_counts
 from cellfuse._errors import listing
 from cellfuse.kernels.chunks import in_threads
 from cellfuse.kernels.energy import Energy, distances, energy_test
@@ -37,6 +38,7 @@ logger = logging.getLogger("cellfuse")
 MIN_ROWS = 2
 
 
+@whole_counts
 def perturbation_magnitude(
     adata: AnnData,
     *,

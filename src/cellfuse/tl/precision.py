@@ -22,6 +22,7 @@ from cellfuse._access import (
     label_list,
     profiles_only,
 )
+from cellfuse._counts import whole_counts
 from cellfuse._errors import listing
 from cellfuse._renamed import renamed
 from cellfuse.kernels.groups import group_rows
@@ -61,6 +62,7 @@ class _Design:
 
 
 @renamed(positives_by="by")
+@whole_counts
 def mean_average_precision(
     adata: AnnData,
     *,
@@ -201,11 +203,6 @@ def mean_average_precision(
     """
     adata = profiles_only(adata)
     check_key(key_added)
-    if n_null != int(n_null):
-        raise ValueError(f"n_null={n_null!r}: expected a whole number of random rankings.")
-    n_null = int(n_null)
-    if n_null < 1:
-        raise ValueError(f"n_null={n_null}: at least one random ranking is needed.")
     check_level(alpha)
     design = _design(adata, by, negatives_by, control, control_key, positives_across, sep)
     similarity = similarity_of(adata, use_rep=use_rep, use_sim=use_sim)

@@ -12,6 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse._access import check_key, context_labels, pair_labels, profiles_only
+from cellfuse._counts import whole_counts
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.bootstrap import draw_nodes, interval, pair_means
 from cellfuse.kernels.quantiles import N_PILOT, count_at_least, count_at_most, order_statistics
@@ -37,6 +38,7 @@ class _Pairs:
     upper: NDArray
 
 
+@whole_counts
 def relationship_recall(
     profiles: AnnData,
     pairs: pd.DataFrame | Mapping[str, pd.DataFrame],

@@ -19,6 +19,7 @@ from cellfuse._access import (
     profiles_only,
     representation,
 )
+from cellfuse._counts import whole_counts
 from cellfuse._errors import listing
 from cellfuse._renamed import renamed
 from cellfuse.kernels.bootstrap import draw_nodes, interval
@@ -34,6 +35,7 @@ DIRECTIONS = ("a to b", "b to a")
 
 
 @renamed(top_k="k", second_of={"use_rep_b": "use_rep"})
+@whole_counts
 def retrieval(
     a: AnnData,
     b: AnnData,

@@ -14,6 +14,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from cellfuse._access import check_key, per_modality, representation
+from cellfuse._counts import whole_counts
 from cellfuse.kernels.context_sums import ContextMoments
 from cellfuse.kernels.left_out import added, align_left_out, folds_of
 from cellfuse.kernels.shared_axes import Basis, axes_test, fit_basis
@@ -33,6 +34,7 @@ N_FOLDS = 5
 SAMPLE = 5_000
 
 
+@whole_counts
 def shared_axes_test(
     mdata: MuData,
     by: str | list[str],

@@ -20,6 +20,7 @@ from cellfuse._access import (
     profiles_only,
     representation,
 )
+from cellfuse._counts import whole_counts
 from cellfuse._errors import listing, missing_key, warn_user
 from cellfuse._renamed import renamed
 from cellfuse.kernels.groups import group_means, group_rows
@@ -74,6 +75,7 @@ class _Side:
 
 
 @renamed(second_of={"synthetic_rep": "use_rep"})
+@whole_counts
 def fidelity(
     real: AnnData,
     synthetic: AnnData,
@@ -154,10 +156,8 @@ def fidelity(
     check_key(key_added)
     reps = _reps(synthetic, use_rep)
     left, right = _sides(real, synthetic, by, reps, unit_key)
-    if n_boot < 0 or not 0 < level < 1:
-        raise ValueError(
-            f"n_boot must be at least 0 and level between 0 and 1, found {n_boot} and {level}."
-        )
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}: expected a share between 0 and 1.")
     own = left.names.get_indexer(right.names)
     found = _metrics(left.centroids()[None], right.centroids()[None], own)
     table = pd.DataFrame({name: found[name][0] for name in METRICS}, index=right.names)
@@ -181,6 +181,7 @@ def fidelity(
     return table
 
 
+@whole_counts
 def retrieval(
     ranks: Sequence[int] | NDArray,
     n_ranked: int,

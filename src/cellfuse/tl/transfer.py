@@ -21,6 +21,7 @@ from cellfuse._access import (
     obs_column,
     profiles_only,
 )
+from cellfuse._counts import whole_counts
 from cellfuse._errors import listing, missing_key
 from cellfuse._renamed import renamed
 from cellfuse.kernels.bootstrap import draw_nodes, interval
@@ -41,6 +42,7 @@ logger = logging.getLogger("cellfuse")
 
 
 @renamed(target="by", n_runs="n_draws")
+@whole_counts
 def one_shot_transfer(
     adata: AnnData,
     *,
@@ -166,6 +168,7 @@ def one_shot_transfer(
 
 
 @renamed(target="by")
+@whole_counts
 def knn_accuracy(
     adata: AnnData,
     *,

@@ -17,13 +17,14 @@ from cellfuse.kernels.alignment import Alignment, align
 from cellfuse.kernels.context_sums import ContextMoments, ContextSums
 from cellfuse.kernels.left_out import added, align_left_out, folds_of
 from cellfuse.kernels.shared_axes import Basis, Method, fit_basis, fit_shared_axes
-from cellfuse.nn import JointSpace
+from cellfuse.nn import JointSpace, RidgeMap
 
 __all__ = [
     "Blocks",
     "alignment_of",
     "compared",
     "fit_joint_space",
+    "fit_ridge",
     "membership",
     "read_blocks",
     "sum_contexts",
@@ -81,6 +82,32 @@ def sum_contexts(blocks: Blocks, contexts: Contexts, role: str) -> ContextMoment
     """Moments of a role's features within and between contexts, in one pass."""
     every, half = np.zeros(len(contexts), np.int64), np.zeros(contexts.n_rows[role], np.int64)
     return sum_parts(blocks, contexts, role, fold=every, half=half)[0][0].moments()
+
+
+def fit_ridge(
+    ridge: RidgeMap,
+    x: ContextMoments,
+    y: ContextMoments,
+    both: NDArray[np.bool_],
+    *,
+    unit: NDArray[np.float64] | float = 1.0,
+) -> None:
+    """Fit a ridge from mean to mean of the contexts `both`, each weighed by its replicates.
+
+    Parameters
+    ----------
+    ridge
+        Whose weights are set.
+    x, y
+        Moments of either side; `x` may be whitened by what its cells of one context differ by.
+    both
+        Contexts that either side has.
+    unit
+        Of `y`, by which errors are weighed where the penalty is chosen.
+    """
+    n, m = (part.counts[both] for part in (x, y))
+    ridge.fit(x.profiles[both], y.profiles[both] * unit, within=x.within, n=n * m / (n + m))
+    ridge.rescale(1 / np.broadcast_to(unit, y.profiles.shape[1:]))
 
 
 def sum_parts(

@@ -6,18 +6,18 @@ What the diffusion's mean adds to it is kept by as much as held-out contexts are
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cellfuse.data import Contexts, Source
-from cellfuse.data.splits import Held, HeldContexts
+from cellfuse.data.splits import Held
 from cellfuse.kernels.alignment import align
 from cellfuse.kernels.context_sums import ContextMoments
 from cellfuse.model.base.choosing import choose_share
-from cellfuse.model.base.joint import read_blocks, sum_contexts
+from cellfuse.model.base.joint import fit_ridge, read_blocks, sum_contexts
 from cellfuse.model.phenoseq.contexts import mean_batches
 from cellfuse.model.phenoseq.draws import PhenoSeqInference
 from cellfuse.nn.diffusion import DDIM
@@ -49,30 +49,28 @@ class BeginsAtRidge(PhenoSeqInference):
         return sum_contexts(blocks, contexts, role)
 
     @torch.inference_mode()
-    def _weigh_learnt(self, contexts: HeldContexts | None) -> None:
+    def _weigh_learnt(self, held_out: Held) -> None:
         """Let the diffusion's mean add to ridge what held-out contexts are found better with."""
-        every, rows = self._dealt(Held(0.0, contexts))
+        every, rows = self._dealt(held_out)
         held = every.restricted(rows.held_out)
         both = np.flatnonzero(held.shared())
         if len(both) < LEAST_CONTEXTS:
             self.module.learnt_weight.fill_(1.0)
             return
-        source = self._source()
-        rna = self._sums(source, "rna", held)
-        sampler = DDIM(self.module.diffusion)
-        sampler.set_timesteps(N_STEPS)
-        self.module.eval()
-
-        def predict() -> NDArray[np.float32]:
-            drawn = [
-                self.module.generate(
-                    cells.to(self.device), None, sampler=sampler, n_samples=2, seed=self.seed
-                ).mean(dim=1)
-                for _, cells, _ in mean_batches(source.readers["image"], held, both, BATCH)
-            ]
-            return torch.cat(drawn).float().cpu().numpy()
-
-        weight = weigh_learnt(self.module, predict, (rna.means + rna.offset)[both])
+        source, network = self._source(), self.module
+        rna = self._sums(source, "rna", held).profiles[both]
+        sampler = DDIM(network.diffusion)
+        sampler.set_timesteps(min(N_STEPS, network.diffusion.n_steps))
+        network.eval()
+        network.learnt_weight.fill_(1.0)
+        ridge, whole = [], []
+        for _, cells, _ in mean_batches(source.readers["image"], held, both, BATCH):
+            cells = cells.to(self.device)
+            drawn = network.generate(cells, None, sampler=sampler, n_samples=2, seed=self.seed)
+            whole.append(network.rna.scale(drawn.mean(dim=1)).cpu().double().numpy())
+            ridge.append(network.expected(cells).cpu().double().numpy())
+        weight = weight_of(np.concatenate(ridge), np.concatenate(whole), rna)
+        network.learnt_weight.fill_(weight)
         logger.info("held-out contexts leave %d%% of the diffusion's mean", 100 * weight)
 
 
@@ -94,52 +92,29 @@ def begin_at_ridge(
         Contexts with cells of both modalities.
     """
     assert network.ridge is not None and network.rest is not None
-    images, profiles = (part.means[both] + part.offset for part in (image, rna))
-    counts = [part.counts[both] for part in (image, rna)]
     # The penalty is chosen by errors on the scale on which the RNA was measured.
-    unit = network.rna.unit.cpu().double().numpy()
-    network.ridge.fit(
-        images,
-        profiles * unit,
-        within=image.within,
-        n=counts[0] * counts[1] / (counts[0] + counts[1]),
-    )
-    network.ridge.rescale(1 / unit)
+    fit_ridge(network.ridge, image, rna, both, unit=network.rna.unit.cpu().double().numpy())
     # What single cells differ by, and what ridge misses of their contexts.
-    expected = network.ridge(torch.as_tensor(images, dtype=torch.float32))
-    missed = profiles - expected.detach().numpy()
+    expected = network.ridge(torch.as_tensor(image.profiles[both], dtype=torch.float32))
+    missed = rna.profiles[both] - expected.detach().numpy()
     spread = np.diag(rna.within) + np.square(missed).mean(axis=0)
     sd = torch.as_tensor(np.sqrt(spread), dtype=torch.float32)
     network.rest.set_statistics(torch.zeros_like(sd), sd)
 
 
-def weigh_learnt(
-    network: PhenoSeqNetwork, predict: Callable[[], NDArray], rna: NDArray[np.float64]
-) -> float:
-    """Set how much of the diffusion's mean is kept, by held-out contexts.
+def weight_of(ridge: NDArray, whole: NDArray, rna: NDArray) -> float:
+    """How much of what was learnt is kept: what finds held-out contexts best, 0 within its error.
 
     Parameters
     ----------
-    network
-        Whose ``learnt_weight`` is set.
-    predict
-        Mean of opposite draws for each context, ``(contexts, features)``, by the network as it is:
-        with a weight of 0 that is ridge.
+    ridge, whole
+        Standardised RNA of the contexts as ridge expects it, and as opposite draws have it on
+        average, ``(contexts, features)``.
     rna
-        Standardised mean RNA of the same contexts.
-
-    Returns
-    -------
-    The weight.
+        The same as measured.
     """
-    ends = []
-    for weight in (0.0, 1.0):
-        network.learnt_weight.fill_(weight)
-        drawn = torch.as_tensor(predict(), device=network.rna.mean.device)
-        ends.append(network.rna.scale(drawn).cpu().double().numpy())
-    ridge, whole = ends
-    weight = choose_share(
-        lambda share: align(ridge + share * (whole - ridge), rna).closer.mean(axis=0)
-    )
-    network.learnt_weight.fill_(weight)
-    return weight
+
+    def missed(share: float) -> NDArray[np.float64]:
+        return align(ridge + share * (whole - ridge), rna).closer.mean(axis=0)
+
+    return choose_share(missed)

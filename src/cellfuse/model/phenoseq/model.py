@@ -225,7 +225,7 @@ class PhenoSeq(BeginsAtRidge):
                 f"train it with a smaller lr than {training.get('lr') or self.recipe.lr:g}."
             )
         if self.begin == "linear":
-            self._weigh_learnt(validation_contexts)
+            self._weigh_learnt(Held(contexts=validation_contexts, by=training.get("validation_by")))
         recipe = self.recipe.given(max_epochs=max_epochs, warmup=warmup)
         warn_hardly_trained(self.history, n_before, recipe)
 

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from cellfuse.data import Contexts, Source
 from cellfuse.model.base.choosing import choose_share
-from cellfuse.model.base.joint import Blocks, alignment_of, compared, read_blocks, sum_contexts
+from cellfuse.model.base.joint import (
+    Blocks,
+    alignment_of,
+    compared,
+    fit_ridge,
+    read_blocks,
+    sum_contexts,
+)
 from cellfuse.model.semi_clipped.correction import Correction
 from cellfuse.model.semi_clipped.inference import ClippedInference
 
@@ -36,14 +43,12 @@ class BeginsAtRidge(ClippedInference):
         self, source: Source, train_rows: Mapping[str, NDArray[np.bool_]], contexts: Contexts
     ) -> None:
         self._begin_stage(0, source)
-        roles, both = ("rna", "image"), contexts.shared()
         rna, image = (
-            sum_contexts(self._corrected(source, role, contexts), contexts, role) for role in roles
+            sum_contexts(self._corrected(source, role, contexts), contexts, role)
+            for role in ("rna", "image")
         )
-        means = [(part.means + part.offset)[both] for part in (rna, image)]
-        counts = [part.counts[both] for part in (rna, image)]
-        n = counts[0] * counts[1] / (counts[0] + counts[1])
-        self.module.adapter.ridge.fit(*means, within=rna.within, n=n)  # type: ignore
+        ridge: Any = self.module.adapter.ridge
+        fit_ridge(ridge, rna, image, contexts.shared())
 
     def _corrected(self, source: Source, role: str, contexts: Contexts) -> Blocks:
         """Samples that have a context, corrected as at inference, in blocks."""
