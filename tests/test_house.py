@@ -18,9 +18,10 @@ SEAM = "model/base/seam.py"
 BASELINE = "bench/_scvi.py"
 MAX_LINES = 600
 
-#: Layers that each layer may import, itself aside; `_errors` and `_files` are below everything.
+#: Layers that each layer may import, itself aside; `_errors`, `_counts` and `_files` are below everything.
 LAYERS = {
     "_errors": set(),
+    "_counts": set(),
     "_files": set(),
     "_labels": set(),
     "_decoupler": set(),
@@ -62,6 +63,7 @@ LAYERS = {
         "_decoupler",
         "_mudata",
         "_access",
+        "_counts",
         "_errors",
         "_renamed",
         "kernels",
@@ -71,7 +73,7 @@ LAYERS = {
     },
     "pl": {"_access", "_errors", "_renamed"},
     "io": {"_mudata", "_access", "_errors", "_renamed", "_files", "kernels", "data"},
-    "datasets": {"_mudata", "_access", "_errors", "_renamed", "kernels", "io"},
+    "datasets": {"_mudata", "_access", "_errors", "_files", "_renamed", "kernels", "io"},
 }
 LAYERS["bench"] = set(LAYERS) | {"__init__"}
 LAYERS["cli"] = LAYERS["bench"] | {"bench"}

@@ -19,7 +19,7 @@ def test_one_gene_of_any_number_can_be_called():
     assert null_sets(7, 569, 0.05) == 7
     for wrong in (0, -1, 2.5):
         with pytest.raises(ValueError, match="n_null="):
-            null_sets(wrong, 5, 0.05)
+            cf.tl.guide_consistency(guides(3, effect=1), target_key="gene", n_null=wrong)
 
 
 def guides(n_genes, effect, seed=0):
