@@ -18,7 +18,7 @@ SEAM = "model/base/seam.py"
 BASELINE = "bench/_scvi.py"
 MAX_LINES = 600
 
-#: Layers that each layer may import, itself aside; `_errors`, `_counts` and `_files` are below everything.
+#: Layers that each layer may import, itself aside; the first are below everything.
 LAYERS = {
     "_errors": set(),
     "_counts": set(),

@@ -46,7 +46,8 @@ def test_a_killed_embedding_goes_on_and_gives_the_same(model, tmp_path, monkeypa
     monkeypatch.setattr(model, which, counted)
     found = model.get_latent_representation(**call)
     assert isinstance(found, StoredRows)
-    np.testing.assert_allclose(found[:], expected, rtol=1e-5, atol=1e-6)
+    # Batches of another length sum float32 in another order.
+    np.testing.assert_allclose(found[:], expected, rtol=1e-5, atol=1e-5)
     assert len(later) == 1 + 3  # the width; three of five batches
     monkeypatch.undo()
     adata = model.adata["image"]

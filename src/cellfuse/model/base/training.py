@@ -121,7 +121,9 @@ class Training(L.LightningModule):
         ]
         optimizer: torch.optim.Optimizer
         if self.momentum is None:
-            optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
+            # One pass over the weights; in mixed precision Lightning clips no gradients of such a one.
+            fused = True if self.trainer.precision == "32-true" else None
+            optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused)
         else:
             optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
         n_steps = max(1, int(self.trainer.estimated_stepping_batches))
