@@ -229,6 +229,25 @@ def test_the_same_seed_gives_the_same_model_to_the_bit_and_another_another(name)
     assert any(not torch.equal(one[k], two[k]) for k in one)
 
 
+@each_descending_model
+@pytest.mark.parametrize("begin", ["its own", "linear", "random"])
+@pytest.mark.filterwarnings("ignore:the adapted embedding has collapsed")
+def test_it_trains_in_the_mixed_precision_that_a_gpu_has_by_default(name, begin):
+    begins = "begin" in signature(getattr(cf, name)).parameters
+    if begin != "its own" and not begins:
+        pytest.skip(f"{name} begins in one way")
+    changes = {} if begin == "its own" else {"begin": begin}
+    whole = train(built(name, **changes), 1)
+    mixed = train(built(name, **changes), 1, precision="bf16-mixed")
+    assert weights(mixed).keys() == weights(whole).keys()
+    assert all(value.dtype == weights(whole)[key].dtype for key, value in weights(mixed).items())
+    # bf16 has three digits.
+    losses = [float(model.history["train_loss_epoch"].iloc[0, 0]) for model in (whole, mixed)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    for z in embeddings(mixed).values():
+        assert z.dtype == np.float32 and np.isfinite(z).all()
+
+
 # -- the user's data ------------------------------------------------------------------------------
 
 

@@ -121,7 +121,7 @@ class Training(L.LightningModule):
         ]
         optimizer: torch.optim.Optimizer
         if self.momentum is None:
-            # One pass over the weights; in mixed precision Lightning clips no gradients of such a one.
+            # One pass over the weights; in mixed precision Lightning cannot clip beside it.
             fused = True if self.trainer.precision == "32-true" else None
             optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused)
         else:

@@ -99,7 +99,9 @@ class Correction:
         """Correct samples (G, d) of batches (G,) by an operation each; None: by the last one."""
         if operation is None:
             operation = torch.full_like(batch, len(self.pea.operations) - 1)
-        return self.pea.apply(x, batch, operation)
+        # A correction is data, not a layer: mixed precision must not round it to three digits.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.pea.apply(x.float(), batch, operation)
 
 
 def mixed_up(x: Tensor, key: Tensor, *, seed: int, alpha: float) -> Tensor:
