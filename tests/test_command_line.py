@@ -291,7 +291,9 @@ def test_data_options_without_data_are_refused(capsys, nothing_is_run):
 
 def test_an_unknown_command_or_model_is_one_line(screen_file, capsys, nothing_is_run):
     assert cli.main(["trane"]) == 2
-    assert "trane" in one_error(capsys)
+    error = one_error(capsys)
+    assert error.startswith("cellfuse: ") and "'trane'" in error
+    assert "`cellfuse --help`" in error
     assert cli.main(["train", str(screen_file), "--model", "PERTI"]) == 2
     assert "Did you mean 'PETRI'" in one_error(capsys)
     assert cli.main(["embed", str(screen_file), str(screen_file.parent)]) == 2

@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with own_notes(to_error):
             return int(command().main(arguments, prog_name="cellfuse", standalone_mode=False) or 0)
     except UsageError as error:
-        to_error(f"{called}: error: {_line(error.format_message())} (see `{called} --help`)")
+        # A command that there is not has no help of its own.
+        known = error.ctx.command_path if error.ctx else called
+        to_error(f"{known}: error: {_line(error.format_message())} (see `{known} --help`)")
         return 2
     except Interrupted as error:
         cause = error.__cause__ or error
