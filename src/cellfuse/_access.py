@@ -294,7 +294,9 @@ def _row_sums(array: Any, rows: np.ndarray) -> np.ndarray:
     if isinstance(array, pd.DataFrame):
         array = array.to_numpy()
     part = take_rows(getattr(array, "cellfuse_source", array), rows)
-    return np.asarray(part.sum(axis=tuple(range(1, part.ndim)), dtype=np.float64)).ravel()
+    # Sparse arrays have two axes, and older ones take no tuple.
+    axis = 1 if part.ndim == 2 else tuple(range(1, part.ndim))
+    return np.asarray(part.sum(axis=axis, dtype=np.float64)).ravel()
 
 
 def _witness(adata: AnnData, array: Any) -> dict[str, float]:
