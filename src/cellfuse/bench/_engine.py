@@ -88,7 +88,9 @@ def tasks_of(
                 {**described, "source": source.as_json(), "seed": seed, "draws": job.draws}
             )
             target = job.store.embedding_folder(source.name, seed, key)
-            sources[target] = Task(seed, source.name, target, source=source)
+            # By the method that wants it first: a model and its permuted twin have one name.
+            label = method.name if len(method.sources) == 1 else f"{source.name} ({method.name})"
+            sources.setdefault(target, Task(seed, label, target, source=source))
             parts.append((role, target))
         key = key_of(
             {
