@@ -578,6 +578,21 @@ def test_a_context_with_several_targets_has_none():
     assert table["gene"].tolist() == ["X", "X", "", "", "Z"]
 
 
+def test_one_target_stored_in_two_ways_is_one_target():
+    rows = np.repeat(np.arange(4), 3)
+    parts = {}
+    for name, gene in (("image", rows + 7157), ("rna", (rows + 7157).astype(float))):
+        obs = pd.DataFrame({"guide": rows, "gene": gene}, index=[f"{name}{i}" for i in range(12)])
+        parts[name] = AnnData(np.ones((12, 2), np.float32), obs=obs)
+        parts[name].var_names = [f"{name}-{i}" for i in range(2)]
+    parts["rna"].obs["guide"] = parts["rna"].obs["guide"].astype(float)
+    found = _screen.open_screen(
+        make_mudata(parts), Design(context_keys="guide", target_key="gene", control=None)
+    )
+    for table in found.tables.values():
+        assert table["gene"].unique().tolist() == ["7157", "7158", "7159", "7160"]
+
+
 def test_a_target_that_varies_in_most_contexts_is_refused():
     table = pd.DataFrame({"guide": ["a", "a", "b"], "gene": ["X", "Y", "X"]})
     table = pd.concat([table, pd.DataFrame({"guide": ["b"], "gene": ["Z"]})])

@@ -260,6 +260,20 @@ def one_each():
     return a
 
 
+def many():
+    """Cells enough for a mixture, at several doses."""
+    parts = [named() for _ in range(4)]
+    cells = ad.concat(dict(enumerate(parts)), index_unique="-")
+    cells.obs["amount"] = np.repeat([1, 3, 10, 30], 72)
+    return cells
+
+
+def paired():
+    cells = named()
+    cells.obs["dose"] = cells.obs["dose"].astype(object).replace({"G2": "G0+G1"})
+    return cells
+
+
 CONTROLS = {
     "guide_consistency": lambda c: cf.tl.guide_consistency(
         named(), target_key="dose", control=c, **FEW
@@ -289,6 +303,11 @@ CONTROLS = {
     "one_shot_transfer": lambda c: cf.tl.one_shot_transfer(
         named(), by="dose", n_draws=2, control=c, **NONE
     ),
+    "hits": lambda c: cf.tl.hits(named(), by="dose", control=c, n_null=50),
+    "responders": lambda c: cf.tl.responders(many(), by="dose", control=c, min_cells=10),
+    "dose_response": lambda c: cf.tl.dose_response(many(), by="dose", dose_key="amount", control=c),
+    "combinations": lambda c: cf.tl.combinations(paired(), by="dose", control=c, n_null=20),
+    "nearest_perturbations": lambda c: cf.tl.nearest_perturbations(one_each(), control=c, k=2),
     "split": lambda c: cf.tl.split(named(), by="dose", control=c).to_frame(),
     "filter_active": lambda c: pd.DataFrame(
         cf.pp.filter_active(
@@ -320,6 +339,156 @@ def test_scaling_takes_controls_in_whatever_pandas_gives(held, tmp_path):
     assert np.abs(a.obsm["Z0"][:9].mean(axis=0)).max() < 1e-6
 
 
+@pytest.mark.parametrize("verb", CONTROLS)
+def test_no_control_at_all_is_said_by_none(verb):
+    wanted = "`(control|null_labels)` holds no label|control=.*name their label"
+    if verb == "filter_active":  # what is kept beside the active may be nothing
+        return
+    with pytest.raises(ValueError, match=wanted):
+        CONTROLS[verb](np.array([], dtype=object))
+
+
+# -- rows named by floats, columns named in containers --------------------------------------------
+
+
+def numbered(names):
+    rng = np.random.default_rng(0)
+    return ad.AnnData(rng.normal(size=(24, 6)), obs=pd.DataFrame(index=names))
+
+
+ROWS_NAMED = {
+    "edge_classification": lambda a: cf.tl.edge_classification(a, PAIRS, control=0, n_boot=0),
+    "relationship_recall": lambda a: cf.tl.relationship_recall(a, PAIRS, control=[0.0], n_boot=0),
+    "nearest_perturbations": lambda a: cf.tl.nearest_perturbations(a, [3, 4.0], control=0, k=2),
+    "target_discovery": lambda a: cf.tl.target_discovery(
+        a, numbered([f"{i}" for i in range(24)]), PAIRS, n_draws=2, n_boot=0
+    ),
+    "similarity_density": lambda a: cf.tl.similarity_density(
+        *(a, numbered([f"{i}" for i in range(24)]), a.copy()), n_bins=4
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", ROWS_NAMED)
+def test_rows_named_by_floats_are_the_numbers_that_they_are(verb):
+    wanted = ROWS_NAMED[verb](numbered([f"{i}" for i in range(24)]))
+    found = ROWS_NAMED[verb](numbered([f"{i}.0" for i in range(24)]))
+    pd.testing.assert_frame_equal(found, wanted)
+
+
+def test_tables_of_float_labels_meet_sets_and_other_tables():
+    table = pd.DataFrame({"hit": [True, False] * 6}, index=np.arange(12.0))
+    sets = pd.DataFrame({"source": "s", "target": [0, 2, "4.0", 1, 3]})
+    found = cf.tl.enrich(table, sets)
+    assert found["n_genes"].tolist() == [5] and found["hits"].tolist() == ["0, 2, 4"]
+    scores = pd.DataFrame({"similarity": np.arange(12.0)}, index=np.arange(12))
+    moved = scores.set_axis(np.arange(12.0)) + 1
+    assert cf.tl.compare(moved, scores)["n"].tolist() == [12]
+    ends = pd.DataFrame({"source": np.arange(12), "target": np.arange(1, 13), "similarity": 1.0})
+    assert cf.tl.compare(ends, ends.astype(float))["n"].tolist() == [12]
+
+
+def drawn_by_number(labels):
+    """What is drawn of two perturbations that are named by number."""
+    cells = ad.concat([wells(labels)] * 4, index_unique="-")
+    cells.X = cells.X + np.random.default_rng(0).normal(size=cells.shape)
+    cells.obs["amount"] = np.repeat([1, 3, 10, 30], 72)
+    cf.tl.responders(cells, by="dose", control=0, min_cells=10)
+    yield cf.pl.responders(cells, names=[3.0, 4])
+    cf.tl.dose_response(cells, by="dose", dose_key="amount", control=0)
+    yield from cf.pl.dose_response(cells, names=[3.0, 4])
+    cf.tl.mean_average_precision(cells, by="dose", control=None, **FEW)
+    yield cf.pl.mean_average_precision(cells, names=[3.0, 4])
+    cf.tl.perturbation_consistency(cells, by="dose", control=None, **FEW)
+    yield cf.pl.perturbation_consistency(cells, names=np.array([3.0, 4]))
+    cf.tl.hits(cells, by="dose", control=0, n_null=20)
+    yield cf.pl.hits(cells, names=pd.Index([3.0, 4]))
+    profiles = cf.tl.aggregate(cells, by="dose", use_rep=None)
+    cf.tl.nearest_perturbations(profiles, k=2)
+    yield cf.pl.nearest_perturbations(profiles, 3.0)
+    joint = cf.tl.real_vs_synthetic(cells, cells.copy(), "dose", treatments=[3.0, 4])
+    yield cf.pl.real_vs_synthetic(joint, inset=None)
+
+
+def test_figures_name_what_they_draw_by_the_rule_as_well():
+    import matplotlib.pyplot as plt
+
+    def points(axes):
+        return [
+            sum(len(c.get_offsets()) for c in a.collections if len(c.get_offsets())) for a in axes
+        ]
+
+    wanted = points(drawn_by_number(STORED["integers"]))
+    assert points(drawn_by_number(STORED["categories of floats"])) == wanted
+    plt.close("all")
+
+
+def test_neighbours_of_several_parts_of_a_split():
+    cells = plated()
+    both = cf.tl.knn_accuracy(
+        cells, by="dose", k=2, split_key="plate", train=["a", "b"], test="c", **NONE
+    )
+    joined = plated()
+    joined.obs["plate"] = joined.obs["plate"].replace({"b": "a"})
+    wanted = cf.tl.knn_accuracy(
+        joined, by="dose", k=2, split_key="plate", train="a", test=["c"], **NONE
+    )
+    pd.testing.assert_frame_equal(both, wanted)
+
+
+def plated():
+    """Genes in three plates, two guides of each in every plate."""
+    cells = ad.concat([named(), named()], index_unique="-")
+    cells.X = cells.X + np.random.default_rng(1).normal(size=cells.shape).astype(np.float32)
+    cells.obs["plate"] = np.tile(["a", "b", "c"], 48)
+    return cells
+
+
+def by_plate(plate):
+    one_a_plate = plated()[:72].copy()
+    return cf.tl.edge_classification(
+        one_a_plate, GENES, gene_key="dose", background_key=plate, n_boot=0
+    )
+
+
+def of_two(plate):
+    import mudata
+
+    parts = {"image": plated(), "rna": plated()}
+    parts["rna"].obs_names = "r" + parts["rna"].obs_names
+    parts["rna"].var_names = "r" + parts["rna"].var_names
+    return cf.tl.alignment(mudata.MuData(parts), by=plate, use_rep="X", n_boot=0, n_draws=5)
+
+
+COLUMNS = {
+    "hits": lambda plate: cf.tl.hits(
+        plated(), by="dose", control="NT_0", batch_key=plate, n_null=20
+    ),
+    "knn_accuracy": lambda plate: cf.tl.knn_accuracy(
+        plated(), by="dose", k=2, group_key=plate, **NONE
+    ),
+    "guide_consistency": lambda plate: cf.tl.guide_consistency(
+        plated(), target_key="dose", control="NT_0", background_key=plate, n_null=5, n_boot=0
+    ),
+    "edge_classification": by_plate,
+    "alignment": of_two,
+}
+
+
+@pytest.mark.parametrize("verb", COLUMNS)
+@pytest.mark.parametrize("held", [list, tuple, pd.Index, np.array], ids=lambda kind: kind.__name__)
+def test_a_column_is_named_in_whatever_pandas_gives(verb, held):
+    found = COLUMNS[verb](held(["plate"]))
+    pd.testing.assert_frame_equal(found, COLUMNS[verb]("plate"))
+
+
+def test_several_columns_where_one_is_meant_are_told():
+    with pytest.raises(
+        ValueError, match=r"`by` names one obs column, found 2: \['dose', 'plate'\]"
+    ):
+        cf.tl.hits(plated(), by=["dose", "plate"], control="NT_0")
+
+
 # -- other columns, and keys ----------------------------------------------------------------------
 
 
@@ -347,7 +516,31 @@ def test_other_columns_of_any_kind_hurt_nobody(tmp_path):
         cf.tl.aggregate(cells, by="plate", use_rep=None)
 
 
+def test_columns_that_stand_twice_hurt_no_verb_that_does_not_name_them():
+    def doubled():
+        cells = plated()
+        cells.obs["again"] = cells.obs["plate"]
+        cells.obs.columns = ["dose", "plate", "plate"]
+        cells.obsm["Z"] = cells.X.astype(np.float64)
+        return cells
+
+    few = ["NT_0", "NT_1"]  # why there are few directions is looked for in the columns
+    with pytest.warns(UserWarning, match="few rows"):
+        cf.pp.sphere(doubled(), use_rep="Z", control_key="dose", control=few)
+    with pytest.warns(UserWarning, match="few rows"):
+        cf.pp.whiten(doubled(), use_rep="Z", control_key="dose", fit_on=few)
+    some = {"n_null": 5, "n_boot": 0}
+    cf.tl.guide_consistency(doubled(), target_key="dose", control="NT_0", **some)
+    cf.tl.knn_accuracy(doubled(), by="dose", control="NT_0", k=2, **NONE)
+    scores = pd.DataFrame({"qvalue": [0.0]}, index=["G1"])
+    with pytest.raises(ValueError, match="several columns named 'plate'.*drop all but one"):
+        cf.pp.filter_contexts(doubled(), context_keys="dose", min_cells=2)
+    with pytest.raises(ValueError, match="several columns named 'plate'.*drop all but one"):
+        cf.pp.filter_active(doubled(), scores, by="dose")
+
+
 KEYED = {
+    "identify_compounds": lambda a, k: cf.pp.identify_compounds(a, "smiles", key_added=k),
     "map_contexts": lambda a, k: cf.pp.map_contexts(a, MEMBERS, by="dose", key_added=k),
     "whiten": lambda a, k: cf.pp.whiten(a, use_rep="Z", key_added=k),
     "embed_pca": lambda a, k: cf.pp.embed_pca(a, key_added=k),

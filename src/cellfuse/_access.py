@@ -20,7 +20,10 @@ __all__ = [
     "as_json",
     "check_finite",
     "check_key",
+    "check_rows",
+    "column_list",
     "constant_columns",
+    "control_labels",
     "context_labels",
     "control_mask",
     "forget",
@@ -32,6 +35,8 @@ __all__ = [
     "pair_labels",
     "modalities",
     "obs_column",
+    "one_column",
+    "profile_labels",
     "per_modality",
     "per_side",
     "profiles_only",
@@ -130,6 +135,19 @@ def refuse_view(adata: AnnData, *, modality: str = "") -> None:
         )
 
 
+def check_rows(data: Data) -> None:
+    """Refuse to take rows of tables that anndata cannot take rows of."""
+    for modality, adata in modalities(data).items():
+        for name, columns in (("obs", adata.obs.columns), ("var", adata.var.columns)):
+            twice = columns[columns.duplicated()].unique()
+            if len(twice):
+                raise ValueError(
+                    f"{name}{where(modality)} has several columns named {listing(twice)}, of which "
+                    f"anndata takes no rows; rename or drop all but one: `adata.{name} = "
+                    f"adata.{name}.loc[:, ~adata.{name}.columns.duplicated()]`."
+                )
+
+
 def where(modality: str) -> str:
     """Name a modality in an error text."""
     return f" of modality {modality!r}" if modality else ""
@@ -154,6 +172,22 @@ def obs_column(adata: AnnData, key: str, *, modality: str = "", missing: bool = 
     return column
 
 
+def column_list(keys: str | Iterable[str] | None) -> list[str]:
+    """Columns that an argument names: none, one, or several in any container."""
+    return [] if keys is None else [keys] if isinstance(keys, str) else list(keys)
+
+
+def one_column(key: object, *, name: str) -> str:
+    """Return the one obs column that an argument names, on its own or in a container."""
+    several = column_list(key)  # type: ignore[arg-type]
+    if len(several) != 1:
+        raise ValueError(
+            f"`{name}` names one obs column, found {len(several)}: {several}. Join them into one "
+            "first, such as obs['joint'] = obs['a'].astype(str) + ' | ' + obs['b'].astype(str)."
+        )
+    return several[0]
+
+
 def context_labels(
     adata: AnnData, keys: str | Iterable[str], *, modality: str = "", missing: bool = False
 ) -> pd.Series:
@@ -161,7 +195,7 @@ def context_labels(
 
     With `missing` a row without a label gets None; else it is an error.
     """
-    names = [keys] if isinstance(keys, str) else list(keys)
+    names = column_list(keys)
     if not names:
         raise ValueError("no obs column was named to group by.")
     columns = []
@@ -176,6 +210,17 @@ def context_labels(
         known = joint.notna() & column.notna()
         joint = (joint + " | " + column).where(known, None) if missing else joint + " | " + column
     return joint
+
+
+def profile_labels(adata: AnnData, key: str | None) -> NDArray:
+    """Labels of profiles as text: of an obs column, or (None) the names of the rows.
+
+    Entrez numbers that pandas took for floats name rows ``"7157.0"``; everywhere else they are
+    ``"7157"``, so that names go by the one rule as well.
+    """
+    if key is None:
+        return label_text(adata.obs_names).to_numpy(str)
+    return context_labels(adata, key).to_numpy(str)
 
 
 def pair_labels(
@@ -251,6 +296,17 @@ def check_finite(array: Any, name: str) -> None:
     )
 
 
+def control_labels(control: object, *, name: str = "control") -> list[str]:
+    """Labels of the controls as text, at least one: a filter that found none is a slip."""
+    labels = label_list(control, name=name)
+    if not labels:
+        raise ValueError(
+            f"`{name}` holds no label; None says that there are no controls, or that all cells are "
+            "to be used."
+        )
+    return labels
+
+
 def control_mask(
     adata: AnnData, control_key: str, control: object, *, modality: str = ""
 ) -> np.ndarray:
@@ -258,7 +314,7 @@ def control_mask(
     # A missing label is no control.
     text = context_labels(adata, control_key, modality=modality, missing=True)
     present = sorted(text.dropna().unique())
-    labels = label_list(control)
+    labels = control_labels(control)
     for label in labels:
         if label not in present:
             raise missing_key(

@@ -15,6 +15,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse import pl, tl
+from cellfuse._access import context_labels
 from cellfuse._mudata import make_mudata
 from cellfuse.bench._hits import Best
 from cellfuse.bench._views import REP, View
@@ -113,7 +114,7 @@ def _consistency(view: View) -> AnnData | None:
     if view.design.target_key is None:
         return None
     tested = view.tested(view.guides)
-    counts = tested.obs[view.target_key].astype(str).value_counts()
+    counts = context_labels(tested, view.target_key).value_counts()
     if not 1 < counts.max() <= len(counts):  # a null set takes each profile from another target
         return None
     tl.guide_consistency(

@@ -11,6 +11,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse import tl
+from cellfuse._access import context_labels, pair_labels
 from cellfuse.bench._engine import Job, Task
 from cellfuse.bench._screen import Screen
 from cellfuse.bench._views import View, correct, views_of
@@ -112,7 +113,7 @@ def hits_of(view: View, edges: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
 def _perturbations(view: View) -> pd.DataFrame:
     assert view.genes is not None
     tested = view.tested(view.guides)
-    targets = tested.obs[view.target_key].astype(str)
+    targets = context_labels(tested, view.target_key)
     table = pd.DataFrame(index=pd.Index(sorted(targets.unique()), name="target"))
     table["profiles"] = targets.value_counts().reindex(table.index).to_numpy()
     if view.use_sim is None:
@@ -147,7 +148,7 @@ def _pairs(
     units = None if use_sim is not None else unit_rows(np.asarray(genes.X, dtype=np.float64))
     known = set()
     if edges is not None:
-        known = {frozenset(p) for p in edges[["source", "target"]].astype(str).to_numpy().tolist()}
+        known = {frozenset(p) for p in pair_labels(edges).to_numpy().tolist()}
     candidates: list[tuple[float, int, int]] = []
     n_known = min(len(known), 20 * N_PAIRS)
     for start in range(0, len(names), BLOCK):

@@ -250,7 +250,7 @@ def target_discovery(
     `kind_key` is the obs column that says which contexts are compounds and which genes.
     """
     profiles = view.tested(view.guides)
-    kind = profiles.obs[kind_key].astype(str)
+    kind = context_labels(profiles, kind_key)
     sides = []
     for label in (compound, gene):
         if label not in set(kind):
@@ -307,7 +307,7 @@ def alignment(view: View, *, k: int = 5) -> Scores:
     }  # fmt: skip
     # Guides of one target are not independent: targets are what is compared.
     target = view.design.target_key
-    label = first.obs_names if target is None else first.obs[target].astype(str)
+    label = first.obs_names if target is None else context_labels(first, target)
     units = pd.DataFrame({"foscttm": found.closer.mean(axis=0)}, index=pd.Index(label))
     return Scores(
         {

@@ -13,7 +13,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from cellfuse._access import context_labels, control_mask, is_mudata, obs_column
+from cellfuse._access import context_labels, control_mask, is_mudata, label_text, obs_column
 from cellfuse._errors import listing, missing_key
 from cellfuse._mudata import make_mudata
 from cellfuse.bench._design import Design
@@ -190,7 +190,7 @@ def _one_background(tables: dict[str, pd.DataFrame], design: Design) -> None:
         return
     if key == design.target_key:
         raise ValueError(f"obs[{key!r}] is both the background and the target; name two columns.")
-    cells = pd.concat([table[[*contexts, key]].astype(str) for table in tables.values()])
+    cells = pd.concat([_text(table, [*contexts, key]) for table in tables.values()])
     n_backgrounds = cells.groupby(contexts)[key].nunique()
     several = n_backgrounds.index[n_backgrounds > 1]
     if len(several):
@@ -205,11 +205,11 @@ def _one_target(tables: dict[str, pd.DataFrame], key: str, contexts: list[str]) 
     """Give all cells of a context its target, or none where it has several."""
     if key in contexts:
         for table in tables.values():
-            table[key] = table[key].astype(str)
+            table[key] = _text(table, [key])[key]
         return
     cells = pd.concat(
-        [table[[*contexts, key]].astype(object)[has_label(table[key])] for table in tables.values()]
-    ).astype(str)
+        [_text(table, [*contexts, key])[has_label(table[key])] for table in tables.values()]
+    )
     if cells.empty:
         raise ValueError(f"no cell has a target in obs[{key!r}] (--target-key).")
     targets = cells.groupby(contexts)[key].agg(["first", "nunique"])
@@ -230,8 +230,15 @@ def _one_target(tables: dict[str, pd.DataFrame], key: str, contexts: list[str]) 
         )
     one = targets.loc[targets["nunique"] == 1, "first"].rename(key)
     for table in tables.values():
-        labels = table[contexts].astype(str)
+        labels = _text(table, contexts)
         table[key] = labels.join(one, on=contexts)[key].fillna("").to_numpy()
+
+
+def _text(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Labels as the verbs write them: modalities may store one label as 7157, 7157.0 or a text."""
+    return pd.DataFrame(
+        {key: np.asarray(label_text(table[key])) for key in keys}, index=table.index
+    )
 
 
 def _roles(mdata: MuData, design: Design) -> dict[str, str]:

@@ -13,7 +13,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from cellfuse._access import check_key, text_of
+from cellfuse._access import check_key, check_rows, text_of
 from cellfuse._errors import listing, missing_key
 
 __all__ = ["guides_from_matrix"]
@@ -105,6 +105,7 @@ def guides_from_matrix(
     if not len(rows):
         raise ValueError(f"no cell of {adata.n_obs} is left: {_summary(counts)}.")
     once = len(np.unique(rows)) == len(rows)
+    check_rows(adata)
     out = adata[rows].copy() if once else _repeated(adata, rows, labels)
     out.obs[key_added] = pd.Categorical(labels)
     out.obs[N_GUIDES] = counts[rows]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from cellfuse._access import label_list
 from cellfuse._errors import missing_key
 from cellfuse.pl._drawn import drawn
 from cellfuse.pl._figure import (
@@ -201,7 +202,7 @@ def _significance(
         best = np.lexsort((-x, -height))[:N_NAMES]
         chosen_names = labels[best[significant[best]]]
     else:
-        chosen_names = pd.Index([str(name) for name in names])
+        chosen_names = pd.Index(label_list(names, name="names"))
     for name in chosen_names:
         if name not in labels:
             raise missing_key(name, labels.tolist(), what=f"the tested {noun}")

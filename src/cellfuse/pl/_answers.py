@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from cellfuse._access import context_labels, label_list, text_of
 from cellfuse._errors import missing_key
 from cellfuse.pl._drawn import drawn
 from cellfuse.pl._figure import (
@@ -120,7 +121,7 @@ def hits(
             )
     labels = table.index.astype(str)
     best = labels[hit][np.argsort(-x[hit], kind="stable")][:N_NAMES]
-    wanted = best if names is None else pd.Index([str(n) for n in names])
+    wanted = best if names is None else pd.Index(label_list(names, name="names"))
     for name in wanted:
         if name not in labels:
             raise missing_key(name, labels.tolist(), what="the perturbations of the table")
@@ -186,7 +187,7 @@ def nearest_perturbations(
     """
     run = "cellfuse.tl.nearest_perturbations(profiles)"
     table = table_of(profiles, key, ("perturbation", "neighbour", "similarity", "pvalue"), run=run)
-    mine = table[table["perturbation"].astype(str) == str(name)].head(k)[::-1]
+    mine = table[table["perturbation"] == text_of(name)].head(k)[::-1]
     if mine.empty:
         asked = table["perturbation"].astype(str).unique().tolist()
         raise missing_key(name, asked, what="the perturbations that were asked for")
@@ -262,12 +263,12 @@ def responders(
     table = table_of(adata, key, ("share", "significant"), run=run)
     fitted = table[table["share"].notna()]
     order = fitted.sort_values(["share", "score"], ascending=False, kind="stable").index
-    chosen = [str(n) for n in (order[:N_ROWS] if names is None else names)]
+    chosen = order[:N_ROWS].tolist() if names is None else label_list(names, name="names")
     for name in chosen:
         if name not in fitted.index:
             raise missing_key(name, fitted.index.tolist(), what="the perturbations fitted")
     by = table.attrs["params"]["by"]
-    labels, score = adata.obs[by].astype(str), adata.obs[f"{key}_score"].to_numpy(float)
+    labels, score = context_labels(adata, by), adata.obs[f"{key}_score"].to_numpy(float)
     responds = adata.obs[key].to_numpy(bool)
     ax = one_axes(ax, (5.6, 1.3 + 0.3 * len(chosen)), figsize)
     ax.axvspan(-1.96, 1.96, color=GREY, alpha=0.2, linewidth=0, label="95% of controls")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from cellfuse._access import label_list
 from cellfuse._errors import missing_key
 from cellfuse.pl._drawn import drawn
 from cellfuse.pl._figure import (
@@ -203,7 +204,7 @@ def _panel(
         ax.set_xticks(rank, labels, rotation=90, fontsize=7)
     else:
         what += " by rank"
-        chosen = labels[:N_NAMES] if names is None else pd.Index(names)
+        chosen = labels[:N_NAMES] if names is None else pd.Index(label_list(names, name="names"))
         for label in chosen:
             if label not in labels:
                 raise missing_key(label, labels.tolist(), what=f"the tested {group}s")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from cellfuse._access import label_list
 from cellfuse._errors import missing_key
 from cellfuse.pl._drawn import drawn
 from cellfuse.pl._figure import (
@@ -94,7 +95,7 @@ def dose_response(
     kept = stored(adata, key, ("table", "responses", "params"), run=run)
     table, responses, params = kept["table"], kept["responses"], kept["params"]
     fitted = table[table["pvalue"].notna()].sort_values("pvalue", kind="stable")
-    chosen = [str(n) for n in (fitted.index[:N_CURVES] if names is None else names)]
+    chosen = fitted.index[:N_CURVES].tolist() if names is None else label_list(names, name="names")
     for name in chosen:
         if name not in fitted.index:
             raise missing_key(name, fitted.index.tolist(), what="the compounds with a curve")
@@ -196,7 +197,7 @@ def combinations(
         )
     labels = tested.index.astype(str)
     order = tested[significant].sort_values("pvalue", kind="stable").index.astype(str)
-    wanted = order[:N_NAMES] if names is None else pd.Index([str(n) for n in names])
+    wanted = order[:N_NAMES] if names is None else pd.Index(label_list(names, name="names"))
     for name in wanted:
         if name not in labels:
             raise missing_key(name, labels.tolist(), what="the combinations compared")

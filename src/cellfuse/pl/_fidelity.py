@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from cellfuse._access import context_labels
 from cellfuse._errors import missing_key
 from cellfuse.pl._drawn import drawn
 from cellfuse.pl._figure import (
@@ -188,7 +189,7 @@ def real_vs_synthetic(
     run = "cellfuse.tl.real_vs_synthetic(real, synthetic, by)"
     kept = stored(joint, key, ("by", "best", "centroids"), run=run)
     place = pd.DataFrame(joint.obsm["X_umap"][:, :2], columns=["x", "y"])
-    place["treatment"] = joint.obs[kept["by"]].astype(str).to_numpy()
+    place["treatment"] = context_labels(joint, kept["by"]).to_numpy(str)
     place["source"] = joint.obs["source"].astype(str).to_numpy()
     centroids = kept["centroids"].rename(columns={kept["by"]: "treatment"})
     names = sorted(place["treatment"].unique())

@@ -43,8 +43,8 @@ def centred_groups(adata: AnnData, values: NDArray, rows: NDArray | None) -> tup
     sd = part.std(axis=0)
     part = part[:, sd > 0] / sd[sd > 0]
     best = ("", 1)
-    for name in adata.obs.columns:
-        column = adata.obs[name].iloc[chosen]
+    for place, name in enumerate(adata.obs.columns):  # by place: names may stand twice
+        column = adata.obs.iloc[chosen, place]
         if column.isna().any() or pd.api.types.is_float_dtype(column.dtype):
             continue
         try:

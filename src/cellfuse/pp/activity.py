@@ -6,7 +6,15 @@ import logging
 
 import pandas as pd
 
-from cellfuse._access import Data, context_labels, is_mudata, label_list, label_text, modalities
+from cellfuse._access import (
+    Data,
+    check_rows,
+    context_labels,
+    is_mudata,
+    label_list,
+    label_text,
+    modalities,
+)
 from cellfuse._errors import listing, missing_key
 from cellfuse.pp.contexts import _global_mask
 
@@ -99,5 +107,6 @@ def filter_active(
         len(present.difference(always)),
         ", ".join(f"{m or 'all'} {int(k.sum())} of {len(k)}" for m, k in masks.items()),
     )
+    check_rows(data)
     chosen = data[_global_mask(data, masks) if is_mudata(data) else masks[""]]
     return chosen.copy() if copy else chosen

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import obs_column, refuse_view
+from cellfuse._access import check_key, obs_column, refuse_view
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.fingerprints import connectivity
 from cellfuse.pp.compounds import Invalid
@@ -84,6 +84,7 @@ def identify_compounds(
     if invalid not in ("raise", "missing"):
         raise ValueError(f"invalid={invalid!r}; expected 'raise' or 'missing'.")
     if isinstance(data, AnnData):
+        check_key(key_added)
         refuse_view(data)
         if key_added in data.obs.columns and not overwrite:
             raise ValueError(

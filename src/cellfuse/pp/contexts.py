@@ -15,6 +15,7 @@ from cellfuse._access import (
     PROVENANCE,
     Data,
     check_key,
+    check_rows,
     context_labels,
     is_mudata,
     modalities,
@@ -94,6 +95,7 @@ def filter_contexts(
         len(counts),
         ", ".join(f"{m or 'all'} {int(k.sum())} of {len(k)}" for m, k in masks.items()),
     )
+    check_rows(data)
     chosen = data[_global_mask(data, masks) if is_mudata(data) else masks[""]]
     return chosen.copy() if copy else chosen
 

@@ -9,19 +9,29 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import label_list
+from cellfuse._access import control_labels, label_list
 from cellfuse._errors import missing_key
 
-__all__ = ["apart_from_control", "by_name", "control_rows", "several_labels"]
+__all__ = ["apart_from_control", "by_name", "control_rows", "require_labels", "several_labels"]
 
 
 def control_rows(names: NDArray, control: str | list[str]) -> NDArray[np.bool_]:
     """Mask of the profiles with a control label; an absent label is an error."""
-    labels = label_list(control)
+    labels = control_labels(control)
     for label in labels:
         if label not in names:
             raise missing_key(label, np.unique(names).tolist(), what="the profiles' genes")
     return np.isin(names, labels)
+
+
+def require_labels(labels: NDArray, rows: NDArray[np.bool_], key: str) -> None:
+    """Refuse rows without a label, where a control may lack one and nobody else."""
+    n_missing = int(pd.isna(labels[rows]).sum())
+    if n_missing:
+        raise ValueError(
+            f"obs[{key!r}] is missing (NaN) for {n_missing} of {int(rows.sum())} cells that are no "
+            "controls. Drop them or fill them in."
+        )
 
 
 def by_name(adata: AnnData, rows: NDArray) -> NDArray:

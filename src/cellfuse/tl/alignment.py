@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from cellfuse._access import (
+    as_json,
     check_key,
     label_list,
     per_modality,
@@ -172,7 +172,7 @@ def alignment(
         table.loc[name, "pvalue"] = _pvalue(found[name], means, here, n_draws, seed)
     mdata.uns[key_added] = {
         "table": table.reset_index(),
-        "params": {"by": json.dumps(by), "k": k, "n_boot": n_boot, "seed": seed},
+        "params": {"by": as_json(by), "k": k, "n_boot": n_boot, "seed": seed},
         **{
             f"cosines_{name}": {"own": found[name].own, "other": found[name].other}
             for name in profiles

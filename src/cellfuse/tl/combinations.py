@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 
 import numpy as np
@@ -11,7 +10,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
-from cellfuse._access import check_key, context_labels, profiles_only
+from cellfuse._access import as_json, check_key, context_labels, one_column, profiles_only
 from cellfuse._counts import whole_counts
 from cellfuse._errors import listing
 from cellfuse.tl._labels import by_name, control_rows
@@ -103,6 +102,7 @@ def combinations(
     ({'A+B': False, 'A+C': True}, True)
     """
     adata = profiles_only(adata)
+    by = one_column(by, name="by")
     check_level(alpha)
     check_key(key_added)
     if not sep:
@@ -148,7 +148,7 @@ def combinations(
     table["significant"] = table["qvalue"].lt(alpha)
     params = {
         "by": by,
-        "control": json.dumps(control),
+        "control": as_json(control),
         "sep": sep,
         "n_null": n_null,
         "alpha": alpha,

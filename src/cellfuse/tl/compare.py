@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
+from cellfuse._access import label_text, pair_labels
 from cellfuse._counts import whole_counts
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.bootstrap import (
@@ -187,14 +188,14 @@ def _per_gene(scores: pd.DataFrame, column: str) -> pd.Series:
     values = scores[column].astype(float)
     for key in NODES:
         if key in scores.columns:
-            return values.groupby(scores[key].astype(str).to_numpy()).mean()
+            return values.groupby(np.asarray(label_text(scores[key]))).mean()
     if scores.index.has_duplicates:
         double = scores.index[scores.index.duplicated()].unique()
         raise ValueError(
             f"{len(double)} labels have several rows: {listing(double, 3)}. Compare one background "
             "at a time."
         )
-    return values.set_axis(scores.index.astype(str))
+    return values.set_axis(label_text(scores.index))
 
 
 def _pairs(
@@ -217,7 +218,7 @@ def _pairs(
 
 
 def _per_pair(scores: pd.DataFrame, column: str) -> pd.Series:
-    ends = np.sort(scores[["source", "target"]].astype(str).to_numpy(str), axis=1)
+    ends = np.sort(pair_labels(scores).to_numpy(str), axis=1)
     index = pd.MultiIndex.from_arrays([ends[:, 0], ends[:, 1]])
     if index.has_duplicates:
         raise ValueError(

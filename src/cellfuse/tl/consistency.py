@@ -12,7 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
-from cellfuse._access import as_json, check_key, context_labels, label_list, profiles_only
+from cellfuse._access import as_json, check_key, context_labels, control_labels, profiles_only
 from cellfuse._counts import whole_counts
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.nulls import Draw, empirical_pvalue
@@ -207,7 +207,7 @@ def _on_layout(
 
 def _against(table: pd.DataFrame, null_labels: str | list[str], alpha: float) -> pd.DataFrame:
     """The perturbations other than the null ones, tested against those."""
-    names = list(dict.fromkeys(label_list(null_labels, name="null_labels")))
+    names = list(dict.fromkeys(control_labels(null_labels, name="null_labels")))
     for name in names:
         if name not in table.index:
             raise missing_key(name, table.index.tolist(), what="the perturbations")

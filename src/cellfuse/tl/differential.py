@@ -13,7 +13,15 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from cellfuse._access import Data, context_labels, control_mask, modalities, per_modality, where
+from cellfuse._access import (
+    Data,
+    context_labels,
+    control_mask,
+    modalities,
+    one_column,
+    per_modality,
+    where,
+)
 from cellfuse.kernels.rank_tests import RankSums, rank_sums, two_sided
 from cellfuse.tl._concepts import REP, activations_of, keep_table
 from cellfuse.tl._summary import check_level
@@ -121,6 +129,7 @@ def differential_concepts(
     [['A', 7, 1.0]]
     """
     check_level(alpha)
+    by = one_column(by, name="by")
     if correct_over not in ("all", "perturbation"):
         raise ValueError(f"correct_over={correct_over!r}: expected 'all' or 'perturbation'.")
     if min_cells < 2:

@@ -20,6 +20,7 @@ from cellfuse._access import (
     label_text,
     pair_labels,
     per_side,
+    profile_labels,
     profiles_only,
 )
 from cellfuse._counts import whole_counts
@@ -213,12 +214,6 @@ def _doses(compounds: AnnData, dose_key: str | None) -> NDArray:
     return text.to_numpy(str) if numbers.isna().any() else numbers.to_numpy(float)
 
 
-def _names(adata: AnnData, key: str | None) -> NDArray:
-    if key is None:
-        return adata.obs_names.to_numpy(str)
-    return context_labels(adata, key).to_numpy(str)
-
-
 def _task(
     compounds: AnnData,
     genes: AnnData,
@@ -232,7 +227,10 @@ def _task(
     for column in ("source", "target"):
         if column not in targets.columns:
             raise missing_key(column, list(targets.columns), what="the columns of `targets`")
-    compound_names, gene_names = _names(compounds, compound_key), _names(genes, gene_key)
+    compound_names, gene_names = (
+        profile_labels(compounds, compound_key),
+        profile_labels(genes, gene_key),
+    )
     gene_rows = np.argsort(gene_names)
     if control is not None:
         gene_rows = gene_rows[~control_rows(gene_names[gene_rows], control)]

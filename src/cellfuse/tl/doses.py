@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 
@@ -15,7 +14,14 @@ from scipy.stats import f as f_distribution
 from scipy.stats import false_discovery_control
 from scipy.stats import t as t_distribution
 
-from cellfuse._access import check_key, context_labels, obs_column, profiles_only
+from cellfuse._access import (
+    as_json,
+    check_key,
+    context_labels,
+    obs_column,
+    one_column,
+    profiles_only,
+)
 from cellfuse._errors import listing
 from cellfuse.tl._labels import control_rows
 from cellfuse.tl._rows import dense_rows
@@ -133,6 +139,7 @@ def dose_response(
     ({'active': True, 'inert': False}, True)
     """
     adata = profiles_only(adata)
+    by = one_column(by, name="by")
     check_level(alpha)
     check_key(key_added)
     labels = context_labels(adata, by).to_numpy(str)
@@ -165,7 +172,7 @@ def dose_response(
     params = {
         "by": by,
         "dose_key": dose_key,
-        "control": json.dumps(control),
+        "control": as_json(control),
         "value": value or "distance to controls",
         "alpha": alpha,
     }

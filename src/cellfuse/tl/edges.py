@@ -11,7 +11,15 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import as_json, check_key, context_labels, pair_labels, profiles_only
+from cellfuse._access import (
+    as_json,
+    check_key,
+    context_labels,
+    one_column,
+    pair_labels,
+    profile_labels,
+    profiles_only,
+)
 from cellfuse._counts import whole_counts
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.bootstrap import draw_nodes, interval
@@ -152,15 +160,14 @@ def edge_classification(
     if not 0 < fpr < 1:
         raise ValueError(f"fpr={fpr}: expected a rate between 0 and 1.")
     network = _network(edges, score_threshold)
-    names = genes.obs_names.to_numpy(str)
-    if gene_key is not None:
-        names = context_labels(genes, gene_key).to_numpy(str)
+    names = profile_labels(genes, gene_key)
     kept = np.ones(genes.n_obs, dtype=bool)
     if control is not None:
         kept &= ~control_rows(names, control)
     if background_key is None:
         groups = {"all": np.flatnonzero(kept)}
     else:
+        background_key = one_column(background_key, name="background_key")
         background = context_labels(genes, background_key)
         groups = {b: np.flatnonzero(kept & (background == b)) for b in sorted(background.unique())}
     scored = {}

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pandas as pd
 from anndata import AnnData
 
-from cellfuse._access import check_key, label_list
+from cellfuse._access import check_key, label_list, label_text
 from cellfuse._decoupler import import_decoupler
 from cellfuse._errors import listing, missing_key
 from cellfuse.tl._summary import check_level
@@ -132,8 +132,8 @@ def _called(
     if isinstance(hits, pd.DataFrame):
         if column not in hits.columns:
             raise missing_key(column, list(hits.columns), what="the columns of the table")
-        every = hits.index.astype(str).tolist() if background is None else label_list(background)
-        found = hits.index.astype(str)[hits[column].to_numpy(bool)].tolist()
+        every = label_text(hits.index).tolist() if background is None else label_list(background)
+        found = label_text(hits.index)[hits[column].to_numpy(bool)].tolist()
     else:
         if background is None:
             raise ValueError(

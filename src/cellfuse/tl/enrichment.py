@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import false_discovery_control
 
+from cellfuse._access import pair_labels
 from cellfuse._counts import whole_counts
 from cellfuse._decoupler import import_decoupler
 from cellfuse._errors import listing, missing_key
@@ -175,7 +176,7 @@ def _network(sets: Sets) -> pd.DataFrame:
         network = pd.DataFrame(pairs, columns=["source", "target"])
     if network.empty:
         raise ValueError("`sets` holds no gene set.")
-    return network.astype(str).drop_duplicates(ignore_index=True)
+    return pair_labels(network).dropna().drop_duplicates(ignore_index=True)
 
 
 def _sizes(network: pd.DataFrame, genes: pd.Index, low: int, high: int) -> pd.Series:

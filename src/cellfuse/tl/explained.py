@@ -11,7 +11,7 @@ import pandas as pd
 from mudata import MuData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_finite, context_labels, representation
+from cellfuse._access import check_finite, column_list, context_labels, representation
 from cellfuse._errors import listing
 from cellfuse.kernels.groups import group_means
 from cellfuse.tl._concepts import keep_table, one_modality
@@ -127,7 +127,7 @@ def predictability(
         prediction = x
     table = _scores(prediction, y, right.var_names, seed)
     params: dict[str, Any] = {
-        "by": listing([by] if isinstance(by, str) else by or []),
+        "by": listing(column_list(by)),
         "use_rep": use_rep or "X",
         "predicted": predicted,
         "n_rows": len(x),

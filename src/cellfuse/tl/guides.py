@@ -18,14 +18,14 @@ from cellfuse._access import (
     context_labels,
     control_mask,
     label_list,
-    obs_column,
+    one_column,
     profiles_only,
 )
 from cellfuse._counts import whole_counts
 from cellfuse._errors import listing
 from cellfuse.kernels.cosine import mean_pairwise_cosine, mean_within
 from cellfuse.kernels.nulls import Draw, empirical_pvalue, null_similarity
-from cellfuse.tl._labels import apart_from_control, by_name, several_labels
+from cellfuse.tl._labels import apart_from_control, by_name, require_labels, several_labels
 from cellfuse.tl._similarity import Similarity, similarity_of, source_name
 from cellfuse.tl._summary import check_level, mean_with_interval, null_sets, share_with_interval
 
@@ -138,10 +138,11 @@ def guide_consistency(
     if control is not None:
         kept &= ~control_mask(guides, target_key, control) & ~np.isin(targets, label_list(control))
     # A control guide may lack a target; any other must have one.
-    obs_column(guides[kept], target_key)
+    require_labels(targets, kept, target_key)
     if background_key is None:
         groups = {"": np.flatnonzero(kept)}
     else:
+        background_key = one_column(background_key, name="background_key")
         background = context_labels(guides, background_key)
         groups = {b: np.flatnonzero(kept & (background == b)) for b in sorted(background.unique())}
     names = targets[kept]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 
 import numpy as np
@@ -10,7 +9,14 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_key, context_labels, profiles_only
+from cellfuse._access import (
+    as_json,
+    check_key,
+    column_list,
+    context_labels,
+    one_column,
+    profiles_only,
+)
 from cellfuse._counts import whole_counts
 from cellfuse.kernels.groups import group_means
 from cellfuse.tl._labels import control_rows
@@ -113,12 +119,13 @@ def hits(
     (True, True)
     """
     adata = profiles_only(adata)
+    by = one_column(by, name="by")
     check_level(alpha)
     check_key(key_added)
     values = dense_rows(adata, use_rep)
     labels = context_labels(adata, by)
     is_control = control_rows(labels.to_numpy(str), control)
-    columns = [by, *([batch_key] if isinstance(batch_key, str) else batch_key or [])]
+    columns = [by, *column_list(batch_key)]
     # The verbs keep their tables in `.uns`: on a work piece, so that only one is kept here.
     work = AnnData(values, obs=adata.obs[list(dict.fromkeys(columns))].copy())
     others = work[~is_control].copy()
@@ -163,8 +170,8 @@ def hits(
     table = table.sort_values(["hit", "effect"], ascending=False, kind="stable")
     params = {
         "by": by,
-        "control": json.dumps(control),
-        "batch_key": json.dumps(batch_key),
+        "control": as_json(control),
+        "batch_key": as_json(batch_key),
         "n_null": n_null,
         "alpha": alpha,
         "use_rep": use_rep or "X",
@@ -177,8 +184,7 @@ def hits(
 
 def _by_batch(adata: AnnData, by: str, batch_key: str | list[str]) -> AnnData:
     """One profile per perturbation and batch."""
-    keys = [by, *([batch_key] if isinstance(batch_key, str) else batch_key)]
-    return aggregate(adata, by=keys, use_rep=None)
+    return aggregate(adata, by=[by, *column_list(batch_key)], use_rep=None)
 
 
 def _effects(values: NDArray, labels: NDArray, is_control: NDArray, names: pd.Index) -> NDArray:

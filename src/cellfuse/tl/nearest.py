@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_key, label_list, profiles_only
+from cellfuse._access import check_key, label_list, profile_labels, profiles_only
 from cellfuse._errors import missing_key
 from cellfuse.kernels.nulls import empirical_pvalue
 from cellfuse.tl._labels import control_rows
@@ -84,7 +84,7 @@ def nearest_perturbations(
     """
     profiles = profiles_only(profiles)
     check_key(key_added)
-    every = profiles.obs_names.to_numpy(str)
+    every = profile_labels(profiles, None)
     if len(np.unique(every)) < len(every):
         raise ValueError(
             "names of perturbations occur twice: aggregate to one row each (`cf.tl.aggregate`)."

@@ -10,7 +10,8 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import obs_column, profiles_only
+from cellfuse._access import profile_labels, profiles_only
+from cellfuse._errors import listing
 from cellfuse.tl._concepts import keep_table
 from cellfuse.tl._similarity import similarity_of
 from cellfuse.tl.edges import edge_classification
@@ -164,8 +165,13 @@ def similarity_density(
     labels = []
     for one in (fused, first, second):
         one = profiles_only(one)
-        column = one.obs_names if gene_key is None else pd.Index(obs_column(one, gene_key))
-        labels.append(column.astype(str))
+        column = pd.Index(profile_labels(one, gene_key).astype(object))
+        if not column.is_unique:
+            raise ValueError(
+                f"genes have several profiles: {listing(column[column.duplicated()].unique(), 4)}. "
+                "Aggregate to one row per gene (`cellfuse.tl.aggregate`)."
+            )
+        labels.append(column)
     shared = labels[0].intersection(labels[1]).intersection(labels[2])
     if len(shared) < 3:
         raise ValueError(f"the three maps share {len(shared)} genes; expected at least 3.")

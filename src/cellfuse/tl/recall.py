@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_key, context_labels, pair_labels, profiles_only
+from cellfuse._access import check_key, pair_labels, profile_labels, profiles_only
 from cellfuse._counts import whole_counts
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.bootstrap import draw_nodes, interval, pair_means
@@ -168,9 +168,7 @@ def _tables(pairs: object) -> dict[str, pd.DataFrame]:
 def _map_names(
     profiles: AnnData, gene_key: str | None, control: str | list[str] | None
 ) -> tuple[pd.Index, NDArray]:
-    names = profiles.obs_names.astype(str)
-    if gene_key is not None:
-        names = pd.Index(context_labels(profiles, gene_key))
+    names = pd.Index(profile_labels(profiles, gene_key).astype(object))
     rows = np.arange(len(names))
     if control is not None:
         rows = np.flatnonzero(~control_rows(names.to_numpy(str), control))

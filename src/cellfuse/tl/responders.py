@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 
@@ -12,7 +11,14 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, mannwhitneyu, norm
 
-from cellfuse._access import check_key, context_labels, profiles_only, refuse_view
+from cellfuse._access import (
+    as_json,
+    check_key,
+    context_labels,
+    one_column,
+    profiles_only,
+    refuse_view,
+)
 from cellfuse.tl._labels import by_name, control_rows
 from cellfuse.tl._rows import dense_rows
 from cellfuse.tl._summary import check_level
@@ -109,6 +115,7 @@ def responders(
     ({'A': True, 'B': False}, True)
     """
     adata = profiles_only(adata)
+    by = one_column(by, name="by")
     refuse_view(adata)
     check_level(alpha)
     check_key(key_added)
@@ -157,7 +164,7 @@ def responders(
     adata.obs[key_added] = np.nan_to_num(probability) > 0.5
     params = {
         "by": by,
-        "control": json.dumps(control),
+        "control": as_json(control),
         "use_rep": use_rep or "X",
         "min_cells": min_cells,
         "alpha": alpha,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_key, per_modality, representation
+from cellfuse._access import as_json, check_key, per_modality, representation
 from cellfuse._counts import whole_counts
 from cellfuse.kernels.context_sums import ContextMoments
 from cellfuse.kernels.left_out import added, align_left_out, folds_of
@@ -162,7 +161,7 @@ def shared_axes_test(
     table.attrs.update(found)
     mdata.uns[key_added] = {
         "table": table.reset_index().assign(shared=table["shared"].to_numpy()),
-        "params": {"by": json.dumps(by), "n_draws": n_draws, "seed": seed},
+        "params": {"by": as_json(by), "n_draws": n_draws, "seed": seed},
         **found,
     }
     return table

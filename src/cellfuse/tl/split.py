@@ -15,7 +15,7 @@ from cellfuse._access import (
     as_json,
     check_key,
     context_labels,
-    label_list,
+    control_labels,
     modalities,
     obs_column,
     refuse_view,
@@ -187,7 +187,7 @@ def _controls(
             f"`control` names labels of one column, and `by` has {len(by)} ({by}); leave the "
             "controls out first."
         )
-    wanted = label_list(control)
+    wanted = control_labels(control)
     found = np.unique(np.concatenate([series.to_numpy(str) for series in labels.values()]))
     for label in wanted:
         if label not in found:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from cellfuse._access import (
     as_json,
     check_key,
+    column_list,
     context_labels,
+    control_labels,
     control_mask,
-    label_list,
-    obs_column,
     profiles_only,
 )
 from cellfuse._counts import whole_counts
@@ -27,6 +27,7 @@ from cellfuse._renamed import renamed
 from cellfuse.kernels.bootstrap import draw_nodes, interval
 from cellfuse.tl._confusion import confusion_of
 from cellfuse.tl._intervals import crossed_intervals, mean_present
+from cellfuse.tl._labels import require_labels
 from cellfuse.tl._nearest import (
     Profiles,
     Votes,
@@ -176,8 +177,8 @@ def knn_accuracy(
     by: str,
     k: int = 20,
     split_key: str | None = None,
-    train: str = "train",
-    test: str = "test",
+    train: str | list[str] = "train",
+    test: str | list[str] = "test",
     control: str | list[str] | None = None,
     group_key: str | list[str] | None = None,
     n_boot: int = 1000,
@@ -205,7 +206,7 @@ def knn_accuracy(
         obs column with the split (see :func:`split`): profiles labelled `test` are asked, those
         labelled `train` are their neighbours. None: each profile is asked among all others.
     train, test
-        Labels in `split_key`.
+        Label or labels in `split_key`.
     control
         Label or labels in `by` to leave out.
     group_key
@@ -256,11 +257,11 @@ def knn_accuracy(
     asked, known = everyone, everyone
     if split_key is not None:
         split = context_labels(adata, split_key, missing=True).to_numpy(object)[profiles.rows]
-        train, test = label_list(train, name="train")[0], label_list(test, name="test")[0]
-        for label in (train, test):
+        parts = control_labels(train, name="train"), control_labels(test, name="test")
+        for label in parts[0] + parts[1]:
             if label not in split:
                 raise missing_key(label, sorted(set(split) - {None}), what=f"obs[{split_key!r}]")
-        asked, known = np.flatnonzero(split == test), np.flatnonzero(split == train)
+        known, asked = (np.flatnonzero(np.isin(split, part)) for part in parts)
     n_known = len(np.unique(profiles.codes[known]))
     if n_known < 2:
         raise ValueError(
@@ -299,7 +300,7 @@ def knn_accuracy(
             votes.own[votes.query], votes.winner, profiles.classes, votes.share
         ),
         "params": _params(use_rep, by, control, group_key, seed)
-        | {"k": k, "split_key": split_key or "", "train": train, "test": test},
+        | {"k": k, "split_key": split_key or "", "train": as_json(train), "test": as_json(test)},
     }
     logger.info("knn_accuracy: %.3f at k = %d (chance %.3f).", row["accuracy"], k, row["chance"])
     return table
@@ -355,7 +356,7 @@ def _read(
     kept = np.ones(adata.n_obs, bool)
     if control is not None:
         kept &= ~control_mask(adata, by, control)
-        obs_column(adata[kept], by)  # a control may lack a label, nobody else
+        require_labels(labels.to_numpy(object), kept, by)  # a control may lack a label, nobody else
     rows = np.flatnonzero(kept)
     if not len(rows):
         raise ValueError(f"no profile is left: all of {adata.n_obs} are controls.")
@@ -369,7 +370,7 @@ def _read(
         value = np.unique(units, axis=0, return_inverse=True)[1].ravel()
         order = np.lexsort((value, names, codes))
         rows, codes, units = rows[order], codes[order], units[order]
-    keys = [group_key] if isinstance(group_key, str) else group_key or []
+    keys = column_list(group_key)
     groups = tuple(
         pd.factorize(context_labels(adata, key).to_numpy(object)[rows])[0] for key in keys
     )
