@@ -91,6 +91,20 @@ def test_degrees_of_freedom_that_centring_by_plate_took_are_named():
     assert "60 rows less 6 for the centring by 'plate' for 58 directions" in text
 
 
+def test_centring_by_floats_or_by_two_columns_together_is_seen():
+    plates = wells(n=60, scales=np.ones(40))
+    plates.obs["plate"] = np.arange(60) % 10 + 0.0
+    plates.obs["line"] = np.arange(60) // 30
+    every = {"control_key": None, "control": None}
+    cf.pp.center_scale(plates, use_rep="emb", **every, batch_key="plate", key_added="one")
+    cf.pp.center_scale(
+        plates, use_rep="emb", **every, within="line", batch_key={"": "plate"}, key_added="both"
+    )
+    for key, lost, by in (("one", 10, "'plate'"), ("both", 20, "'line and plate'")):
+        with pytest.warns(UserWarning, match=f"60 rows less {lost} for the centring by {by}"):
+            cf.pp.whiten(plates, use_rep=key)
+
+
 @pytest.mark.parametrize(("n", "warns"), [(29, True), (30, False)])
 def test_few_rows_a_direction_are_warned_of(n, warns):
     few = wells(n=n + 1, scales=np.ones(10))
@@ -192,6 +206,17 @@ def test_sphering_resolves_all_scales_and_shrinks_what_has_few_rows(method):
     np.testing.assert_allclose(few.obsm["emb"], scaled @ fit_whitening(shrunk).matrix, atol=1e-8)
 
 
+@pytest.mark.parametrize("eps", [1e-6, "auto"])
+def test_an_eps_of_sphering_that_outweighs_small_features_is_warned_of(eps):
+    plate = wells(scales=np.array([1e-9, 2e-9, 1.0, 2.0]))
+    given = {"use_rep": "emb", "control_key": None, "control": None, "eps": eps}
+    with pytest.warns(UserWarning, match="all cells: 2 of 4.*ZCA-cor"):
+        cf.pp.sphere(plate, **given, method="ZCA", key_added="plain")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cf.pp.sphere(plate, **given, method="ZCA-cor", key_added="scaled")
+
+
 def test_sphering_says_that_centring_by_plate_took_directions():
     plates = wells(n=60, scales=np.ones(58), n_plates=6)
     every = {"use_rep": "emb", "control_key": None, "control": None}
@@ -225,3 +250,67 @@ def test_values_whose_squares_are_beyond_float32_are_named():
     adata.obsm["profile"] = adata.X * np.array([1, 1e30, 1], np.float32)
     with pytest.raises(ValueError, match=r"1 of 3 dimensions, such as number 1 .*beyond float32"):
         cf.pp.whiten(adata, use_rep="profile")
+
+
+# -- offsets and what does not vary ---------------------------------------------------------------
+
+WHOLE = {"use_rep": "emb", "control_key": None, "control": None}
+CENTRED = {
+    "whiten": lambda a: cf.pp.whiten(a, use_rep="emb"),
+    "sphere": lambda a: cf.pp.sphere(a, **WHOLE),
+    "tvn": lambda a: cf.pp.tvn(a, **WHOLE, batch_key=None),
+    "center_scale": lambda a: cf.pp.center_scale(a, **WHOLE),
+}
+
+
+@pytest.mark.parametrize("verb", CENTRED)
+@pytest.mark.parametrize(
+    ("dtype", "offset", "spread"), [("f4", 1e4, 1.0), ("i8", 1e8, 20.0), ("i4", 1e8, 20.0)]
+)
+def test_a_large_offset_moves_no_mean(verb, dtype, offset, spread):
+    plate = ad.AnnData(np.zeros((400, 1)))
+    values = np.random.default_rng(0).normal(scale=spread, size=(400, 5)) + offset
+    plate.obsm["emb"] = values.astype(dtype)
+    CENTRED[verb](plate)
+    assert np.abs(plate.obsm["emb"].mean(axis=0, dtype=np.float64)).max() < 1e-6
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e8 + 0.1])
+@pytest.mark.parametrize("n", [7, 100, 5000])
+def test_what_is_constant_is_so_whatever_its_sum_is_rounded_to(value, n):
+    plate = ad.AnnData(np.zeros((n, 1)))
+    plate.obsm["emb"] = np.random.default_rng(0).normal(size=(n, 3))
+    plate.obsm["emb"][:, 1] = value
+    with pytest.warns(UserWarning, match="1 of 3 .*1 features do not vary"):
+        cf.pp.whiten(plate, use_rep="emb", key_added="white")
+    assert np.abs(plate.obsm["white"][:, 1]).max() == 0
+    with pytest.raises(ValueError, match="1 of 3 features do not vary"):
+        cf.pp.sphere(plate, **WHOLE, eps="auto", key_added="sphere")
+    with pytest.warns(UserWarning, match="zero spread.*1 of 3 features in 1 of 1 batches"):
+        cf.pp.center_scale(plate, **WHOLE, key_added="scaled")
+    assert np.abs(plate.obsm["scaled"][:, 1]).max() <= abs(value) * 1e-15
+    with pytest.warns(UserWarning, match="do not vary.*1 of 3"):
+        cf.pp.tvn(plate, **WHOLE, batch_key=None, key_added="tvn")
+
+
+def test_where_nothing_varies_nothing_is_made_of_it():
+    plate = ad.AnnData(np.ones((20, 3)))
+    with pytest.raises(ValueError, match="none of 3 features varies among the 20 rows"):
+        cf.pp.sphere(plate, **{**WHOLE, "use_rep": None}, method="ZCA", eps="auto")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        warnings.filterwarnings("ignore", "directions without variance")
+        cf.pp.whiten(plate, use_rep=None, eps="auto", key_added="white")
+    assert (plate.obsm["white"] == 0).all()
+
+
+@pytest.mark.parametrize("eps", ["0.5", None, True, -1, np.nan])
+def test_an_eps_that_is_none_is_told_by_every_verb(eps):
+    plate = wells()
+    for verb in (
+        lambda: cf.pp.whiten(plate, use_rep="emb", eps=eps),
+        lambda: cf.pp.sphere(plate, **WHOLE, eps=eps),
+        lambda: cf.pp.tvn(plate, **WHOLE, batch_key=None, eps=eps),
+    ):
+        with pytest.raises(ValueError, match="eps=.*expected eps >= 0"):
+            verb()

@@ -23,6 +23,8 @@ def mean_sd(values: NDArray, rows: NDArray | None = None) -> tuple[NDArray, NDAr
     part = np.asarray(values if rows is None else values[rows])
     mean = part.mean(axis=0, dtype=np.float64)
     centred = np.subtract(part, mean, dtype=np.float64)
+    rest = centred.mean(axis=0)  # what the sum lost to rounding, or a column of 0.1 would vary
+    mean, centred = mean + rest, centred - rest
     sd = np.sqrt(np.einsum("ij,ij->j", centred, centred) / len(part))
     return mean, _above_rounding(mean, sd, part.dtype)
 
@@ -43,10 +45,11 @@ def _lazy_mean_sd(values: Any, rows: NDArray | None) -> tuple[NDArray, NDArray]:
 
     def squares(piece: Any) -> NDArray:
         centred = np.subtract(values[piece], mean, dtype=np.float64)
-        return np.einsum("ij,ij->j", centred, centred)
+        return np.stack([centred.sum(axis=0), np.einsum("ij,ij->j", centred, centred)])
 
-    sd = np.sqrt(sum(over_pieces(values, squares, blocks)) / n)
-    return mean, _above_rounding(mean, sd, values.dtype)
+    rest, square = np.sum(list(over_pieces(values, squares, blocks)), axis=0) / n
+    sd = np.sqrt(np.maximum(square - rest**2, 0.0))
+    return mean + rest, _above_rounding(mean, sd, values.dtype)
 
 
 def grouped_mean_sd(values: NDArray, rows: list[NDArray]) -> tuple[NDArray, NDArray]:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cellfuse.kernels.shrinkage import fourth_moment, ledoit_wolf
+from cellfuse.kernels.shrinkage import fourth_moment, ledoit_wolf, ridge_of
 from cellfuse.kernels.spectrum import constant_features, spectrum_of
 from cellfuse.kernels.whitening import mean_and_covariance
 
@@ -28,10 +28,24 @@ class RankError(ValueError):
 
 @dataclass(frozen=True)
 class Sphering:
-    """A fitted map ``(x - mean) @ matrix``, shapes (d,) and (d, d), float64."""
+    """A fitted map ``(x - mean) @ matrix``, shapes (d,) and (d, d), float64.
+
+    Attributes
+    ----------
+    variance
+        Of the features as they were turned, shape (d,), 0 where they do not vary.
+    ridge
+        What was, in effect, added to the eigenvalues.
+    """
 
     mean: NDArray
     matrix: NDArray
+    variance: NDArray
+    ridge: float
+
+    def outweighed(self, share: float) -> int:
+        """Features that vary, with less than `share` of the ridge."""
+        return int(((self.variance > 0) & (self.variance < share * self.ridge)).sum())
 
 
 def fit_sphering(
@@ -89,9 +103,17 @@ def fit_sphering(
     tolerance = max(n, d) * np.finfo(np.float64).eps
     found = spectrum_of(covariance, constant=constant, tolerance=tolerance)
     eigenvalues, rank, ridge = found.eigenvalues, found.rank, eps
+    added = 0.0 if eps == "auto" else float(eps) ** 2 / (n - 1)
     if eps == "auto":
+        if not rank:
+            raise RankError(
+                f"none of {d} features varies among the {n} rows to fit on",
+                n_dropped=d,
+                n_constant=found.n_constant,
+            )
         fourth = fourth_moment(values, mean, rows=rows, inverse=gain)
         share, ridge = ledoit_wolf(covariance, fourth, n), 0.0
+        added = min(ridge_of(share), 1.0) * float(eigenvalues.mean())
         eigenvalues = (1 - share) * np.maximum(eigenvalues, 0.0) + share * eigenvalues.mean()
         rank = d
     elif rank < min(d, n - 1):
@@ -105,4 +127,5 @@ def fit_sphering(
     matrix = found.axes * (np.sqrt(n - 1) / (singular + float(ridge)))
     if method.startswith("ZCA"):
         matrix = matrix @ found.axes.T
-    return Sphering(mean, gain[:, None] * matrix)
+    variance = np.where(constant, 0.0, np.diag(covariance))
+    return Sphering(mean, gain[:, None] * matrix, variance, added)

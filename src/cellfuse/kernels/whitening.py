@@ -56,8 +56,9 @@ def mean_and_covariance(
 ) -> tuple[NDArray, NDArray]:
     """Mean (d,) and covariance (d, d; n - 1 in the denominator), summed over blocks in float64.
 
-    Two passes: the mean first, so that a large offset costs no digits of the covariance. `dtype`
-    is the precision of the products within a block.
+    Two passes: the mean first, so that a large offset costs no digits of the covariance; the second
+    takes back what the first lost to rounding, without which a column of 0.1 varies. `dtype` is the
+    precision of the products within a block.
     """
     n, d = (values.shape[0] if rows is None else len(rows)), values.shape[1]
     if n < 2:
@@ -70,16 +71,17 @@ def mean_and_covariance(
     mean = np.sum(list(over_pieces(values, total_of, blocks)), axis=0) / n
     centre = mean.astype(dtype)
 
-    def scatter_of(piece: Any) -> NDArray:
+    def scatter_of(piece: Any) -> tuple[NDArray, NDArray]:
         centred = np.subtract(values[piece], centre, dtype=dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # named below
-            return centred.T @ centred
+            return centred.T @ centred, centred.sum(axis=0, dtype=np.float64)
 
-    scatter = np.zeros((d, d))
+    scatter, rest = np.zeros((d, d)), np.zeros(d)
     # In memory one product after another, each on all threads of the linear algebra library.
     lazy = hasattr(values, "run")
-    for part in over_pieces(values, scatter_of, blocks) if lazy else map(scatter_of, blocks):
+    for part, total in over_pieces(values, scatter_of, blocks) if lazy else map(scatter_of, blocks):
         scatter += part
+        rest += total
     beyond = np.flatnonzero(~np.isfinite(np.diag(scatter)))
     if len(beyond):
         raise ValueError(
@@ -87,7 +89,7 @@ def mean_and_covariance(
             f"whose squares are beyond {np.dtype(dtype)}; scale the features first, such as by "
             "`cellfuse.pp.robust_center_scale`, or leave these out."
         )
-    return mean, scatter / (n - 1)
+    return centre + rest / n, (scatter - rest[:, None] * (rest / n)) / (n - 1)
 
 
 def pooled_covariance(
@@ -173,9 +175,12 @@ def apply_whitening(
     """Write ``(values - mean) @ matrix`` into `out`, which may be `values`; for `rows` only."""
     n, d = (values.shape[0] if rows is None else len(rows)), values.shape[1]
     centre, weights = mean.astype(out.dtype), matrix.astype(out.dtype)
+    # What the centre lost to rounding: of an offset of 1e8 in float32 it is up to 4.
+    rest = ((centre - mean) @ matrix).astype(out.dtype)
     for block in row_blocks(n, d, block_bytes=BLOCK_BYTES):
         if rows is None:
             np.matmul(values[block] - centre, weights, out=out[block])
+            out[block] += rest
         else:
-            out[rows[block]] = (values[rows[block]] - centre) @ weights
+            out[rows[block]] = (values[rows[block]] - centre) @ weights + rest
     return out

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 from numpy.typing import NDArray
 
+from cellfuse._access import column_list, per_modality
 from cellfuse.kernels.groups import group_means
+from cellfuse.pp._matrices import Matrix
 
 __all__ = [
     "FEW_ROWS",
+    "OUTWEIGHED",
     "FewRowsWarning",
     "Notes",
     "centred_groups",
+    "check_eps",
     "few_rows",
     "why_directions_are_missing",
 ]
@@ -25,27 +31,40 @@ __all__ = [
 #: .58 at 1.2; on another plate from .31 to .03 at .8. Shrunk by Ledoit and Wolf it stayed at .75
 #: and fell to .24.
 FEW_ROWS = 3.0
+#: Share of the ridge below which a feature's variance leaves little of it.
+OUTWEIGHED = 0.01
 #: Largest mean of a group, in standard deviations, that counts as 0 (rounding of float32).
 CENTRED = 1e-4
+
+
+def check_eps(eps: object, *, auto: bool = True) -> None:
+    """Refuse what is neither a finite number from 0 nor, where a verb has it, ``"auto"``."""
+    if auto and isinstance(eps, str) and eps == "auto":
+        return
+    number = isinstance(eps, Real) and not isinstance(eps, bool)
+    if not number or not 0 <= float(eps) < math.inf:  # type: ignore[arg-type]
+        or_auto = ", or 'auto'" if auto else ""
+        raise ValueError(f"eps={eps!r}: expected eps >= 0 (0 or more, and finite){or_auto}.")
 
 
 class FewRowsWarning(UserWarning):
     """Rows are few for the covariance that was fitted on them."""
 
 
-def centred_groups(adata: AnnData, values: NDArray, rows: NDArray | None) -> tuple[str, int]:
+def centred_groups(matrix: Matrix, rows: NDArray | None) -> tuple[str, int]:
     """Obs column whose groups all have mean 0, and their number; ``("", 1)`` if there is none.
 
     Centring within groups takes one degree of freedom for each of them instead of one for all.
+    Where the library did it by several columns together, those are looked at as well.
     """
+    adata, values = matrix.adata, matrix.values
     chosen = np.arange(len(values)) if rows is None else rows
     part = np.asarray(values[chosen], dtype=np.float64)
     sd = part.std(axis=0)
     part = part[:, sd > 0] / sd[sd > 0]
     best = ("", 1)
-    for place, name in enumerate(adata.obs.columns):  # by place: names may stand twice
-        column = adata.obs.iloc[chosen, place]
-        if column.isna().any() or pd.api.types.is_float_dtype(column.dtype):
+    for name, column in _groupings(matrix, adata.obs.iloc[chosen]):
+        if column.isna().any():
             continue
         try:
             codes, labels = pd.factorize(column)
@@ -56,6 +75,20 @@ def centred_groups(adata: AnnData, values: NDArray, rows: NDArray | None) -> tup
         if np.abs(group_means(part, codes, len(labels))).max() < CENTRED:
             best = (str(name), len(labels))
     return best
+
+
+def _groupings(matrix: Matrix, obs: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
+    """Columns, by place as names may stand twice, and those that verbs took together."""
+    yield from ((str(name), obs.iloc[:, place]) for place, name in enumerate(obs.columns))
+    for params in matrix.past.values():
+        keys = [
+            column
+            for name in ("within", "batch_key")
+            for column in column_list(per_modality(params.get(name), matrix.modality, name=name))
+        ]
+        if len(keys) > 1 and obs.columns.isin(keys).sum() == len(keys):
+            joint = obs.groupby(keys, observed=True, sort=False).ngroup()
+            yield " and ".join(keys), joint.where(joint >= 0)
 
 
 def why_directions_are_missing(
@@ -100,6 +133,7 @@ class Notes:
     missing: list[str] = field(default_factory=list)
     few: list[str] = field(default_factory=list)
     outweighed: list[str] = field(default_factory=list)
+    scaled: str = "'zca-cor' or 'pca-cor'"  # methods whose features are brought to one scale
 
     @property
     def category(self) -> type[UserWarning]:
@@ -125,7 +159,8 @@ class Notes:
         if self.outweighed:
             out.append(
                 f"eps outweighs the variance of single features ({'; '.join(self.outweighed)}), "
-                "which come out near 0: their scales differ. Take method='zca-cor' or 'pca-cor', "
-                "or scale the features first (`pp.robust_center_scale`)."
+                "which come out near 0: their scales differ. "
+                f"Take method={self.scaled}, or scale the features first "
+                "(`pp.robust_center_scale`)."
             )
         return " ".join(out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -18,8 +17,10 @@ from cellfuse.kernels.sphering import RankError, Sphering, SpheringMethod, fit_s
 from cellfuse.pp._matrices import Matrix, open_matrices
 from cellfuse.pp._rank import (
     FEW_ROWS,
+    OUTWEIGHED,
     Notes,
     centred_groups,
+    check_eps,
     few_rows,
     why_directions_are_missing,
 )
@@ -83,7 +84,8 @@ def sphere(
     Warns
     -----
     UserWarning
-        Fewer than 3 controls for each feature in a batch, unless ``eps="auto"``.
+        Fewer than 3 controls for each feature in a batch, unless ``eps="auto"``; an `eps` that
+        outweighs single features (without ``"-cor"``).
 
     Raises
     ------
@@ -103,10 +105,7 @@ def sphere(
     >>> bool(np.allclose(np.cov(cells.obsm["emb"].T), np.eye(3), atol=1e-5))
     True
     """
-    if isinstance(eps, str) and eps != "auto":
-        raise ValueError(f"eps={eps!r}: expected a number from 0, or 'auto'.")
-    if eps != "auto" and not 0 <= eps < math.inf:
-        raise ValueError(f"eps={eps}: expected 0 or more, and finite.")
+    check_eps(eps)
     params = {"control": control, "batch_key": batch_key, "method": method, "eps": eps}
     matrices = open_matrices(
         data,
@@ -117,7 +116,7 @@ def sphere(
         params=params,
     )
     fits = []
-    notes = Notes()
+    notes = Notes(scaled="'ZCA-cor' or 'PCA-cor'")
     for matrix in matrices:
         batches = batches_of(
             matrix.adata,
@@ -161,7 +160,7 @@ def _fit(
     d = matrix.values.shape[1]
     centred = ("", 1)
     if eps != "auto" and len(rows) < 2 * FEW_ROWS * d:
-        centred = centred_groups(matrix.adata, matrix.values, rows)
+        centred = centred_groups(matrix, rows)
     try:
         fit = fit_sphering(matrix.values, rows, method=method, eps=eps)
     except RankError as error:
@@ -172,4 +171,6 @@ def _fit(
         ) from None
     if eps != "auto" and (text := few_rows(len(rows), d, centred)):
         notes.few.append(f"{name}: {text}")
+    if below := fit.outweighed(OUTWEIGHED):
+        notes.outweighed.append(f"{name}: {below} of {d}")
     return fit

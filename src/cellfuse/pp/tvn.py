@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 
 from cellfuse._access import Data, per_modality, where
@@ -13,6 +12,7 @@ from cellfuse._renamed import renamed
 from cellfuse.kernels.groups import group_rows
 from cellfuse.kernels.tvn import TVN, fit_tvn
 from cellfuse.pp._matrices import Matrix, open_matrices
+from cellfuse.pp._rank import check_eps
 
 __all__ = ["tvn"]
 
@@ -98,8 +98,7 @@ def tvn(
     >>> bool(np.allclose(np.cov(cells.obsm["emb"][:300].T), np.eye(3) / 1.5, atol=0.1))
     True
     """
-    if not 0 <= eps < math.inf:
-        raise ValueError(f"eps={eps}: expected 0 or more, and finite.")
+    check_eps(eps, auto=False)
     params = {"control": control, "batch_key": batch_key, "eps": eps, "input_axes": input_axes}
     matrices = open_matrices(
         data,

@@ -24,14 +24,19 @@ from cellfuse.kernels.whitening import (
     pooled_covariance,
 )
 from cellfuse.pp._matrices import Matrix, open_matrices
-from cellfuse.pp._rank import FEW_ROWS, Notes, centred_groups, few_rows, why_directions_are_missing
+from cellfuse.pp._rank import (
+    FEW_ROWS,
+    OUTWEIGHED,
+    Notes,
+    centred_groups,
+    check_eps,
+    few_rows,
+    why_directions_are_missing,
+)
 
 __all__ = ["whiten"]
 
 logger = logging.getLogger("cellfuse")
-
-#: Share of the ridge below which a feature's variance leaves little of it.
-OUTWEIGHED = 0.01
 
 
 @dataclass(frozen=True)
@@ -186,10 +191,9 @@ def whiten(
 def _check_numbers(method: Method, eps: float | str, tolerance: float) -> None:
     if method not in get_args(Method):
         raise ValueError(f"method={method!r} is unknown; choose one of {list(get_args(Method))}.")
-    if isinstance(eps, str) and eps != "auto":
-        raise ValueError(f"eps={eps!r}: expected a number from 0, or 'auto'.")
-    if not (eps == "auto" or 0 <= float(eps) < float("inf")) or not 0 <= tolerance < 1:
-        raise ValueError(f"expected eps >= 0 and 0 <= tolerance < 1, found {eps} and {tolerance}.")
+    check_eps(eps)
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"tolerance={tolerance}: expected 0 <= tolerance < 1.")
 
 
 def _fit(
@@ -220,7 +224,7 @@ def _fit(
     n_directions = d - fit.n_constant
     centred = ("", 1)
     if eps == 0 and n < 2 * FEW_ROWS * n_directions:  # else centring leaves rows enough
-        columns = [centred_groups(p.matrix.adata, p.matrix.values, p.fitted_on) for p in group]
+        columns = [centred_groups(p.matrix, p.fitted_on) for p in group]
         centred = (columns[0][0], sum(groups for _, groups in columns))
     if fit.n_dropped:
         why = why_directions_are_missing(fit.n_dropped, fit.n_constant, d, n, centred)
@@ -245,6 +249,8 @@ def _ridge(
 ) -> float:
     """Ledoit and Wolf's shrinkage of the features that vary, the mean over modalities."""
     varies = ~constant
+    if not varies.any():
+        return 0.0
     inverse = varies.astype(np.float64)
     if scaled:
         inverse[varies] /= np.sqrt(np.diag(covariance)[varies])
