@@ -116,7 +116,11 @@ def test_controls_are_neither_asked_nor_found():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"k": 0}, "expected 1 to 39"), ({"k": 40}, "expected 1 to 39"), ({"names": "g3"}, "g03")],
+    [
+        ({"k": 0}, "expected a whole number, at least 1"),
+        ({"k": 40}, "expected 1 to 39"),
+        ({"names": "g3"}, "g03"),
+    ],
 )
 def test_wrong_questions_for_neighbours_are_refused(arguments, message):
     with pytest.raises((KeyError, ValueError), match=message):

@@ -196,7 +196,7 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="compounds have 6 features and genes 4"):
         target_discovery(compounds, genes[:, :4].copy(), targets, **KEYS)
     for wrong in ({"k": 1.5}, {"k": 0}):
-        with pytest.raises(ValueError, match="expected at least 1, a whole number"):
+        with pytest.raises(ValueError, match="expected a whole number, at least 1"):
             target_discovery(compounds, genes, targets, **wrong, **KEYS)
     with pytest.raises(TypeError, match="data frame with columns 'source'.*found dict"):
         target_discovery(compounds, genes, targets.to_dict("list"), **KEYS)

@@ -108,7 +108,7 @@ def test_intervals_are_over_labels():
     ("change", "error", "text"),
     [
         ({"by": "d"}, KeyError, "'d' is not in obs"),
-        ({"k": (0,)}, ValueError, "1 and more"),
+        ({"k": (0,)}, ValueError, "expected a whole number, at least 1"),
         ({"labels": ["x", "y", "z"]}, ValueError, "no label by 'c' is in both"),
         ({"x": np.ones((3, 4))}, ValueError, "different widths, 2 and 4"),
         ({"x": np.zeros((3, 2))}, ValueError, "3 rows in X of b are all zeros"),

@@ -114,10 +114,10 @@ def test_repeated_names_leave_no_result_to_the_order_of_the_rows():
         pd.testing.assert_frame_equal(one, two, rtol=1e-12)
 
 
-@pytest.mark.parametrize("k", [1.5, 0, "5", []])
+@pytest.mark.parametrize("k", [1.5, 0, "5", [], True, np.nan, [1, 2.5]])
 @pytest.mark.parametrize("verb", [one_shot_transfer, knn_accuracy])
 def test_numbers_of_neighbours_are_whole(verb, k):
-    with pytest.raises(ValueError, match="expected whole numbers of at least 1"):
+    with pytest.raises(ValueError, match="expected a whole number, at least 1"):
         verb(screen(), use_rep=None, by="gene", k=k)
 
 
@@ -280,7 +280,7 @@ def test_bad_input_is_named():
         one_shot_transfer(adata, use_rep=None, by="gen")
     with pytest.raises(KeyError, match="'X_tide' is not in obsm"):
         one_shot_transfer(adata, use_rep="X_tide", by="gene")
-    with pytest.raises(ValueError, match=r"k=\[0\].*at least 1"):
+    with pytest.raises(ValueError, match="k=0: expected a whole number, at least 1"):
         one_shot_transfer(adata, use_rep=None, by="gene", k=0)
     with pytest.raises(ValueError, match="has a second profile"):
         one_shot_transfer(adata[::3].copy(), use_rep=None, by="gene")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Literal, get_args
 
 import numpy as np
@@ -149,8 +148,6 @@ def target_discovery(
     check_key(key_added)
     if negatives not in get_args(Negatives):
         raise ValueError(f"negatives={negatives!r}: choose one of {list(get_args(Negatives))}.")
-    if not isinstance(k, Integral) or k < 1:
-        raise ValueError(f"k={k}: expected at least 1, a whole number.")
     if not isinstance(targets, pd.DataFrame):
         raise TypeError(
             "`targets` is a data frame with columns 'source' (compound) and 'target' (gene), found "

@@ -11,6 +11,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse._access import check_key, label_list, profile_labels, profiles_only
+from cellfuse._counts import whole_counts
 from cellfuse._errors import missing_key
 from cellfuse.kernels.nulls import empirical_pvalue
 from cellfuse.tl._labels import control_rows
@@ -26,6 +27,7 @@ ROWS = 256
 NULL_PAIRS = 1_000_000
 
 
+@whole_counts
 def nearest_perturbations(
     profiles: AnnData,
     names: str | Sequence[str] | None = None,

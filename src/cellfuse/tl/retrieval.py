@@ -106,9 +106,7 @@ def retrieval(
     >>> found.loc[("mean", "top1"), ["value", "chance"]].tolist()
     [1.0, 0.05]
     """
-    ks = sorted({int(number) for number in np.atleast_1d(k)})
-    if not ks or ks[0] < 1:
-        raise ValueError(f"k={k}: expected numbers of 1 and more.")
+    ks = sorted(set(np.atleast_1d(k).tolist()))
     check_key(key_added)
     a, b = profiles_only(a), profiles_only(b)
     reps = per_side(use_rep, ("a", "b"), name="use_rep")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -120,8 +119,7 @@ def one_shot_transfer(
     """
     adata = profiles_only(adata)
     check_key(key_added)
-    ks = _whole_numbers([k] if np.ndim(k) == 0 else list(k), "k")  # type: ignore[arg-type, list-item]
-    _whole_numbers([n_draws], "n_draws")
+    ks = sorted(set(np.atleast_1d(k).tolist()))
     profiles = _read(adata, use_rep, by, control, group_key)
     n_classes = len(profiles.classes)
     if n_classes < 2:
@@ -251,7 +249,6 @@ def knn_accuracy(
     """
     adata = profiles_only(adata)
     check_key(key_added)
-    _whole_numbers([k], "k")
     profiles = _read(adata, use_rep, by, control, group_key)
     everyone = np.arange(len(profiles.rows))
     asked, known = everyone, everyone
@@ -337,12 +334,6 @@ def _predictions(names: pd.Index, votes: Votes, classes: NDArray) -> pd.DataFram
 
 
 # -- reading --------------------------------------------------------------------------------------
-
-
-def _whole_numbers(values: list[int], name: str) -> list[int]:
-    if not values or any(not isinstance(v, Real) or v % 1 or v < 1 for v in values):
-        raise ValueError(f"{name}={values}: expected whole numbers of at least 1.")
-    return sorted({int(v) for v in values})
 
 
 def _read(
