@@ -13,6 +13,7 @@ import pytest
 from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem, MACCSkeys
 
+import cellfuse as cf
 from cellfuse._access import recorded
 from cellfuse.kernels import fingerprints as verb
 from cellfuse.pp.compounds import fingerprints
@@ -199,3 +200,12 @@ def test_every_drug_of_the_repurposing_hub_goes_through(caplog):
     assert "22 SMILES have an extension" in caplog.text
     assert bits.shape == (6798, 2048)
     assert (bits.sum(axis=1) > 0).all()
+
+
+def test_an_inchikey_is_read_with_its_prefix_and_a_column_that_stands_twice_is_told():
+    key = "BSYNRYMUTXBXSQ-UHFFFAOYSA-N"
+    keys = pd.DataFrame({"key": [key, f"InChIKey={key}", f" {key} "]})
+    assert cf.pp.identify_compounds(keys, inchikey_key="key").unique().tolist() == [key[:14]]
+    twice = pd.DataFrame([["CCO", "CCO"]], columns=["smiles", "smiles"])
+    with pytest.raises(ValueError, match="2 columns named 'smiles'"):
+        cf.pp.identify_compounds(twice, "smiles")

@@ -151,3 +151,20 @@ def test_compounds_without_a_structure_are_told():
         cf.pp.identify_compounds(DRUGS, "smile")
     with pytest.raises(ValueError, match="name the column"):
         cf.pp.identify_compounds(DRUGS)
+
+
+def test_numbers_of_pandas_are_counts_and_one_label_is_one_guide():
+    cells = ad.AnnData(np.ones((3, 2), np.float32), obs=pd.DataFrame(index=list("xyz")))
+    calls = pd.DataFrame({"A": [1, 0, 1], "B": [0, 2, 0]}, index=list("xyz"))
+    wanted = cf.io.guides_from_matrix(cells, calls, multiple="drop").obs["guide"].tolist()
+    for kind in ("Int64", "boolean", "bool", "Float32"):
+        given = (calls > 0 if kind.startswith("bool") else calls).astype(kind)
+        for table in (given, given.astype(object)):
+            found = cf.io.guides_from_matrix(cells, table, multiple="drop")
+            assert found.obs["guide"].tolist() == wanted
+    lacking = calls.astype("Int64")
+    lacking.iloc[0, 0] = pd.NA
+    with pytest.raises(ValueError, match="holds NaN"):
+        cf.io.guides_from_matrix(cells, lacking, multiple="drop")
+    with pytest.raises(ValueError, match="one label in several columns: '7157'"):
+        cf.io.guides_from_matrix(cells, calls.set_axis(["7157", "7157.0"], axis=1), multiple="drop")

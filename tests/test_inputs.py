@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+import cellfuse as cf
 from cellfuse.data import (
     CellInput,
     Contexts,
@@ -223,8 +224,27 @@ def test_a_bad_value_far_down_a_long_array_is_found(monkeypatch):
     monkeypatch.setattr(inputs_module, "SWEEP_BYTES", 64)
     values = np.ones((100, 4), "f4")
     values[77, 1] = np.nan
-    with pytest.raises(ValueError, match="1 NaN or infinite values between rows 76 and 79"):
+    with pytest.raises(ValueError, match="1 NaN or infinite values between rows 76 and 79.*'77'"):
         check_values(make_reader(values), "values", "X")
+
+
+@pytest.mark.parametrize("make", [np.asarray, sp.csr_matrix, sp.csc_matrix])
+def test_rows_with_bad_values_are_named(make):
+    values = np.zeros((6, 3), "f4")
+    values[[1, 4], [2, 0]] = np.nan, np.inf
+    names = pd.Index([f"cell{i}" for i in range(6)])
+    with pytest.raises(ValueError, match="2 NaN or infinite values .*, in 'cell1', 'cell4'"):
+        check_values(make_reader(make(values)), "values", "X", names=names)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_pixels_that_are_none_are_told_at_setup_by_their_cells(bad):
+    crops = np.zeros((5, 2, 8, 8), np.float32)
+    crops[3, 1, 2, 2] = bad
+    cells = ad.AnnData(obs=pd.DataFrame(index=[f"cell{i}" for i in range(5)]))
+    cells.obsm["crops"] = crops
+    with pytest.raises(ValueError, match=r"obsm\['crops'\].* holds 1 NaN .*, in 'cell3'"):
+        cf.MAE.setup_anndata(cells, image_rep="crops")
 
 
 # -- statistics -----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
@@ -251,7 +252,7 @@ def _sampled(reader: Reader, rows: NDArray[np.int64], seed: int) -> NDArray[np.i
     return rows[np.isin(blocks, chosen)]
 
 
-def check_values(reader: Reader, kind: str, label: str) -> None:
+def check_values(reader: Reader, kind: str, label: str, *, names: pd.Index | None = None) -> None:
     """Refuse NaN and infinite values, and what is no count where counts are needed.
 
     Parameters
@@ -262,6 +263,8 @@ def check_values(reader: Reader, kind: str, label: str) -> None:
         ``"pixels"``, ``"tokens"``, ``"values"`` or ``"counts"``.
     label
         What the error calls the array.
+    names
+        Names of the rows, of which the error gives the first ones that are concerned.
 
     Raises
     ------
@@ -287,9 +290,11 @@ def check_values(reader: Reader, kind: str, label: str) -> None:
         # A sum is finite when every element is; one that is not may also have run over.
         bad = 0 if clean else int((~np.isfinite(flat)).sum())
         if bad:
+            wrong = rows[_rows_that_are_not_finite(values)]
+            which = f"rows {listing(wrong, 4)}" if names is None else listing(names[wrong], 4)
             raise ValueError(
                 f"{label} holds {bad} NaN or infinite values between rows {rows[0]} and "
-                f"{rows[-1]}. Remove those cells or fill the values in."
+                f"{rows[-1]}, in {which}. Remove those cells or fill the values in."
             )
         if kind == "counts" and (np.any(flat < 0) or np.any(flat != np.floor(flat))):
             example = flat[(flat < 0) | (flat != np.floor(flat))].ravel()[0]
@@ -298,6 +303,13 @@ def check_values(reader: Reader, kind: str, label: str) -> None:
                 "layer of raw counts with `rna_layer`, or use rna_likelihood='mse' for normalised "
                 "values."
             )
+
+
+def _rows_that_are_not_finite(values: Any) -> NDArray[np.int64]:
+    if sp.issparse(values):
+        return np.unique(values.tocoo().row[~np.isfinite(values.tocoo().data)])
+    wrong = ~np.isfinite(values)
+    return np.flatnonzero(wrong.any(axis=tuple(range(1, wrong.ndim))))
 
 
 def statistics(

@@ -134,7 +134,7 @@ def _matrix(adata: AnnData, guides: str | AnnData | pd.DataFrame) -> tuple[Any, 
             raise ValueError("the AnnData of guides has no X, in which their counts are expected.")
         cells, names, values = guides.obs_names, guides.var_names, guides.X
     elif isinstance(guides, pd.DataFrame):
-        cells, names, values = guides.index.astype(str), guides.columns, guides.to_numpy()
+        cells, names, values = guides.index.astype(str), guides.columns, _numbers(guides)
     else:
         raise TypeError(
             f"`guides` is a {type(guides).__name__}; expected an obsm key, a data frame or an "
@@ -164,7 +164,22 @@ def _named(names: pd.Index) -> list[str]:
             f"{len(nameless)} of {len(names)} guides of the matrix have no name, such as that in "
             f"column {nameless[0]} (from 0). Name them, or leave their columns out."
         )
-    return [text_of(name) for name in names]
+    texts = [text_of(name) for name in names]
+    if len(set(texts)) < len(texts):
+        twice = [text for text in dict.fromkeys(texts) if texts.count(text) > 1]
+        raise ValueError(
+            f"guides of the matrix are one label in several columns: {listing(twice, 4)} (7157 and "
+            "7157.0 are the same). Add their columns up, or rename them."
+        )
+    return texts
+
+
+def _numbers(guides: pd.DataFrame) -> NDArray:
+    """Counts of a data frame as numpy has them: nullable integers and booleans are no text."""
+    guides = guides.infer_objects()
+    if all(pd.api.types.is_numeric_dtype(kind) for kind in guides.dtypes):  # bool is as well
+        return guides.to_numpy(dtype=np.float64, na_value=np.nan)
+    return guides.to_numpy()
 
 
 def _checked(values: Any) -> Any:

@@ -179,7 +179,8 @@ class Concepts(DocumentModel):
                     f"{found.label} has cells of shape {found.shape}; Concepts reads flat "
                     "embeddings, one vector per cell."
                 )
-            check_values(found.reader(mdata.mod[name]), found.kind, found.label)
+            adata = mdata.mod[name]
+            check_values(found.reader(adata), found.kind, found.label, names=adata.obs_names)
             inputs.append(found)
         widths = {found.label: found.shape[0] for found in inputs}
         if len(set(widths.values())) > 1:

@@ -20,7 +20,7 @@ __all__ = ["identify_compounds"]
 logger = logging.getLogger("cellfuse")
 
 #: A whole InChIKey, or its first layer.
-INCHIKEY = re.compile(r"([A-Z]{14})(?:-[A-Z]{10}-[A-Z])?")
+INCHIKEY = re.compile(r"(?:InChIKey=)?([A-Z]{14})(?:-[A-Z]{10}-[A-Z])?")
 
 
 def identify_compounds(
@@ -109,7 +109,13 @@ def _column(data: AnnData | pd.DataFrame, key: str) -> pd.Series:
         return obs_column(data, key, missing=True)
     if key not in data.columns:
         raise missing_key(key, list(data.columns), what="the columns of the data frame")
-    return data[key]
+    column = data[key]
+    if isinstance(column, pd.DataFrame):
+        raise ValueError(
+            f"the data frame has {column.shape[1]} columns named {key!r}; rename or drop all but "
+            "one."
+        )
+    return column
 
 
 def _from_smiles(smiles: pd.Series, strip_salts: bool) -> NDArray:

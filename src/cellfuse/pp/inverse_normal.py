@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from numbers import Real
 
 from cellfuse._access import Data, per_modality, where
 from cellfuse._batches import Labels, codes_of
@@ -66,8 +67,8 @@ def inverse_normal(
     >>> wells.X.ravel().round(2).tolist()
     [-0.87, 0.0, 0.87]
     """
-    if not 0 <= offset < 1:
-        raise ValueError(f"offset={offset}: expected from 0 to below 1, such as 3/8.")
+    if not isinstance(offset, Real) or isinstance(offset, bool) or not 0 <= offset < 1:
+        raise ValueError(f"offset={offset!r}: expected from 0 to below 1, such as 3/8.")
     params = {"batch_key": batch_key, "offset": offset}
     matrices = open_matrices(
         data,

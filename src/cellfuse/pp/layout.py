@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -90,8 +91,8 @@ def correct_layout(
     >>> float(plate.X.std())
     0.0
     """
-    if n_iter < 1:
-        raise ValueError(f"n_iter={n_iter}: at least one round is needed.")
+    if not isinstance(n_iter, Integral) or isinstance(n_iter, bool) or n_iter < 1:
+        raise ValueError(f"n_iter={n_iter!r}: a whole number, at least one round is needed.")
     params = {"well_key": well_key, "batch_key": batch_key, "n_iter": n_iter}
     matrices = open_matrices(
         data,

@@ -54,5 +54,5 @@ def channel_reader(cell_input: CellInput, adata: AnnData, names: Sequence[str]) 
     shape = (len(names), *cell_input.shape[1:])
     other = replace(cell_input, names=tuple(names), shape=shape)
     reader = other.reader(adata)
-    check_values(reader, other.kind, other.label)
+    check_values(reader, other.kind, other.label, names=adata.obs_names)
     return reader

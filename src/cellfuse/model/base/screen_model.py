@@ -138,7 +138,8 @@ class ScreenModel(OnHub, ScviModel):
             raise ValueError(f"the data for modality {role!r} has no cells.")
         reader = self.inputs[role].reader(adata)
         if data is not None and data is not self.adata:
-            check_values(reader, self.inputs[role].kind, self.inputs[role].label)
+            kind, label = self.inputs[role].kind, self.inputs[role].label
+            check_values(reader, kind, label, names=adata.obs_names)
         return reader
 
     def _contexts(self, data: Data | None, roles: Sequence[str]) -> Contexts:
@@ -270,8 +271,9 @@ class ScreenModel(OnHub, ScviModel):
             roles = {cell_input.role: cell_input.modality for cell_input in inputs}
             check_mudata(cls.__name__, adata, roles, setup["context_keys"])
             for cell_input in inputs:
-                reader = cell_input.reader(adata.mod[cell_input.modality])
-                check_values(reader, cell_input.kind, cell_input.label)
+                modality = adata.mod[cell_input.modality]
+                reader = cell_input.reader(modality)
+                check_values(reader, cell_input.kind, cell_input.label, names=modality.obs_names)
             cls._note(adata, setup)
         model = cls._rebuild(adata, setup, description["init"])
         try:

@@ -150,6 +150,6 @@ def read_inputs(
             layer=(layers or {}).get(role),
             counts=role in counts,
         )
-        check_values(found.reader(adata), found.kind, found.label)
+        check_values(found.reader(adata), found.kind, found.label, names=adata.obs_names)
         inputs.append(found)
     return Found(keys, inputs, contexts)
