@@ -369,6 +369,41 @@ def test_databases_without_what_is_needed_say_so(tmp_path):
         cf.io.read_profiles(tmp_path / "loose.sqlite")
 
 
+def changed(path, name, change):
+    """A database whose table `name` is what `change` makes of it."""
+    with sqlite3.connect(database(path)) as stored:
+        frame = pd.read_sql_query(f'SELECT * FROM "{name}"', stored)
+        change(frame).to_sql(name, stored, index=False, if_exists="replace")
+    stored.close()
+    return path
+
+
+@pytest.mark.parametrize("name", ["Image", "Cells", "Cytoplasm"])
+def test_what_stands_twice_in_a_database_is_told(tmp_path, name):
+    path = changed(tmp_path / "twice.sqlite", name, lambda x: pd.concat([x, x.iloc[:1]]))
+    what = "images" if name == "Image" else name
+    with pytest.raises(
+        ValueError, match=f"1 rows of the table of {what} in .*ImageNumber 1.*two runs"
+    ):
+        cf.io.read_profiles(path)
+
+
+@pytest.mark.parametrize("name", ["Image", "Cells", "Cytoplasm"])
+def test_keys_that_a_database_holds_as_text_meet_numbers(tmp_path, name):
+    wanted = cf.io.read_profiles(database(tmp_path / "plain.sqlite"))
+    keys = ["ImageNumber", "ObjectNumber", "Cytoplasm_Parent_Cells"]
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    texts = changed(
+        folder / "plain.sqlite",
+        name,
+        lambda x: x.astype(dict.fromkeys(x.columns.intersection(keys), str)),
+    )
+    found = cf.io.read_profiles(texts)
+    np.testing.assert_array_equal(found.X, wanted.X)
+    pd.testing.assert_frame_equal(found.obs, wanted.obs)
+
+
 # -- what is read can be written ------------------------------------------------------------------
 
 

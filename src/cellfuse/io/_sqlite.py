@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -21,6 +22,8 @@ logger = logging.getLogger("cellfuse")
 
 #: Columns whose joint value names an image.
 IMAGE_KEYS = ("TableNumber", "ImageNumber")
+#: Columns that number objects, and those that join them.
+LINK = re.compile(r"_Parent_|ObjectNumber$|_Number_Object_Number$")
 PER = "Per_"
 
 
@@ -68,7 +71,7 @@ def read_sqlite(path: Path, numeric: Callable[[str], bool]) -> pd.DataFrame:
         raise ValueError(f"{str(path)!r} cannot be read as an SQLite database: {error}.") from error
     if objects:
         table = _together(objects, path)
-        table = table if images is None else _with_images(table, images)
+        table = table if images is None else _with_images(table, images, path)
     else:
         assert images is not None  # or there would have been an error
         table = images
@@ -114,7 +117,16 @@ def _columns(database: sqlite3.Connection, table: str) -> list[str]:
 
 
 def _read(database: sqlite3.Connection, table: str) -> pd.DataFrame:
-    return pd.read_sql_query(f"SELECT * FROM {_quoted(table)}", database)
+    found = pd.read_sql_query(f"SELECT * FROM {_quoted(table)}", database)
+    # SQLite holds a number as text where a column was made without a type: keys must still meet.
+    for name in found.columns:
+        linked = name in IMAGE_KEYS or LINK.search(name)
+        if not linked or pd.api.types.is_numeric_dtype(found[name]):
+            continue
+        number = pd.to_numeric(found[name], errors="coerce")
+        if number.notna().equals(found[name].notna()):
+            found[name] = number
+    return found
 
 
 def _quoted(name: str) -> str:
@@ -134,6 +146,7 @@ def _together(objects: list[_Objects], path: Path) -> pd.DataFrame:
     base = max(objects, key=parents)
     keys = _keys(base.table)
     table = base.table.rename(columns={base.number: f"{base.name}_ObjectNumber"})
+    _check_once(table, [*keys, f"{base.name}_ObjectNumber"], base.name, path)
     joined, rest = [base.name], [one for one in objects if one is not base]
     while rest:
         links = [
@@ -152,12 +165,12 @@ def _together(objects: list[_Objects], path: Path) -> pd.DataFrame:
         right = one.table.rename(columns={one.number: f"{one.name}_ObjectNumber"})
         same = [c for c in right.columns if c in table.columns and c not in keys]
         right = right.rename(columns={c: f"{one.name}_{c}" for c in same})
+        _check_once(right, [*keys, f"{one.name}_ObjectNumber"], one.name, path)
         n_before = len(table)
         table = table.merge(
             right,
             left_on=[*keys, link],
             right_on=[*keys, f"{one.name}_ObjectNumber"],
-            validate="many_to_one",
         )
         if len(table) < n_before:
             logger.info(
@@ -171,8 +184,21 @@ def _together(objects: list[_Objects], path: Path) -> pd.DataFrame:
     return table
 
 
-def _with_images(table: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+def _with_images(table: pd.DataFrame, images: pd.DataFrame, path: Path) -> pd.DataFrame:
     keys = [key for key in _keys(table) if key in images.columns]
     same = [c for c in images.columns if c in table.columns and c not in keys]
     images = images.rename(columns={c: f"Image_{c}" for c in same})
-    return table.merge(images, on=keys, how="left", validate="many_to_one")
+    _check_once(images, keys, "images", path)
+    return table.merge(images, on=keys, how="left")
+
+
+def _check_once(table: pd.DataFrame, keys: list[str], what: str, path: Path) -> None:
+    """Refuse images or objects that stand twice: the rows of others would be doubled by them."""
+    double = table.loc[table.duplicated(keys), keys]
+    if len(double):
+        first = ", ".join(f"{key} {double.iloc[0][key]}" for key in keys)
+        raise ValueError(
+            f"{len(double)} rows of the table of {what} in {str(path)!r} repeat another ({first} "
+            "the first): were two runs written into one database? Give each its own TableNumber, "
+            "or delete the rows of one."
+        )
