@@ -186,6 +186,41 @@ class Spy:
         return data[modality].obsm["truth"]
 
 
+class Wavering(Spy):
+    """A model whose trainings are worse and better: truth with noise by the seed."""
+
+    trained: list[int] = []
+
+    def __init__(self, adata, *, seed=0):
+        super().__init__(adata)
+        self.seed = seed
+
+    def train(self, max_epochs=1):
+        Wavering.trained.append(self.seed)
+
+    def get_latent_representation(self, data=None, *, modality=None):
+        truth = data[modality].obsm["truth"]
+        rng = np.random.default_rng([self.seed, len(modality)])
+        return truth + {0: 9.0, 1: 0.1, 2: 2.0}[self.seed] * rng.normal(size=truth.shape)
+
+
+def test_values_are_medians_of_three_trainings(screen, design):
+    Wavering.trained.clear()
+    found = cf.benchmark(screen, {"wavering": Wavering}, edges_of(screen), **design, seeds=3)
+    assert Wavering.trained == [0, 1, 2]
+    scores = found.scores[found.scores["score"] == "auc"].sort_values("seed")
+    for view in ("image", "rna"):
+        own = scores.loc[(scores["view"] == view) & ~scores["ceiling"].astype(bool), "value"]
+        values = own.to_numpy(float)
+        assert values[0] < values[2] < values[1]  # the third training is in the middle
+        assert of(found, "wavering", view, "edges_auc") == values[2]
+        assert of(found, "wavering", view, "edges_auc_low") == values[0]
+        assert of(found, "wavering", view, "edges_auc_high") == values[1]
+    assert cf.benchmark.__kwdefaults__["seeds"] == 3
+    for name in ("petri_table1", "petri_s1", "petri_s2", "petri_s3", "petri_s4"):
+        assert getattr(cf.bench.recipes, name)()["seeds"] == 3
+
+
 def test_no_model_is_shown_a_held_out_target(screen, design):
     found = cf.benchmark(
         screen,
