@@ -2,8 +2,9 @@
 
     python benchmarks/faults/kills.py [--kills 3]
 
-Jobs: a training with `checkpoint=`, `write_store`, `get_latent_representation(out=)`. Each is
-killed some times, at moments drawn with a seed, then left to end. Writes `results/kills.json`.
+Jobs: a training with `checkpoint=`, `write_store`, `get_latent_representation(out=)`,
+`embed_images(store=)`, `crop_cells(store=)`. Each is killed some times, at moments drawn with a
+seed, then left to end. Writes `results/kills.json`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def _screen():
     return cf.datasets.simulated_screen(n_targets=24, cells_per_guide=40, seed=0)
 
 
-def _digest(*arrays) -> str:
+def digest(*arrays) -> str:
+    """Fingerprint of arrays."""
     made = hashlib.blake2b(digest_size=8)
     for array in arrays:
         made.update(np.ascontiguousarray(array).tobytes())
@@ -58,7 +60,7 @@ def train(folder: Path) -> str:
         enable_progress_bar=False,
     )
     weights = model.module.state_dict()
-    return _digest(*(np.nan_to_num(weights[name].numpy()) for name in sorted(weights)))
+    return digest(*(np.nan_to_num(weights[name].numpy()) for name in sorted(weights)))
 
 
 def write_store(folder: Path) -> str:
@@ -75,7 +77,7 @@ def write_store(folder: Path) -> str:
         stored = cf.io.open_store(path)
     else:
         stored = cf.io.write_store(source, path, context_keys="guide", memory=2 << 20)
-    return _digest(stored["image"].obsm["crops"][:], stored["rna"].X[:].toarray())
+    return digest(stored["image"].obsm["crops"][:], stored["rna"].X[:].toarray())
 
 
 def embed(folder: Path) -> str:
@@ -85,10 +87,51 @@ def embed(folder: Path) -> str:
     found = model.get_latent_representation(
         modality="image", batch_size=16, out=folder / "embedding.zarr"
     )
-    return _digest(found[:])
+    return digest(found[:])
 
 
-JOBS = {"train": train, "write_store": write_store, "embed": embed}
+def images(folder: Path) -> str:
+    """Images through a backbone, into a store."""
+    import cellfuse as cf
+
+    adata = _screen()["image"]
+    cf.pp.embed_images(
+        adata,
+        store=folder / "images.zarr",
+        backbone="test_vit",
+        weights="random",
+        batch_size=16,
+        progress=False,
+    )
+    return digest(adata.obsm["X_vit"])
+
+
+def crops(folder: Path) -> str:
+    """Cells cut out of fields, in the place of a store that is there."""
+    import cellfuse as cf
+
+    fields = (_field(i) for i in range(60))
+    cells = cf.pp.crop_cells(fields, size=48, store=folder / "crops.zarr", overwrite=True)
+    return digest(cells.obsm["crops"][:])
+
+
+def _field(number: int):
+    import cellfuse as cf
+
+    rng = np.random.default_rng(number)
+    y, x = np.mgrid[:400, :400]
+    labels = np.where((y % 40 < 20) & (x % 40 < 20), y // 40 * 10 + x // 40 + 1, 0)
+    pixels = rng.integers(0, 4_000, (4, 400, 400)).astype("u2")
+    return cf.io.Field(pixels, ("DNA", "ER", "RNA", "AGP"), {"well": f"A{number}"}, labels=labels)
+
+
+JOBS = {
+    "train": train,
+    "write_store": write_store,
+    "embed": embed,
+    "embed_images": images,
+    "crop_cells": crops,
+}
 
 
 def _start(job: str, folder: Path) -> subprocess.Popen:
@@ -101,6 +144,25 @@ def _finish(process: subprocess.Popen) -> str:
     if process.returncode:
         raise RuntimeError(error[-2_000:])
     return out.split()[-1]
+
+
+def broken(job: str, n_times: int, rng: np.random.Generator, number: int = signal.SIGKILL) -> dict:
+    """Run a job whole; then break it by a signal some times and let it end."""
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        begun = time.monotonic()
+        whole = _finish(_start(job, Path(one)))
+        seconds = time.monotonic() - begun
+        n_broken = 0
+        for _ in range(n_times):
+            process = _start(job, Path(other))
+            time.sleep(seconds * rng.uniform(0.4, 0.95))
+            if process.poll() is None:
+                os.kill(process.pid, number)
+                n_broken += 1
+            process.communicate()
+        same = _finish(_start(job, Path(other))) == whole
+        left = sorted({p.name for p in Path(other).iterdir()} - {p.name for p in Path(one).iterdir()})
+    return {"killed": n_broken, "seconds": seconds, "same": same, "left": left}
 
 
 def main() -> None:
@@ -116,20 +178,7 @@ def main() -> None:
         return
     rng, found = np.random.default_rng(0), {}
     for job in JOBS:
-        with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-            begun = time.monotonic()
-            whole = _finish(_start(job, Path(one)))
-            seconds = time.monotonic() - begun
-            n_killed = 0
-            for _ in range(given.kills):
-                process = _start(job, Path(other))
-                time.sleep(seconds * rng.uniform(0.4, 0.95))
-                if process.poll() is None:
-                    os.kill(process.pid, signal.SIGKILL)
-                    n_killed += 1
-                process.communicate()
-            broken = _finish(_start(job, Path(other)))
-        found[job] = {"killed": n_killed, "seconds": seconds, "same": broken == whole}
+        found[job] = broken(job, given.kills, rng)
         print(job, found[job], flush=True)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(found, indent=2) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cellfuse._files import put_in_place, writing
+
 __all__ = ["EmbeddingStore", "digest_of"]
 
 FORMAT = 1
+#: What to do where the disk is full.
+GO_ON = "Batches that are done are kept: make room, and the same call goes on after them."
 
 
 def digest_of(*parts: Any) -> str:
@@ -31,7 +36,8 @@ class EmbeddingStore:
     computed again.
     """
 
-    def __init__(self, group: Any) -> None:
+    def __init__(self, group: Any, place: Path) -> None:
+        self._place = place
         self._rows, self._done = group["embedding"], group["done"]
         self.batch_size = int(self._rows.chunks[0])
 
@@ -56,15 +62,24 @@ class EmbeddingStore:
                     f"the store {str(place)!r} belongs to other cells, weights or settings "
                     f"({differs}). Give another `store`, or remove that folder."
                 )
-            return cls(zarr.open_group(place, mode="r+"))
+            return cls(zarr.open_group(place, mode="r+"), place)
         batch_size = min(batch_size, shape[0])
-        group = zarr.open_group(place, mode="w")
-        group.create_array("embedding", shape=shape, chunks=(batch_size, shape[1]), dtype="float32")
-        n_batches = -(-shape[0] // batch_size)
-        group.create_array("done", shape=(n_batches,), chunks=(1,), dtype="uint8")
-        # Last: a store without its identity was never complete.
-        group.attrs["cellfuse"] = wanted
-        return cls(group)
+        # Beside, then in its place: where this ends half-way, the same call begins anew.
+        beside = place.parent / f".{place.name}-writing"
+        with writing(place):
+            shutil.rmtree(beside, ignore_errors=True)
+            try:
+                group = zarr.open_group(beside, mode="w")
+                group.create_array(
+                    "embedding", shape=shape, chunks=(batch_size, shape[1]), dtype="float32"
+                )
+                n_batches = -(-shape[0] // batch_size)
+                group.create_array("done", shape=(n_batches,), chunks=(1,), dtype="uint8")
+                group.attrs["cellfuse"] = wanted
+                put_in_place(beside, place)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+        return cls(zarr.open_group(place, mode="r+"), place)
 
     @property
     def rows(self) -> Any:
@@ -77,8 +92,9 @@ class EmbeddingStore:
 
     def write(self, part: slice, values: NDArray) -> None:
         """Keep a batch, then note that it is there."""
-        self._rows[part] = values
-        self._done[part.start // self.batch_size] = 1
+        with writing(self._place, GO_ON):
+            self._rows[part] = values
+            self._done[part.start // self.batch_size] = 1
 
     def read(self) -> NDArray[np.float32]:
         """The whole embedding."""

@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["put_in_place", "write_csv"]
+__all__ = ["put_in_place", "write_csv", "writing"]
 
 #: First letters at which a spreadsheet takes a text for a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+#: What a system says of a disk, by the number of the error; HDF5 and safetensors hand on the words.
+OF_A_DISK = {
+    os.strerror(number): number
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+}
+
+
+@contextmanager
+def writing(target: str | Path, fix: str = "What was there before is whole.") -> Iterator[None]:
+    """Name what is being written where the disk is full, only read, or broken.
+
+    Parameters
+    ----------
+    target
+        File or folder, as the user named it.
+    fix
+        What has been kept, and how to go on.
+
+    Raises
+    ------
+    OSError
+        With `target` in its text, whatever kind of error the writer has made of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        words = next((words for words in OF_A_DISK if words in str(error)), None)
+        if words is None or (isinstance(error, OSError) and str(target) in str(error)):
+            raise
+        raise OSError(
+            OF_A_DISK[words], f"{str(target)!r} could not be written: {words}. {fix}"
+        ) from error
 
 
 def put_in_place(new: Path, target: Path) -> None:
@@ -44,5 +81,9 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
         if dtype.kind not in "iufb":
             out.isetitem(place, [plain(value) for value in out.iloc[:, place]])
     beside = path.with_name(f".{path.name}-{os.getpid()}")
-    out.to_csv(beside, index=False)
-    beside.replace(path)
+    try:
+        with writing(path):
+            out.to_csv(beside, index=False)
+            beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import fields
 from numbers import Integral
 from pathlib import Path
@@ -13,8 +13,10 @@ from typing import Any, TypeAlias
 from mudata import MuData
 
 from cellfuse._errors import missing_key
+from cellfuse._files import writing
 from cellfuse.bench._design import Design
 from cellfuse.bench._engine import Job, Task, check_metrics, data_of, noted, run_tasks, tasks_of
+from cellfuse.bench._folder import GO_ON
 from cellfuse.bench._methods import Method, Source, fingerprint, read_methods
 from cellfuse.bench._metrics import read_metrics
 from cellfuse.bench._result import Benchmark, collect, notes_of, reason
@@ -168,7 +170,8 @@ def benchmark(
         job = Job(chosen, corrections, scored, Store(place), ceilings, keep_models)
         with noted():
             check_metrics(job, first, numbers[0])
-        tasks = _run(mdata, job, rows, numbers, first, n_jobs=n_jobs, say=say)
+        with nullcontext() if kept is None else writing(kept, GO_ON):
+            tasks = _run(mdata, job, rows, numbers, first, n_jobs=n_jobs, say=say)
         with noted():
             result = collect(
                 job,
@@ -186,7 +189,8 @@ def benchmark(
                 },
             )
         if kept is not None:
-            result.write(kept)
+            with writing(kept, GO_ON):
+                result.write(kept)
     for _, row in result.failures.drop_duplicates(["method", "metric", "why"]).iterrows():
         say(f"  {row['method']} {row['metric']}: {reason(row['why'])}")
     for note in notes_of(result.runs):

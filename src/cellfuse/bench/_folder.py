@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["MARK", "check_folder"]
+__all__ = ["GO_ON", "MARK", "check_folder"]
 
 #: File by which a results folder is known.
 MARK = "benchmark.json"
+#: What to do where the disk is full.
+GO_ON = "What is done is kept: make room, and the same call goes on after it."
 
 
 def check_folder(folder: str | Path) -> Path:

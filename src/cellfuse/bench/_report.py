@@ -14,6 +14,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup, escape
 
+from cellfuse._files import writing
 from cellfuse.bench._figures import Figure, figures_of
 from cellfuse.bench._metrics import METRICS
 from cellfuse.bench._result import Benchmark, notes_of, reason, shown, value_columns
@@ -122,10 +123,14 @@ def report(
         times=_times(result.runs),
     )
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.tmp")
-    beside.write_text(page, encoding="utf-8")
-    beside.replace(target)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_text(page, encoding="utf-8")
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
     return target
 
 

@@ -132,7 +132,9 @@ class Benchmark:
         about = {
             "config": self.config, "conclusion": self.conclusion, "provenance": self.provenance
         }  # fmt: skip
-        (target / "benchmark.json").write_text(json.dumps(about, indent=1, default=str) + "\n")
+        beside = target / ".benchmark.json.tmp"
+        beside.write_text(json.dumps(about, indent=1, default=str) + "\n")
+        beside.replace(target / "benchmark.json")
 
 
 def collect(

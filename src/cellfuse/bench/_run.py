@@ -16,12 +16,13 @@ from mudata import MuData
 from cellfuse import tl
 from cellfuse._access import is_mudata
 from cellfuse._errors import warn_user
-from cellfuse._mudata import columns_stay
+from cellfuse._files import writing
+from cellfuse._mudata import write_file
 from cellfuse.bench._benchmark import benchmark
 from cellfuse.bench._config import Config, read_config
 from cellfuse.bench._engine import noted
 from cellfuse.bench._figures import figures_of
-from cellfuse.bench._folder import check_folder
+from cellfuse.bench._folder import GO_ON, check_folder
 from cellfuse.bench._report import report
 from cellfuse.bench._result import Benchmark
 from cellfuse.bench._settings import Settings
@@ -374,9 +375,10 @@ def _finish(
     assert folder is not None
     with noted():
         figures = figures_of(result.table, result.best, result.edges, colour_key=colour_key)
-    (folder / "figures").mkdir(exist_ok=True)
-    for figure in figures:
-        (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png)
+    with writing(folder, GO_ON):
+        (folder / "figures").mkdir(exist_ok=True)
+        for figure in figures:
+            (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png)
     _write_screen(result, folder)
     report(
         result, title=title, about=about, figures=figures, colour_key=colour_key,
@@ -390,9 +392,9 @@ def _write_screen(result: Benchmark, folder: Path) -> None:
     """The screen with embeddings, and the best method's profiles."""
     best = result.best
     if best is not None:
-        best.fused.guides.write_h5ad(folder / "guides.h5ad")
+        write_file(best.fused.guides, folder / "guides.h5ad")
         if best.fused.genes is not None:
-            best.fused.genes.write_h5ad(folder / "genes.h5ad")
+            write_file(best.fused.genes, folder / "genes.h5ad")
     if result.mdata is None:
         return
     screen = result.mdata.copy()
@@ -405,8 +407,7 @@ def _write_screen(result: Benchmark, folder: Path) -> None:
         for role, name in best.fused.roles.items():
             del role
             screen.mod[name].obsm["X_best_corrected"] = best.fused.cells.mod[name].obsm[REP]
-    with columns_stay():
-        screen.write(folder / "screen.h5mu")
+    write_file(screen, folder / "screen.h5mu")
 
 
 def _snippet(result: Benchmark) -> str:

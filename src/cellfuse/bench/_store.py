@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,15 +106,19 @@ class Store:
         """Keep embeddings by role, drawn profiles, the model where it is wanted, and notes."""
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        beside.chmod(0o755)
-        for role, array in arrays.items():
-            np.save(beside / f"{role}.npy", array, allow_pickle=False)
-        if synthetic is not None:
-            synthetic.write_h5ad(beside / "synthetic.h5ad")
-        if model is not None:
-            model.save(beside / "model")
-        _write_json(beside / "about.json", about)
-        put_in_place(beside, target)
+        try:
+            beside.chmod(0o755)
+            for role, array in arrays.items():
+                np.save(beside / f"{role}.npy", array, allow_pickle=False)
+            if synthetic is not None:
+                synthetic.write_h5ad(beside / "synthetic.h5ad")
+            if model is not None:
+                model.save(beside / "model")
+            _write_json(beside / "about.json", about)
+            put_in_place(beside, target)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
 
     def read_embedding(self, source: Path) -> tuple[dict[str, NDArray], AnnData | None]:
         """Embeddings by role, and drawn profiles; why there are none, if so."""

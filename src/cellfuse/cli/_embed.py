@@ -48,8 +48,7 @@ def embed(
     with verbosity(quiet):
         loading(quiet)
         from cellfuse._console import Steps
-        from cellfuse._files import put_in_place
-        from cellfuse._mudata import columns_stay
+        from cellfuse._mudata import write_file
         from cellfuse.bench import read_screen
 
         steps = Steps(None if quiet else lambda text: print(text, flush=True))
@@ -60,13 +59,7 @@ def embed(
             for part, own in _roles(loaded, mdata).items():
                 mdata.mod[own].obsm[key] = loaded.get_latent_representation(modality=part)
         with steps("writing"):
-            beside = target.with_name(f".{target.name}.part")
-            try:
-                with columns_stay():
-                    mdata.write(beside)
-                put_in_place(beside, target)
-            finally:
-                beside.unlink(missing_ok=True)
+            write_file(mdata, target)
         steps.say(f"obsm[{key!r}] is in {out}")
 
 

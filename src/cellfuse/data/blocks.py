@@ -81,6 +81,8 @@ def blocks_of(array: Any) -> Blocks:
 
 
 def _dask_blocks(array: Any) -> Blocks:
+    for source in _behind(array):
+        _refuse_lost(source)
     bounds = np.append(0, np.cumsum(array.chunks[0])).astype(np.int64)
 
     def fetch(first: int, last: int, number: int) -> Any:
@@ -89,6 +91,35 @@ def _dask_blocks(array: Any) -> Blocks:
 
     sparse = sp.issparse(getattr(array, "_meta", None))
     return Blocks(tuple(map(int, array.shape)), np.dtype(array.dtype), bounds, fetch, sparse)
+
+
+def _behind(array: Any) -> list[Any]:
+    """zarr arrays that a dask array is made of; dask keeps each in a layer of its own."""
+    layers = getattr(getattr(array, "dask", None), "layers", {}).values()
+    single = [next(iter(layer.values())) for layer in layers if len(layer) == 1]
+    found = [getattr(value, "value", value) for value in single]
+    return [value for value in found if hasattr(value, "nchunks_initialized")]
+
+
+def _refuse_lost(array: Any) -> None:
+    """Refuse a zarr array that lacks chunks: dask hands their rows on as zeros."""
+    if array.nchunks_initialized >= array.nchunks:
+        return
+    outer = getattr(array, "shards", None) or array.chunks
+    name, last = str(getattr(array, "store_path", "in memory")), array.shape[0]
+    for place in itertools.product(
+        *(range(-(-size // step)) for size, step in zip(array.shape, outer, strict=True))
+    ):
+        chunk = array.metadata.encode_chunk_key(place)
+        if not _is_there(array, chunk):
+            first = place[0] * outer[0]
+            raise missing(name, chunk, first, min(first + outer[0], last) - 1)
+
+
+def _is_there(array: Any, chunk: str) -> bool:
+    from zarr.core.sync import sync
+
+    return bool(sync(array.store.exists(f"{array.path}/{chunk}" if array.path else chunk)))
 
 
 def _from_h5(array: Any) -> Callable[[int, int, int], Any]:
@@ -118,10 +149,7 @@ def _from_zarr(array: Any) -> Callable[[int, int, int], Any]:
 
 def _refuse_missing(array: Any, name: str, found: NDArray, first: int) -> None:
     """Refuse chunks that are not there; only what holds nothing but the fill value can be one."""
-    from zarr.core.sync import sync
-
-    store, path = getattr(array, "store", None), getattr(array, "path", "")
-    if store is None:
+    if getattr(array, "store", None) is None:
         return
     outer = getattr(array, "shards", None) or array.chunks
     steps = [range(0, length, step) for length, step in zip(found.shape, outer, strict=True)]
@@ -133,7 +161,7 @@ def _refuse_missing(array: Any, name: str, found: NDArray, first: int) -> None:
         chunk = array.metadata.encode_chunk_key(
             tuple(p // s for p, s in zip(place, outer, strict=True))
         )
-        if not sync(store.exists(f"{path}/{chunk}" if path else chunk)):
+        if not _is_there(array, chunk):
             raise missing(name, chunk, place[0], place[0] + len(part) - 1)
 
 

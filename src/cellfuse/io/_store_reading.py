@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ MARK = "cellfuse-store"
 FORMAT = 1
 #: Slot of each modality's ``uns`` for where the row of each of the user's cells lies.
 PLACE = "cellfuse_store"
+#: What every modality of a store has.
+PARTS = ("obs", "var", "uns", "layers", "obsm", "varm", "varp", "obsp")
 
 
 def mark_of(path: Path) -> dict[str, Any] | None:
@@ -61,17 +64,32 @@ def opened(target: Path) -> Data:
     if not mark["modalities"]:
         return _open_modality(root, target)
     mods: Any = root["mod"]
-    names = mods.attrs["mod-order"]
-    return make_mudata({str(name): _open_modality(mods[name], target) for name in names})
+    names = [str(name) for name in mods.attrs["mod-order"]]
+    _refuse_lost(target, mods, names)
+    return make_mudata({name: _open_modality(mods[name], target) for name in names})
+
+
+def _refuse_lost(target: Path, group: Any, names: Iterable[str]) -> None:
+    """Refuse a store of which a part was not copied."""
+    lost = [name for name in names if name not in group]
+    if lost:
+        raise ValueError(
+            f"{str(target)!r} is damaged: {listing(lost)} of {group.path or 'it'} is not there. "
+            "Copy the store again, or write it again with `write_store`."
+        )
 
 
 def _open_modality(group: Any, target: Path) -> AnnData:
-    missing = [name for name in ("obs", "var", "uns") if name not in group]
-    if missing:
-        raise ValueError(f"{str(target)!r} is damaged: {listing(missing)} of it is not there.")
-    uns = dict(read_elem(group["uns"]))
+    _refuse_lost(target, group, PARTS)
+    _refuse_lost(target, group["uns"], [PLACE])
+    obs, uns = read_elem(group["obs"]), dict(read_elem(group["uns"]))
     place = np.asarray(uns.pop(PLACE), np.int64)
-    adata = AnnData(obs=read_elem(group["obs"]).iloc[place], var=read_elem(group["var"]), uns=uns)
+    if not np.array_equal(np.sort(place), np.arange(len(obs))):
+        raise ValueError(
+            f"{str(target)!r} is damaged: its index of {len(obs)} cells does not name each once. "
+            "Copy the store again, or write it again with `write_store`."
+        )
+    adata = AnnData(obs=obs.iloc[place], var=read_elem(group["var"]), uns=uns)
     if "X" in group:
         adata.X = _lazy(group["X"], place)
     for where in ("layers", "obsm"):

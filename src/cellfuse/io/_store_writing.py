@@ -57,7 +57,9 @@ def write(
     }
     target.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(target.parent, os.W_OK):
-        raise PermissionError(f"{str(target.parent)!r} cannot be written to.")
+        raise PermissionError(
+            f"{str(target)!r} cannot be written to: {str(target.parent)!r} can only be read."
+        )
     work = target.parent / f".{target.name}-writing"
     try:
         with FileLock(target.parent / f".{target.name}.lock", timeout=0):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from anndata.io import write_elem
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from cellfuse._files import put_in_place
@@ -65,13 +65,16 @@ class MemoryCrops:
 class ZarrCrops:
     """Crops in an AnnData zarr store: written beside `store`, and renamed when it is whole.
 
+    The folder beside has one name, so that a later run clears what a killed one has left.
+
     Two buffers of a few chunks take turns: one is filled while the other is compressed and
     written in a thread.
     """
 
     def __init__(self, store: Path) -> None:
         self._store = store
-        self._beside: Path | None = None
+        self._work = store.parent / f".{store.name}-writing"
+        self._lock: FileLock | None = None
         self._array: Any = None
         self._filling: NDArray[Any]
         self._resting: NDArray[Any]
@@ -95,11 +98,9 @@ class ZarrCrops:
     def _create(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
         import zarr
 
-        self._store.parent.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.mkdtemp(prefix=f".{self._store.name}-", dir=self._store.parent)
-        self._beside = Path(beside)
+        self._take()
         # Format 2 is what anndata writes, and all of the field's readers open.
-        group = zarr.open_group(beside, mode="w", zarr_format=2)
+        group = zarr.open_group(str(self._work / "store"), mode="w", zarr_format=2)
         group.attrs.update(
             {"encoding-type": "anndata", "encoding-version": "0.1.0", MARK: self._store.name}
         )
@@ -112,6 +113,19 @@ class ZarrCrops:
         self._array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         self._filling = np.empty((CHUNKS_AT_ONCE * cells, *shape), dtype)
         self._resting = np.empty_like(self._filling)
+
+    def _take(self) -> None:
+        """Have the folder beside for this process alone."""
+        self._work.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._work / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise OSError(
+                f"another process is writing {str(self._store)!r}; wait for it, or choose another "
+                "path."
+            ) from None
+        self._lock = lock
 
     def _flush(self) -> None:
         """Hand the filled buffer to the writer, whose last portion must be on the disk."""
@@ -135,27 +149,30 @@ class ZarrCrops:
         """Write what is left, put the store in its place, and open it."""
         import zarr
 
-        assert self._beside is not None
         if self._filled:
             self._flush()
         self._wait()
         self._writer.shutdown()
-        group = zarr.open_group(str(self._beside), mode="r+")
+        group = zarr.open_group(str(self._work / "store"), mode="r+")
         whole = _annotated(obs, channels, None)
         for name in ("obs", "var", "uns", "layers", "varm", "obsp", "varp"):
             value = getattr(whole, name)
             write_elem(group, name, value if name in ("obs", "var") else dict(value))
-        self._beside.chmod(0o755)
-        put_in_place(self._beside, self._store)
-        self._beside = None
+        put_in_place(self._work / "store", self._store)
+        self._leave()
         opened = zarr.open_group(str(self._store), mode="r")
         return _annotated(obs, channels, opened[f"obsm/{CROPS}"])
 
     def discard(self) -> None:
         """Remove what was written beside."""
         self._writer.shutdown()
-        if self._beside is not None:
-            shutil.rmtree(self._beside, ignore_errors=True)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._lock is not None:
+            shutil.rmtree(self._work, ignore_errors=True)
+            self._lock.release()
+            self._lock = None
 
 
 def layout() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse._errors import listing, missing_key
+from cellfuse._files import writing
 from cellfuse.kernels.label_images import foreign_background
 from cellfuse.pp._crop_store import MemoryCrops, Sink, ZarrCrops, refuse_existing
 
@@ -154,12 +155,16 @@ def crop_cells(
     True
     """
     cut = _checked(size, mask_neighbours, edge, min_area, dtype, rescale)
-    sink: Sink = MemoryCrops()
-    if store is not None:
-        refuse_existing(Path(store), overwrite=overwrite)
-        sink = ZarrCrops(Path(store))
+    if store is None:
+        return _into(MemoryCrops(), _pairs(fields, labels), cut)
+    refuse_existing(Path(store), overwrite=overwrite)
+    with writing(store):
+        return _into(ZarrCrops(Path(store)), _pairs(fields, labels), cut)
+
+
+def _into(sink: Sink, pairs: Iterator[tuple[FieldLike, Cells]], cut: Cut) -> AnnData:
     try:
-        obs, channels = _cut_all(_pairs(fields, labels), cut, sink)
+        obs, channels = _cut_all(pairs, cut, sink)
         return sink.finish(obs, channels)
     except BaseException:
         sink.discard()

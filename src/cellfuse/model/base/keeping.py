@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import signal
 import threading
 import time
@@ -23,7 +24,7 @@ from torch import nn
 
 from cellfuse.data import DocumentDataModule
 
-__all__ = ["Keeping", "asked_to_end", "identity_of"]
+__all__ = ["Keeping", "asked_to_end", "identity_of", "read_checkpoint"]
 
 #: Seconds between two checkpoints within an epoch.
 EVERY_SECONDS = 600.0
@@ -38,6 +39,27 @@ def identity_of(network: nn.Module, datamodule: DocumentDataModule) -> str:
     parts = [f"{name} {tuple(p.shape)}" for name, p in network.named_parameters()]
     parts += [f"{name} {p.n_documents} {p.n_steps} {p.seed}" for name, p in plans.items()]
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def read_checkpoint(file: str | Path) -> dict[str, Any]:
+    """Read a checkpoint as plain tensors and numbers: nothing in it is executed.
+
+    Raises
+    ------
+    ValueError
+        It is damaged, or none.
+    """
+    try:
+        found = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
+        if not {"state_dict", "callbacks"} <= set(found):
+            raise ValueError("it holds no training")
+    except (RuntimeError, ValueError, EOFError, TypeError, pickle.UnpicklingError) as error:
+        why = str(error).split(". ")[0].splitlines()[0]
+        raise ValueError(
+            f"the checkpoint {str(file)!r} is damaged, cut short, or none of cellfuse's: {why}. "
+            "Copy it again, or remove it to begin anew."
+        ) from error
+    return found
 
 
 class Keeping(L.Callback):
@@ -64,11 +86,11 @@ class Keeping(L.Callback):
         Raises
         ------
         ValueError
-            It is of another training.
+            It is of another training, or damaged.
         """
         if self.file is None or not self.file.exists():
             return None
-        held = torch.load(self.file, weights_only=True, map_location="cpu", mmap=True)
+        held = read_checkpoint(self.file)
         if held["callbacks"].get(self.state_key, {}).get("identity") != self.identity:
             raise ValueError(
                 f"{str(self.file)!r} is a checkpoint of another training: of another model, other "

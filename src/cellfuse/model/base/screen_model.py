@@ -279,7 +279,10 @@ class ScreenModel(OnHub, ScviModel):
         try:
             model.module.load_state_dict(tensors)
         except RuntimeError as error:
-            raise ValueError(f"{str(dir_path)!r} is damaged: {error}") from error
+            first = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{str(dir_path)!r} is damaged, or its two files are of different models: {first}"
+            ) from error
         model.is_trained_ = description["trained"]
         model.history_ = history or None
         # Models saved before 0.2 do not tell: each training began a new history.

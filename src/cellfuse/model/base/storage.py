@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cellfuse._errors import listing
-from cellfuse._files import put_in_place
+from cellfuse._files import put_in_place, writing
 
 __all__ = ["read_folder", "write_folder"]
 
@@ -47,19 +47,22 @@ def write_folder(
                 f"{str(target)!r} holds more than a saved model ({listing(others)}); it is not "
                 "overwritten. Move those files, or choose another folder."
             )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        curves = {name: frame[name].to_dict() for name, frame in (history or {}).items()}
-        whole = {"format": FORMAT, **description, "history": curves}
-        text = json.dumps(whole, indent=1, default=_plain)
-        (beside / DESCRIPTION).write_text(text)
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside / WEIGHTS)
-        beside.chmod(0o755)
-        put_in_place(beside, target)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            curves = {name: frame[name].to_dict() for name, frame in (history or {}).items()}
+            whole = {"format": FORMAT, **description, "history": curves}
+            text = json.dumps(whole, indent=1, default=_plain)
+            (beside / DESCRIPTION).write_text(text)
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside / WEIGHTS
+            )
+            beside.chmod(0o755)
+            put_in_place(beside, target)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
 
 
 def _plain(value: Any) -> Any:

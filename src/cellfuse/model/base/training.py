@@ -21,7 +21,12 @@ from cellfuse._console import quiet, shows_progress
 from cellfuse.data import Batch, DocumentDataModule
 from cellfuse.model.base.checks import plain
 from cellfuse.model.base.history import Frames, History
-from cellfuse.model.base.keeping import Keeping, asked_to_end, identity_of
+from cellfuse.model.base.keeping import (
+    Keeping,
+    asked_to_end,
+    identity_of,
+    read_checkpoint,
+)
 from cellfuse.model.base.progress import Progress
 
 __all__ = ["Training", "fit", "refuse_unknown", "seeded"]
@@ -191,6 +196,8 @@ def fit(
     """
     file = None if checkpoint is None else Path(checkpoint) / f"from-epoch-{n_before}.ckpt"
     keeping = Keeping(file, identity_of(training.network, datamodule))
+    if ckpt_path is not None and Path(ckpt_path).is_file():  # else Lightning knows what it means
+        read_checkpoint(ckpt_path)
     with tempfile.TemporaryDirectory() as folder:
         kept = History(history, first_epoch=n_before, file=Path(folder) / "history.json")
         _run(
@@ -247,6 +254,14 @@ def _fit(
         # A checkpoint is read as plain tensors and numbers: nothing in it is executed.
         with asked_to_end(keeping):
             trainer.fit(training, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        kept = f" The same call goes on with {str(keeping.left)!r}." if keeping.left else ""
+        raise RuntimeError(
+            "a process that loads batches was killed, as happens where memory runs out; fewer "
+            f"`num_workers` take less of it ({error}).{kept}"
+        ) from error
     except SystemExit:
         if not trainer.interrupted:
             raise
