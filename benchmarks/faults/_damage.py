@@ -1,4 +1,4 @@
-"""Files that were cut short, lost, changed or written by another version: named, never read as cells."""
+"""Files that were cut short, lost, changed, or of another version: named, never read as cells."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import mudata as md
 import numpy as np
 import test_contract
 import zarr
@@ -38,7 +37,9 @@ def _train(mdata: Any) -> Any:
 
 
 def _files_of(array: Path) -> list[Path]:
-    return sorted(p for p in array.rglob("*") if p.is_file() and "json" not in p.name and "." != p.name[0])
+    return sorted(
+        p for p in array.rglob("*") if p.is_file() and "json" not in p.name and "." != p.name[0]
+    )
 
 
 def _plain(folder: Path, **more: Any) -> tuple[Any, Path]:
@@ -81,17 +82,6 @@ def empty(file: Path) -> None:
     file.write_bytes(b"")
 
 
-USES: dict[str, Callable[[Any], Any]] = {
-    "a training": _train,
-    "aggregate": lambda mdata: cf.tl.aggregate(_flat(mdata), by="guide", use_rep="flat"),
-    "rows by hand": lambda mdata: mdata["image"].obsm["crops"][:],
-}
-
-
-def _flat(mdata: Any) -> Any:
-    return mdata["image"]
-
-
 def chunk(harm: Callable[[Path], None], kind: str, folder: Path) -> str:
     """A chunk of the crops is harmed; a training on them says which, and of which rows."""
     mdata, path = _plain(folder) if kind == "array" else _stored(folder)
@@ -100,13 +90,11 @@ def chunk(harm: Callable[[Path], None], kind: str, folder: Path) -> str:
     return said(lambda: _train(mdata), path.name, ROWS)
 
 
-for _harm in (lose, cut, empty):
+for _harm, _how in ((lose, "missing"), (cut, "cut short"), (empty, "empty")):
     for _kind in ("array", "store"):
-        fault(
-            f"a chunk is { {'lose': 'missing', 'cut': 'cut short', 'empty': 'empty'}[_harm.__name__] }"
-            f": {_kind}",
-            quick=_kind == "store" and _harm is lose,
-        )(partial(chunk, _harm, _kind))
+        fault(f"a chunk is {_how}: {_kind}", quick=_kind == "store" and _harm is lose)(
+            partial(chunk, _harm, _kind)
+        )
 fault("a bit of a chunk is flipped: store")(partial(chunk, flip, "store"))
 
 

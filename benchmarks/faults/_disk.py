@@ -183,7 +183,7 @@ def _refused(writer: Writer, disk: Disk, path: Path, why: str) -> str:
 
 
 def full(name: str, folder: Path) -> str:
-    """The disk is full; then there is room, and the same call ends as if it had always been there."""
+    """The disk is full; then there is room, and the same call ends as if there always had been."""
     writer = WRITERS[name]
     whole = _unbroken(writer, folder)
     with small_disk(folder) as disk:

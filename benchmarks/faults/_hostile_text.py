@@ -78,8 +78,9 @@ HARMS: dict[str, tuple[Callable[[str], bytes], str]] = {
     "has an open quote": (lambda text: text.replace("\n", '\n"', 1).encode(), "either"),
     "has a field of 4 MB": (lambda text: text.encode() + b"x" * (4 << 20), "either"),
     "has a line of 100,000 fields": (
-        lambda text: (text.split("\n")[0] + "".join(f",c{i}\tc{i}" for i in range(100_000)) + "\n")
-        .encode(),
+        lambda text: (
+            text.split("\n")[0] + "".join(f",c{i}\tc{i}" for i in range(100_000)) + "\n"
+        ).encode(),
         "either",
     ),
     "is packed noise": (lambda text: b"\x1f\x8b\x08" + bytes(range(200)), "told"),
@@ -115,9 +116,7 @@ def _harmed(reader: str, harm: str, folder: Path) -> Path:
 
 for _reader in GOOD:
     for _harm, (_, _expect) in HARMS.items():
-        hostile(
-            f"{_reader}: {_harm}", partial(_harmed, _reader, _harm), GOOD[_reader][1], _expect
-        )
+        hostile(f"{_reader}: {_harm}", partial(_harmed, _reader, _harm), GOOD[_reader][1], _expect)
 
 
 # -- what is no file at all -----------------------------------------------------------------------
@@ -144,7 +143,9 @@ SPECIAL = (
 )
 for _reader in GOOD:
     for _kind in SPECIAL:
-        hostile(f"{_reader}: is {_kind}", partial(_special, _reader, _kind), GOOD[_reader][1], "told")
+        hostile(
+            f"{_reader}: is {_kind}", partial(_special, _reader, _kind), GOOD[_reader][1], "told"
+        )
 
 
 # -- GCT, whose second line says how much is to come ----------------------------------------------
@@ -157,8 +158,11 @@ def _text(name: str, text: str, folder: Path) -> Path:
 
 
 _GCT = "#1.3\n{}\nid\tsym\tA1\tA2\ndose\tna\t1\t2\ng\tTP53\t0.5\t1\n"
-for _sizes in ("9999999999\t2\t1\t1", "1\t999999999999\t1\t1", "-1\t2\t1\t1", "1\t2\t999999999\t1",
-               "1\t2\t1\t999999999", "1e9\t2\t1\t1", "0\t0\t0\t0", "9" * 6_000 + "\t1\t1\t1"):  # fmt: skip
+_SIZES = (
+    *("9999999999\t2\t1\t1", "1\t999999999999\t1\t1", "-1\t2\t1\t1", "1\t2\t999999999\t1"),
+    *("1\t2\t1\t999999999", "1e9\t2\t1\t1", "0\t0\t0\t0", "9" * 6_000 + "\t1\t1\t1"),
+)
+for _sizes in _SIZES:
     hostile(
         f"gct: says it has {_sizes[:24].split()} rows, columns and fields",
         partial(_text, "p.gct", _GCT.format(_sizes)),
@@ -189,9 +193,7 @@ _BLOB = (
     "CREATE VIEW Cells AS SELECT 1 AS ObjectNumber, 1 AS ImageNumber, zeroblob(900000000) AS Area"
     " UNION ALL SELECT 2, 1, zeroblob(900000000) UNION ALL SELECT 3, 1, zeroblob(900000000)"
 )
-_LOAD = (
-    "CREATE VIEW Cells AS SELECT 1 AS ObjectNumber, 1 AS ImageNumber, load_extension('/tmp/x') AS A"
-)
+_LOAD = "CREATE VIEW Cells AS SELECT 1 AS ObjectNumber, 1 AS ImageNumber, load_extension('x') AS A"
 DATABASES = {
     "a view without end": ([_IMAGE, _ROW, _ENDLESS], "told"),
     "a view of gigabytes": ([_IMAGE, _ROW, _BLOB], "told"),
@@ -225,9 +227,7 @@ for _share in (0.01, 0.3, 0.9):
 
 _TOML = """
 [data]
-simulated = "simulated_screen"
-n_targets = 4
-cells_per_guide = 4
+file = "s.h5mu"
 keep = {}
 [screen]
 context_keys = "guide"
@@ -237,6 +237,7 @@ PCA = {{}}
 [metrics]
 alignment = {{}}
 """
+_REST = '[screen]\ncontext_keys = "g"\n[methods]\nPCA = {}\n[metrics]\nalignment = {}\n'
 _KEEPS = (
     "__import__('os').mkdir('{folder}/executed')",
     "@__import__('os').mkdir('{folder}/executed')",
@@ -254,8 +255,8 @@ def _config(keep: str, folder: Path) -> Path:
     (folder / "p.pkl").write_bytes(Trap(folder).pickled())
     mdata = cf.datasets.simulated_screen(n_targets=4, cells_per_guide=4, image_size=16, seed=0)
     mdata.write_h5mu(folder / "s.h5mu")
-    text = _TOML.replace('simulated = "simulated_screen"\nn_targets = 4\ncells_per_guide = 4', 'file = "s.h5mu"')
-    return _text("c.toml", text.format(repr(keep.replace("{folder}", str(folder)))), folder)
+    condition = repr(keep.replace("{folder}", str(folder)))
+    return _text("c.toml", _TOML.format(condition), folder)
 
 
 def _run_config(path: Path) -> Any:
@@ -273,10 +274,11 @@ for _name, _content in {
     "a number of 5,000 digits": "x = " + "9" * 5_000,
     "no text": "\x00\x01",
     "a list for a table": "data = [1, 2]\nmethods = 3\nmetrics = 'x'\n",
-    "a file of another kind": '[data]\nfile = "c.toml"\n[screen]\ncontext_keys = "g"\n[methods]\nPCA={}\n[metrics]\nalignment={}\n',
-    "a simulator of another name": '[data]\nsimulated = "__class__"\n[screen]\ncontext_keys = "g"\n[methods]\nPCA={}\n[metrics]\nalignment={}\n',
+    "a file of another kind": '[data]\nfile = "c.toml"\n' + _REST,
+    "a simulator of another name": '[data]\nsimulated = "__class__"\n' + _REST,
 }.items():
-    hostile(f"toml: {_name}", partial(_text, "c.toml", _content), _run_config, "told")
+    _says = "simulators" if "simulator" in _name else None
+    hostile(f"toml: {_name}", partial(_text, "c.toml", _content), _run_config, "told", _says)
 
 
 # -- what is written for people -------------------------------------------------------------------
@@ -333,9 +335,16 @@ def _written(label: str, path: Path) -> None:
 
 
 for _label in SCRIPTS:
-    hostile(f"report: {_label[:30]}", partial(_text, "r.txt", "x"), partial(_report, _label), "right")
+    hostile(
+        f"report: {_label[:30]}", partial(_text, "r.txt", "x"), partial(_report, _label), "right"
+    )
 for _label in FORMULAS:
-    hostile(f"csv for people: {_label[:30]!r}", partial(_text, "t.txt", "x"), partial(_written, _label), "right")
+    hostile(
+        f"csv for people: {_label[:30]!r}",
+        partial(_text, "t.txt", "x"),
+        partial(_written, _label),
+        "right",
+    )
 
 
 def _formulas(folder: Path) -> Path:

@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 def stopped(job: str, number: int, folder: Path) -> str:
     """Stop a job twice at random moments; it then ends as the unbroken one."""
     for seed in range(4):  # a moment may lie after its end
-        found = kills.broken(job, 2, np.random.default_rng(seed), number)
+        found = kills.broken(job, 1, np.random.default_rng(seed), number)
         assert found["same"], f"after {signal.Signals(number).name} it ended otherwise"
         left = [name for name in found["left"] if not name.endswith(".lock")]
         assert not left, f"{left} was left behind"

@@ -1,4 +1,4 @@
-"""Faults, each tried for real: what was there before is intact, or the run that goes on loses nothing.
+"""Faults, each tried for real: what was there is intact, and a run that goes on loses nothing.
 
     python benchmarks/faults/faults.py [--only WORD] [--quick]
 
@@ -45,7 +45,7 @@ def tried(fault: object, folder: Path) -> dict[str, object]:
     except NotTried as error:
         message, passed = str(error), False
         row["tried"] = False
-    except Exception:
+    except Exception:  # noqa: BLE001  # whatever it is, it is the row
         message, passed = traceback.format_exc()[-1_500:], False
     message = message.replace(str(folder), "FOLDER")
     return {**row, "passed": passed, "message": message, "seconds": time.monotonic() - begun}
@@ -60,11 +60,11 @@ def main() -> None:
     given = parser.parse_args()
     with_own_mounts()
     warnings.simplefilter("ignore")
-    from _table import FAULTS
-    import _disk  # noqa: F401  (each enters its faults into the table)
     import _damage  # noqa: F401
+    import _disk  # noqa: F401  (each enters its faults into the table)
     import _kept  # noqa: F401
     import _machines  # noqa: F401
+    from _table import FAULTS
 
     chosen = [f for f in FAULTS.values() if f.quick or not given.quick]
     chosen = [f for f in chosen if given.only is None or re.search(given.only, f.name)]

@@ -19,9 +19,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "hostile.json"
@@ -51,7 +53,7 @@ def _outcome(one: object, path: Path) -> dict[str, object]:
         return {"came": "told", "passed": passed, "message": f"{type(error).__name__}: {text}"}
     except TooLong:
         return {"came": "hangs", "passed": False, "message": f"more than {SECONDS} s"}
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  # whatever it is, it is the row
         text = f"{type(error).__name__}: {error}"
         return {"came": "raised", "passed": False, "message": text[:MAX_MESSAGE]}
     return {"came": "read", "passed": one.expect != "told", "message": ""}
@@ -70,7 +72,7 @@ def tried(one: object, root: Path) -> dict[str, object]:
         begun = time.monotonic()
         signal.alarm(SECONDS)
         row = _outcome(one, path)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  # whatever it is, it is the row
         row = {"came": "not made", "passed": False, "message": repr(error)[:MAX_MESSAGE]}
     finally:
         signal.alarm(0)
@@ -85,6 +87,9 @@ def work(names: list[str]) -> None:
     """Read inputs by name, a line of JSON before and after each."""
     warnings.simplefilter("ignore")
     inputs = load()
+    import _hostile_text
+
+    _hostile_text._benchmark()  # brings what else is imported, before memory is limited
     signal.signal(signal.SIGALRM, _alarm)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
@@ -108,6 +113,20 @@ def load() -> dict[str, object]:
     return INPUTS
 
 
+def _watched(process: subprocess.Popen) -> Iterator[str]:
+    """Lines of a process, which is ended where none comes: not every hang hears an alarm."""
+    assert process.stdout is not None
+    while True:
+        # The first lines come after the imports.
+        watch = threading.Timer(3 * SECONDS, process.kill)
+        watch.start()
+        line = process.stdout.readline()
+        watch.cancel()
+        if not line:
+            return
+        yield line
+
+
 def read_all(names: list[str]) -> list[dict[str, object]]:
     """Read inputs in processes; one that takes its process down is a row too."""
     rows: list[dict[str, object]] = []
@@ -122,18 +141,21 @@ def read_all(names: list[str]) -> list[dict[str, object]]:
         process.stdin.write(json.dumps(left))
         process.stdin.close()
         begun = None
-        for line in process.stdout:
+        for line in _watched(process):
             row = json.loads(line)
             begun = row.get("begun", begun)
             if "passed" in row:
                 rows.append(row)
                 left.remove(row["name"])
                 begun = None
+                if not row["passed"]:
+                    print("FAILED", row["name"], "|", row["came"], "|", row["message"], flush=True)
         code = process.wait()
         if begun is not None:
             left.remove(begun)
             message = f"the process ended with {code}"
             rows.append({"name": begun, "came": "crash", "passed": False, "message": message})
+            print("FAILED", begun, "|", message, flush=True)
         elif left and code:
             raise RuntimeError(f"the process of {len(left)} inputs ended with {code}")
     return rows
@@ -152,9 +174,6 @@ def main() -> None:
         return
     names = [n for n in load() if given.only is None or re.search(given.only, n)]
     rows = read_all(names[:: given.every])
-    for row in rows:
-        if not row["passed"]:
-            print("FAILED", row["name"], "|", row["came"], "|", row["message"])
     passed = sum(bool(row["passed"]) for row in rows)
     kinds = Counter(str(row["name"]).split(":")[0] for row in rows)
     found = {"passed": passed, "tried": len(rows), "by_reader": kinds, "inputs": rows}

@@ -155,13 +155,15 @@ def broken(job: str, n_times: int, rng: np.random.Generator, number: int = signa
         n_broken = 0
         for _ in range(n_times):
             process = _start(job, Path(other))
-            time.sleep(seconds * rng.uniform(0.4, 0.95))
+            time.sleep(seconds * rng.uniform(0.5, 0.95))
             if process.poll() is None:
                 os.kill(process.pid, number)
                 n_broken += 1
             process.communicate()
         same = _finish(_start(job, Path(other))) == whole
-        left = sorted({p.name for p in Path(other).iterdir()} - {p.name for p in Path(one).iterdir()})
+        left = sorted(
+            {p.name for p in Path(other).iterdir()} - {p.name for p in Path(one).iterdir()}
+        )
     return {"killed": n_broken, "seconds": seconds, "same": same, "left": left}
 
 

@@ -15,6 +15,7 @@ from cellfuse import datasets
 from cellfuse._errors import missing_key
 from cellfuse._mudata import make_mudata
 from cellfuse.bench._benchmark import benchmark
+from cellfuse.bench._condition import rows_where
 from cellfuse.bench._config_keys import PLAIN, check_content
 from cellfuse.bench._methods import read_methods
 from cellfuse.bench._metrics import METRICS, read_metrics
@@ -112,7 +113,7 @@ def read_config(path: str | Path) -> Config:
         raise FileNotFoundError(f"there is no file {str(file)!r}; its folder holds {near[:8]}.")
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, its letters, or its depth
         raise ValueError(f"{str(file)!r} is no valid TOML: {error}") from error
     return config_of(content, where=file)
 
@@ -190,15 +191,9 @@ def _kept(mdata: MuData, condition: str) -> MuData:
     parts = {}
     for name, adata in mdata.mod.items():
         try:
-            rows = adata.obs.eval(condition)
+            parts[name] = adata[rows_where(adata.obs, condition)].copy()
         except (KeyError, NameError):  # this modality lacks the column
             parts[name] = adata
-            continue
-        except (SyntaxError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"[data] keep={condition!r} is no condition on obs: {error}"
-            ) from error
-        parts[name] = adata[rows.to_numpy(bool)].copy()
     if all(parts[name] is adata for name, adata in mdata.mod.items()):
         raise ValueError(f"keep={condition!r} names no obs column of any modality.")
     kept = make_mudata(parts)

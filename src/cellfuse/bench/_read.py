@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import mudata as md
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from mudata import MuData
 from cellfuse._errors import listing, missing_key
 from cellfuse._mudata import columns_stay, make_mudata
 from cellfuse.bench._screen import ROLES, has_label
+from cellfuse.io._hdf5 import check_sparse, inspect, reading
 from cellfuse.io._tables import read_table
 
 __all__ = ["read_edges", "read_screen"]
@@ -68,13 +70,17 @@ def read_screen(path: str | Path, *, modality: str | None = None) -> MuData:
             "`modality` (--modality) is for .h5ad; of an .h5mu name them with `modalities` "
             f"(--modalities {modality}=NAME)."
         )
-    try:
+    with reading(file):
+        with h5py.File(file) as opened:
+            inspect(opened, file)
         if modality is not None:
-            return make_mudata({modality: ad.read_h5ad(file)})
-        with columns_stay():
-            return md.read_h5mu(file)
-    except (KeyError, OSError, TypeError, ValueError) as error:  # whatever a reader meets first
-        raise ValueError(f"{str(file)!r} could not be read: {error}") from error
+            mdata = make_mudata({modality: ad.read_h5ad(file)})
+        else:
+            with columns_stay():
+                mdata = md.read_h5mu(file)
+        for adata in mdata.mod.values():
+            check_sparse(adata, file)
+    return mdata
 
 
 def read_edges(path: str | Path) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from cellfuse._errors import listing
 from cellfuse.data.chunk_files import ChunkFiles, broken, missing
 from cellfuse.data.contexts import Ints
 
@@ -94,7 +95,7 @@ def _dask_blocks(array: Any) -> Blocks:
 
 
 def _behind(array: Any) -> list[Any]:
-    """zarr arrays that a dask array is made of; dask keeps each in a layer of its own."""
+    """Zarr arrays that a dask array is made of; dask keeps each in a layer of its own."""
     layers = getattr(getattr(array, "dask", None), "layers", {}).values()
     single = [next(iter(layer.values())) for layer in layers if len(layer) == 1]
     found = [getattr(value, "value", value) for value in single]
@@ -168,6 +169,7 @@ def _refuse_missing(array: Any, name: str, found: NDArray, first: int) -> None:
 def csr_blocks(group: Any, shape: tuple[int, ...], dtype: np.dtype) -> Blocks:
     """Rows of anndata's CSR layout; a block is about a chunk of its values."""
     indptr = np.asarray(group["indptr"][...]).astype(np.int64)
+    _check_rows(group, indptr, shape)
     data, indices = (_elements(group[name]) for name in ("data", "indices"))
     chunk = group["data"].chunks
     each = max(1.0, float(indptr[-1]) / max(1, shape[0]))
@@ -178,10 +180,26 @@ def csr_blocks(group: Any, shape: tuple[int, ...], dtype: np.dtype) -> Blocks:
     def fetch(first: int, last: int, number: int) -> sp.csr_matrix:
         start, stop = int(indptr[first]), int(indptr[last])
         parts = (data(start, stop), indices(start, stop), indptr[first : last + 1] - start)
+        if stop > start and not 0 <= parts[1].min() <= parts[1].max() < shape[1]:
+            raise _no_csr(group, f"rows {first} to {last - 1} have values beyond its columns")
         return sp.csr_matrix(parts, shape=(last - first, shape[1]))
 
     n_bytes = int(indptr[-1]) * (dtype.itemsize + group["indices"].dtype.itemsize)
     return Blocks(shape, dtype, _even(shape[0], rows), fetch, sparse=True, n_bytes=max(1, n_bytes))
+
+
+def _check_rows(group: Any, indptr: Ints, shape: tuple[int, ...]) -> None:
+    """Refuse what points beside its own values: scipy would read there."""
+    n_values = {int(group[name].shape[0]) for name in ("data", "indices")}
+    if len(indptr) != shape[0] + 1:
+        raise _no_csr(group, f"it has {shape[0]} rows and begins {len(indptr) - 1}")
+    if indptr[0] != 0 or (np.diff(indptr) < 0).any() or n_values != {int(indptr[-1])}:
+        raise _no_csr(group, f"its rows end at {indptr[-1]} of {listing(sorted(n_values))} values")
+
+
+def _no_csr(group: Any, why: str) -> ValueError:
+    place = getattr(group, "store_path", None) or f"{group.file.filename}:{group.name}"
+    return ValueError(f"the sparse matrix {str(place)!r} is damaged: {why}. Copy it again.")
 
 
 def _elements(array: Any) -> Callable[[int, int], NDArray]:

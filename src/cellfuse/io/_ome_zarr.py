@@ -60,7 +60,14 @@ def not_there(folder: Path) -> list[str]:
         listed = listed.get(parts) if isinstance(listed, dict) else None
         named += listed if isinstance(listed, list) else []
     paths = [str(one["path"]) for one in named if isinstance(one, dict) and one.get("path")]
-    return [path for path in paths if not (folder / path).is_dir()]
+    return [path[:100] for path in paths if not _is_folder(folder / path)]
+
+
+def _is_folder(place: Path) -> bool:
+    try:
+        return place.is_dir()
+    except (OSError, ValueError):  # a name that no disk has
+        return False
 
 
 def open_zarr(path: Path, element: str | None) -> list[Series]:

@@ -104,6 +104,8 @@ def read_pixels(
                 "channel is made. Save the magnitude, or the real part, of what it holds."
             )
         pixels = planes(one.load(), one.axes, path, z=z)
+    if 0 in pixels.shape:
+        raise ValueError(f"{str(path)!r} has no pixels: their shape is {pixels.shape}.")
     known = len(one.channels) == len(pixels)
     if not known and any(one.channels):
         logger.warning(

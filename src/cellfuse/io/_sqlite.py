@@ -9,12 +9,14 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
 
 from cellfuse._errors import listing
 from cellfuse.io._tables import numbers_or_words
+from cellfuse.io._text import check_declared
 
 __all__ = ["is_sqlite", "read_sqlite"]
 
@@ -25,6 +27,11 @@ IMAGE_KEYS = ("TableNumber", "ImageNumber")
 #: Columns that number objects, and those that join them.
 LINK = re.compile(r"_Parent_|ObjectNumber$|_Number_Object_Number$")
 PER = "Per_"
+#: Steps of SQLite's machine that any database may take, and so many more for each of its bytes: a
+#: view may be written so that it never ends.
+FREE_STEPS, STEPS_PER_BYTE, STEPS_AT_ONCE = 1_000_000_000, 500, 1_000_000
+#: Bytes that a value takes in memory, at least; rows that are taken at once.
+VALUE_BYTES, ROWS_AT_ONCE = 32, 4096
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ def read_sqlite(path: Path, numeric: Callable[[str], bool]) -> pd.DataFrame:
     try:
         address = f"file:{quote(str(path.resolve()))}?mode=ro"
         with closing(sqlite3.connect(address, uri=True)) as database:
+            _limit(database, path)
             images, objects = _tables_of(database, path)
     except (sqlite3.Error, pd.errors.DatabaseError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as an SQLite database: {error}.") from error
@@ -82,6 +90,20 @@ def read_sqlite(path: Path, numeric: Callable[[str], bool]) -> pd.DataFrame:
     return table
 
 
+def _limit(database: sqlite3.Connection, path: Path) -> None:
+    """End what takes far more steps, or longer values, than its bytes on the disk can hold."""
+    size = path.stat().st_size
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(max(1 << 20, size), (1 << 31) - 1))
+    left = (FREE_STEPS + STEPS_PER_BYTE * size) // STEPS_AT_ONCE
+
+    def end() -> bool:
+        nonlocal left
+        left -= 1
+        return left < 0
+
+    database.set_progress_handler(end, STEPS_AT_ONCE)
+
+
 def _tables_of(
     database: sqlite3.Connection, path: Path
 ) -> tuple[pd.DataFrame | None, list[_Objects]]:
@@ -95,9 +117,9 @@ def _tables_of(
             continue
         number = next((c for c in _number_columns(kind) if c in columns), None)
         if kind == "Image":
-            images = _read(database, table)
+            images = _read(database, table, path)
         elif number is not None:
-            objects.append(_Objects(kind, _read(database, table), number))
+            objects.append(_Objects(kind, _read(database, table, path), number))
         else:
             others.append(table)
     if images is None and not objects:
@@ -116,8 +138,14 @@ def _columns(database: sqlite3.Connection, table: str) -> list[str]:
     return [row[1] for row in database.execute(f"PRAGMA table_info({_quoted(table)})")]
 
 
-def _read(database: sqlite3.Connection, table: str) -> pd.DataFrame:
-    found = pd.read_sql_query(f"SELECT * FROM {_quoted(table)}", database)
+def _read(database: sqlite3.Connection, table: str, path: Path) -> pd.DataFrame:
+    read = database.execute(f"SELECT * FROM {_quoted(table)}")
+    names, size = [column[0] for column in read.description], path.stat().st_size
+    rows: list[tuple[Any, ...]] = []
+    while part := read.fetchmany(ROWS_AT_ONCE):
+        rows += part
+        check_declared(path, len(rows) * len(names) * VALUE_BYTES, size)
+    found = pd.DataFrame.from_records(rows, columns=names, coerce_float=True)
     # SQLite holds a number as text where a column was made without a type: keys must still meet.
     for name in found.columns:
         linked = name in IMAGE_KEYS or LINK.search(name)

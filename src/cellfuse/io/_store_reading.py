@@ -16,6 +16,8 @@ from cellfuse._access import Data
 from cellfuse._errors import listing
 from cellfuse._mudata import make_mudata
 from cellfuse.data.stored import StoredCSR, StoredRows
+from cellfuse.io._hdf5 import inspect_folder, reading
+from cellfuse.io._text import check_declared
 
 __all__ = ["FORMAT", "MARK", "PLACE", "mark_of", "opened"]
 
@@ -34,7 +36,7 @@ def mark_of(path: Path) -> dict[str, Any] | None:
         found: Any = zarr.open_group(str(path), mode="r").attrs.get(MARK)
     except (FileNotFoundError, ValueError, OSError, zarr.errors.GroupNotFoundError):
         return None
-    return found
+    return found if isinstance(found, dict) else None
 
 
 def opened(target: Path) -> Data:
@@ -60,13 +62,15 @@ def opened(target: Path) -> Data:
             f"reads version {FORMAT}. Write it again with `write_store`, or install the cellfuse "
             "that wrote it."
         )
-    root = zarr.open_group(str(target), mode="r")
-    if not mark["modalities"]:
-        return _open_modality(root, target)
-    mods: Any = root["mod"]
-    names = [str(name) for name in mods.attrs["mod-order"]]
-    _refuse_lost(target, mods, names)
-    return make_mudata({name: _open_modality(mods[name], target) for name in names})
+    with reading(target):
+        inspect_folder(target)
+        root = zarr.open_group(str(target), mode="r")
+        if not mark["modalities"]:
+            return _open_modality(root, target)
+        mods: Any = root["mod"]
+        names = [str(name) for name in mods.attrs["mod-order"]]
+        _refuse_lost(target, mods, names)
+        return make_mudata({name: _open_modality(mods[name], target) for name in names})
 
 
 def _refuse_lost(target: Path, group: Any, names: Iterable[str]) -> None:
@@ -105,7 +109,24 @@ def _open_modality(group: Any, target: Path) -> AnnData:
 
 def _lazy(item: Any, place: NDArray[np.int64]) -> Any:
     if isinstance(item, zarr.Array):
+        _check_array(item, len(place))
         return StoredRows(item, place)
     if item.attrs["encoding-type"] == "csr_matrix":
         return StoredCSR(item, place)
     return read_elem(item).iloc[place]
+
+
+def _check_array(array: zarr.Array, n_cells: int) -> None:
+    """Refuse an array of other cells, without chunks, or of far more bytes than there are."""
+    place = str(array.store_path)
+    empty = 0 in (*array.chunks, *(array.shards or ()))
+    if not array.ndim or array.shape[0] != n_cells or empty:
+        raise ValueError(
+            f"{place!r} is damaged: its shape is {array.shape} in chunks of {array.chunks}, for "
+            f"{n_cells} cells. Copy the store again, or write it again with `write_store`."
+        )
+    declared = int(np.prod([int(n) for n in array.shape], dtype=object)) * array.dtype.itemsize
+    folder = Path(str(getattr(array.store, "root", ""))) / array.path
+    if declared > 1 << 30 and folder.is_dir():  # only then is it worth while to look at all files
+        on_disk = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        check_declared(folder, declared, on_disk)

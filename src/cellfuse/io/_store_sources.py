@@ -22,6 +22,7 @@ from cellfuse._errors import listing
 from cellfuse._mudata import make_mudata
 from cellfuse.data.blocks import BlockReader
 from cellfuse.data.readers import CSRReader, Reader, make_reader
+from cellfuse.io._hdf5 import inspect, inspect_folder, reading
 
 __all__ = ["Source", "as_parts", "concatenated_obs", "sources_of"]
 
@@ -133,11 +134,13 @@ def _opened(one: Any) -> Data:
         raise ValueError(
             f"{str(path)!r} is no AnnData or MuData file, or a damaged one: {error}."
         ) from error
-    if "mod" not in group:
-        return _lazy(group, path)
-    order = group["mod"].attrs.get("mod-order", list(group["mod"]))
-    mods = {str(name): _lazy(group["mod"][name], path) for name in order}
-    return make_mudata(mods)
+    with reading(path):
+        inspect_folder(path) if path.is_dir() else inspect(group, path)
+        if "mod" not in group:
+            return _lazy(group, path)
+        order = group["mod"].attrs.get("mod-order", list(group["mod"]))
+        mods = {str(name): _lazy(group["mod"][name], path) for name in order}
+        return make_mudata(mods)
 
 
 def _lazy(group: Any, path: Path) -> AnnData:

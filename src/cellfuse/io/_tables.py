@@ -123,6 +123,8 @@ def writable_names(names: pd.Index) -> list[str]:
 
 def _parse(path: Path, layout: Layout, numeric: Callable[[str], bool]) -> pd.DataFrame:
     named = list(range(len(layout.names)))
+    if not layout.n_rows:
+        return _named(_read(path, layout, named, []), layout.names, path)
     likely = [i for i in named if numeric(layout.names[i])]
     text_only = sorted(set(named) - set(likely))
     table = _read(path, layout, named, text_only)

@@ -12,6 +12,7 @@ from anndata.io import read_elem
 
 from cellfuse._errors import listing, missing_key
 from cellfuse.io._channels import Channels, choose_channels
+from cellfuse.io._hdf5 import inspect, inspect_folder, reading
 from cellfuse.io._paths import PathLike
 
 __all__ = ["read_crops"]
@@ -71,7 +72,12 @@ def read_crops(
     store = Path(path)
     if not store.exists():
         raise FileNotFoundError(f"{str(store)!r} does not exist.")
-    group = _open_zarr(store, element) if store.is_dir() else _open_hdf5(store)
+    with reading(store):
+        group = _open_zarr(store, element) if store.is_dir() else _open_hdf5(store)
+        return _crops_of(group, store, channels)
+
+
+def _crops_of(group: Any, store: Path, channels: Channels | None) -> AnnData:
     obsm = group.get("obsm", {})
     key = next((k for k in KEYS if k in obsm), None)
     if key is None or len(getattr(obsm[key], "shape", ())) != 4:
@@ -100,16 +106,19 @@ def _open_hdf5(store: Path) -> Any:
 
     try:
         # The file stays open as long as one of its arrays is in use.
-        return h5py.File(store, "r")
+        file = h5py.File(store, "r")
     except OSError as error:
         raise ValueError(
             f"{str(store)!r} is no HDF5 file (.h5sc, .h5ad), or a damaged one: {error}."
         ) from error
+    inspect(file, store)
+    return file
 
 
 def _open_zarr(store: Path, element: str | None) -> Any:
     import zarr
 
+    inspect_folder(store)
     try:
         group = zarr.open_group(str(store), mode="r")
     except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:

@@ -14,6 +14,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse._errors import listing, missing_key
+from cellfuse.io._hdf5 import inspect, reading
 from cellfuse.io._paths import PathLike
 from cellfuse.io._tables import writable_names
 from cellfuse.io._text import check_declared, read_text
@@ -264,29 +265,34 @@ def _read_gctx(file: Path, samples: Sequence[str] | None) -> AnnData:
         stored = h5py.File(file, "r")
     except OSError as error:
         raise ValueError(f"{str(file)!r} is a damaged or truncated GCTX: {error}.") from error
-    with stored:
-        try:
-            matrix = stored["0/DATA/0/matrix"]
-            obs = _metadata(stored["0/META/COL"], "column", file)
-            var = _metadata(stored["0/META/ROW"], "row", file)
-        except KeyError as error:
-            raise ValueError(
-                f"{str(file)!r} is HDF5 and no GCTX: expected /0/DATA/0/matrix, /0/META/COL/id and "
-                f"/0/META/ROW/id ({error})."
-            ) from error
-        check_declared(file, matrix.size * matrix.dtype.itemsize, file.stat().st_size)
-        if matrix.shape != (len(obs), len(var)):
-            raise ValueError(
-                f"the matrix of {str(file)!r} is {matrix.shape}; its metadata name {len(obs)} "
-                f"columns and {len(var)} rows."
-            )
-        if samples is None:
-            return AnnData(matrix[...].astype(np.float32, copy=False), obs=obs, var=var)
-        rows = _positions(obs.index, samples, file)
-        order = np.argsort(rows)  # h5py reads rising rows only
-        values = np.empty((len(rows), len(var)), np.float32)
-        values[order] = matrix[rows[order]]
-        return AnnData(values, obs=obs.iloc[rows], var=var)
+    with stored, reading(file):
+        inspect(stored, file)
+        return _whole_or_part(stored, file, samples)
+
+
+def _whole_or_part(stored: Any, file: Path, samples: Sequence[str] | None) -> AnnData:
+    try:
+        matrix = stored["0/DATA/0/matrix"]
+        obs = _metadata(stored["0/META/COL"], "column", file)
+        var = _metadata(stored["0/META/ROW"], "row", file)
+    except KeyError as error:
+        raise ValueError(
+            f"{str(file)!r} is HDF5 and no GCTX: expected /0/DATA/0/matrix, /0/META/COL/id and "
+            f"/0/META/ROW/id ({error})."
+        ) from error
+    check_declared(file, matrix.size * matrix.dtype.itemsize, file.stat().st_size)
+    if matrix.shape != (len(obs), len(var)):
+        raise ValueError(
+            f"the matrix of {str(file)!r} is {matrix.shape}; its metadata name {len(obs)} "
+            f"columns and {len(var)} rows."
+        )
+    if samples is None:
+        return AnnData(matrix[...].astype(np.float32, copy=False), obs=obs, var=var)
+    rows = _positions(obs.index, samples, file)
+    order = np.argsort(rows)  # h5py reads rising rows only
+    values = np.empty((len(rows), len(var)), np.float32)
+    values[order] = matrix[rows[order]]
+    return AnnData(values, obs=obs.iloc[rows], var=var)
 
 
 def _metadata(group: Any, what: str, file: Path) -> pd.DataFrame:

@@ -85,5 +85,5 @@ def _torch_file(source: Path) -> Any:
             "where you trust the file: `torch.save(model.state_dict(), path)`. torch says: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    except (RuntimeError, EOFError, KeyError) as error:
+    except (RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{str(source)!r} is damaged, or no checkpoint: {error}.") from error

@@ -30,6 +30,8 @@ __all__ = ["Keeping", "asked_to_end", "identity_of", "read_checkpoint"]
 EVERY_SECONDS = 600.0
 #: Seconds of training after which an interruption leaves a checkpoint, wanted or not.
 LONG_SECONDS = 600.0
+#: What torch raises of bytes that are no checkpoint.
+DAMAGE = (RuntimeError, ValueError, EOFError, TypeError, LookupError, AttributeError)
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
@@ -53,8 +55,8 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
         found = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
         if not {"state_dict", "callbacks"} <= set(found):
             raise ValueError("it holds no training")
-    except (RuntimeError, ValueError, EOFError, TypeError, pickle.UnpicklingError) as error:
-        why = str(error).split(". ")[0].splitlines()[0]
+    except (*DAMAGE, pickle.UnpicklingError) as error:
+        why = str(error).split(". ")[0].split("\n")[0]
         raise ValueError(
             f"the checkpoint {str(file)!r} is damaged, cut short, or none of cellfuse's: {why}. "
             "Copy it again, or remove it to begin anew."

@@ -275,7 +275,15 @@ class ScreenModel(OnHub, ScviModel):
                 reader = cell_input.reader(modality)
                 check_values(reader, cell_input.kind, cell_input.label, names=modality.obs_names)
             cls._note(adata, setup)
-        model = cls._rebuild(adata, setup, description["init"])
+        try:
+            model = cls._rebuild(adata, setup, description["init"])
+        except (TypeError, AttributeError, KeyError, ValueError) as error:
+            if adata is not None and isinstance(error, KeyError | ValueError):
+                raise  # of the data, not of the save
+            raise ValueError(
+                f"{str(dir_path)!r} is damaged: its setup and arguments make no "
+                f"{cls.__name__} ({error})."
+            ) from error
         try:
             model.module.load_state_dict(tensors)
         except RuntimeError as error:

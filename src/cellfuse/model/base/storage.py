@@ -97,7 +97,7 @@ def read_folder(
     """
     source = Path(folder)
     for part in (source, source / DESCRIPTION, source / WEIGHTS):
-        if not part.exists():
+        if not (part.is_dir() if part == source else part.is_file()):
             raise FileNotFoundError(
                 f"{str(part)!r} does not exist; a saved model is a folder with {DESCRIPTION!r} "
                 f"and {WEIGHTS!r}, as `model.save` writes it."
@@ -111,7 +111,7 @@ def read_folder(
         if lacking:
             raise ValueError(f"it lacks {listing(sorted(lacking))}")
         history = _frames(description.pop("history"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{str(source / DESCRIPTION)!r} is damaged: {error!r}.") from error
     if found != name:
         raise ValueError(f"{str(source)!r} holds a {found} model; load it with `cf.{found}.load`.")
