@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ __all__ = ["LazyMatrix", "is_lazy"]
 PIECE_BYTES = 32 << 20
 #: Bytes of chosen rows (controls) that are taken into memory for a fit.
 HELD_BYTES = 1 << 30
+#: How often a piece is handed out to a cluster that loses workers, and how long one is waited for.
+TRIES, WAIT_SECONDS = 5, 60
 
 Step = Callable[[Any, Ints], Any]
 
@@ -106,10 +108,7 @@ class LazyMatrix:
         """Results in the order of the jobs, a few at a time, in threads or on dask's cluster."""
         client = _cluster()
         if client is not None:
-            shared = client.scatter([function], broadcast=True, hash=False)[0]
-            at_once = 4 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
-            for some in _portions(jobs, at_once):
-                yield from client.gather(client.map(_call, some, function=shared, pure=False))
+            yield from _on_cluster(client, function, jobs)
             return
         from threadpoolctl import threadpool_limits
 
@@ -179,6 +178,27 @@ def _portions(jobs: Sequence[Any], n: int) -> Iterator[Sequence[Any]]:
 
 def _call(job: Any, function: Callable[[Any], Any]) -> Any:
     return function(job)
+
+
+def _on_cluster(client: Any, function: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
+    """Results from a cluster; what a lost worker had is handed out again."""
+    from distributed import CommClosedError
+
+    at_once = 4 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+    shared = None
+    for some in _portions(jobs, at_once):
+        for left in reversed(range(TRIES)):
+            try:
+                if shared is None:
+                    shared = client.scatter([function], broadcast=True, hash=False)[0]
+                found = client.gather(client.map(_call, some, function=shared, pure=False))
+                break
+            except (CommClosedError, CancelledError):  # of the cluster, not of the job
+                if not left:
+                    raise
+                shared = None
+                client.wait_for_workers(1, timeout=WAIT_SECONDS)
+        yield from found
 
 
 def _cluster() -> Any:
