@@ -20,6 +20,8 @@ import traceback
 import warnings
 from pathlib import Path
 
+from _table import FAULTS, NotTried  # finds the tests, of which the others are made
+
 RESULTS = Path(__file__).parent / "results" / "faults.json"
 #: Set in the process that has mounts of its own.
 OWN = "CELLFUSE_FAULTS_OWN_MOUNTS"
@@ -36,8 +38,6 @@ def with_own_mounts() -> None:
 
 def tried(fault: object, folder: Path) -> dict[str, object]:
     """One row."""
-    from _table import NotTried
-
     begun = time.monotonic()
     row: dict[str, object] = {"name": fault.name, "tried": True}
     try:
@@ -64,7 +64,6 @@ def main() -> None:
     import _disk  # noqa: F401  (each enters its faults into the table)
     import _kept  # noqa: F401
     import _machines  # noqa: F401
-    from _table import FAULTS
 
     chosen = [f for f in FAULTS.values() if f.quick or not given.quick]
     chosen = [f for f in chosen if given.only is None or re.search(given.only, f.name)]

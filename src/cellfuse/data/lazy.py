@@ -182,8 +182,7 @@ def _call(job: Any, function: Callable[[Any], Any]) -> Any:
 
 def _on_cluster(client: Any, function: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
     """Results from a cluster; what a lost worker had is handed out again."""
-    from distributed import CommClosedError
-
+    gone = (sys.modules["distributed.comm"].CommClosedError, CancelledError)
     at_once = 4 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
     shared = None
     for some in _portions(jobs, at_once):
@@ -193,7 +192,7 @@ def _on_cluster(client: Any, function: Callable[[Any], Any], jobs: Sequence[Any]
                     shared = client.scatter([function], broadcast=True, hash=False)[0]
                 found = client.gather(client.map(_call, some, function=shared, pure=False))
                 break
-            except (CommClosedError, CancelledError):  # of the cluster, not of the job
+            except gone:  # of the cluster, not of the job
                 if not left:
                     raise
                 shared = None
