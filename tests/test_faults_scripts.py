@@ -1,4 +1,4 @@
-"""The commands of `benchmarks/faults` run: a few faults and inputs each time, the rest when slow."""
+"""The commands of `benchmarks/faults`: a few faults and inputs each time, the rest when slow."""
 
 from __future__ import annotations
 
