@@ -138,7 +138,7 @@ def test_a_view_without_an_end_is_ended(tmp_path):
 )
 def test_sparse_rows_that_point_beside_themselves_are_refused(tmp_path, name, values, says):
     x = sp.csr_matrix(np.eye(4, 3, dtype="f4"))
-    group = zarr.open_group(tmp_path / "x.zarr", mode="w")
+    group = zarr.open_group(tmp_path / "x.zarr", mode="w", zarr_format=2)
     ad.io.write_elem(group, "X", x)
     group[f"X/{name}"][:] = np.full(group[f"X/{name}"].shape, values)
     with pytest.raises(ValueError, match=f"'.*x.zarr/X' is damaged.*{says}"):

@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from _concepts import concepts
+from _faults import faults
 from _landing import landing
 from _learning import learning
 from _methods import EVIDENCE, TIMES, alignment, semi_clipped
@@ -458,7 +459,7 @@ def pages() -> dict[str, str]:
     }
     found = {f"results/{name}.md": _raised("\n".join(parts)) for name, parts in below.items()}
     found["results.md"] = "\n".join([OVERVIEW, summary(), learning()])
-    found["performance.md"] = PERFORMANCE + "\n" + speed()
+    found["performance.md"] = PERFORMANCE + "\n" + speed() + "\n" + faults()
     return found
 
 
