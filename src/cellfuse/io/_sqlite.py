@@ -31,7 +31,7 @@ PER = "Per_"
 #: view may be written so that it never ends.
 FREE_STEPS, STEPS_PER_BYTE, STEPS_AT_ONCE = 1_000_000_000, 500, 1_000_000
 #: Bytes that a value takes in memory, at least; rows that are taken at once.
-VALUE_BYTES, ROWS_AT_ONCE = 32, 4096
+VALUE_BYTES, ROWS_AT_ONCE = 64, 4096
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def read_sqlite(path: Path, numeric: Callable[[str], bool]) -> pd.DataFrame:
         with closing(sqlite3.connect(address, uri=True)) as database:
             _limit(database, path)
             images, objects = _tables_of(database, path)
-    except (sqlite3.Error, pd.errors.DatabaseError) as error:
+    except (sqlite3.Error, pd.errors.DatabaseError, MemoryError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as an SQLite database: {error}.") from error
     if objects:
         table = _together(objects, path)

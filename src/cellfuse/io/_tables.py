@@ -145,7 +145,7 @@ def _parse(path: Path, layout: Layout, numeric: Callable[[str], bool]) -> pd.Dat
 
 def _read(path: Path, layout: Layout, columns: list[int], text: list[int]) -> pd.DataFrame:
     if not layout.n_rows:  # a header and no row
-        return pd.DataFrame({i: pd.Series(dtype=object) for i in columns})
+        return pd.DataFrame(index=pd.RangeIndex(0), columns=columns, dtype=object)
     with open_text(path, layout.encoding) as stream:
         _skip(stream, layout.n_lines)
         return pd.read_csv(stream, **_options(layout, columns, text)).rename(columns=_place)
