@@ -47,7 +47,7 @@ def tried(fault: object, folder: Path) -> dict[str, object]:
         row["tried"] = False
     except Exception:  # noqa: BLE001  # whatever it is, it is the row
         message, passed = traceback.format_exc()[-1_500:], False
-    message = message.replace(str(folder), "FOLDER")
+    message = re.sub(rf"{tempfile.gettempdir()}/[^/'\"\s]+", "FOLDER", message)
     return {**row, "passed": passed, "message": message, "seconds": time.monotonic() - begun}
 
 
