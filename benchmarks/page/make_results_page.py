@@ -40,7 +40,7 @@ COLOURS = {
 SPEED = (
     "preprocessing", "normalisation", "scores", "recall", "precision", "discovery", "crops",
     "gct", "fingerprints", "phenoseq_sampling", "phenoseq_training", "ssl_steps",
-    "benchmark",
+    "model_steps", "benchmark",
 )  # fmt: skip
 METRICS = {"tpr": "TPR at 5% FPR", "auc": "AUC", "guide_consistency": "consistent targets"}
 
@@ -302,7 +302,11 @@ def speed() -> str:
             continue
         found = json.loads(path.read_text())
         sides = [
-            [side, f"{v['seconds']:.2f}", f"{v['peak_mb']:,.0f}" if "peak_mb" in v else ""]
+            [
+                side,
+                f"{v['seconds']:.{2 if v['seconds'] >= 0.2 else 3}f}",
+                f"{v['peak_mb']:,.0f}" if "peak_mb" in v else "",
+            ]
             for side, v in found.get("sides", {}).items()
         ]
         text.append(

@@ -86,7 +86,11 @@ def collapse(z: Tensor) -> dict[str, Tensor]:
     unit = F.normalize(z.detach().float(), dim=1)
     centred = unit - unit.mean(dim=0)
     spread = centred.square().sum(dim=1).mean().sqrt()
-    share = torch.linalg.svdvals(centred[:MAX_RANK_ROWS]).square()
+    rows = centred[:MAX_RANK_ROWS]
+    with torch.autocast(z.device.type, enabled=False):
+        # Of the smaller of the two products, at a third of a singular value decomposition's time.
+        gram = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+    share = torch.linalg.eigvalsh(gram).clamp_min(0)
     share = share / share.sum().clamp_min(1e-12)
     entropy = -(share * share.clamp_min(1e-12).log()).sum()
     return {"spread": spread, "effective_rank": entropy.exp()}
