@@ -40,8 +40,16 @@ COLOURS = {
 SPEED = (
     "preprocessing", "normalisation", "scores", "recall", "precision", "discovery", "crops",
     "gct", "fingerprints", "phenoseq_sampling", "phenoseq_training", "ssl_steps",
-    "model_steps", "benchmark",
+    "model_steps", "concepts", "benchmark",
 )  # fmt: skip
+#: What is to be said of a benchmark's figures.
+NOTES = {
+    "model_steps": "A third of the time of PETRI's products goes to attention. On the CPU that "
+    "this was measured on, bf16 takes about half of the time of the other products, but the "
+    "backward pass of attention takes five times as long: float32 stays the default without a GPU. "
+    "A step of PhenoSeq or Semi-Clipped has a few milliseconds of products; the rest is Python, "
+    "the random numbers of dropout and the optimiser, which larger batches and sizes spread.\n",
+}
 METRICS = {"tpr": "TPR at 5% FPR", "auc": "AUC", "guide_consistency": "consistent targets"}
 
 
@@ -320,10 +328,15 @@ def speed() -> str:
             for t in found["targets"]
         ]
         text.append(table(pd.DataFrame(targets, columns=["what", "found", "target", "met"])))
+        if name in NOTES:
+            text.append(NOTES[name])
     text.append(curves(table, cell3))
     path = TIMES / "documents.json"
     if path.exists():
         text.append(_documents(json.loads(path.read_text())))
+    path = TIMES / "store.json"
+    if path.exists():
+        text.append(_store(json.loads(path.read_text())))
     path = TIMES / "imports.json"
     if path.exists():
         rows = json.loads(path.read_text())["rows"]
@@ -359,6 +372,25 @@ def _documents(found: dict) -> str:
             f"{large['documents']:,} documents.\n"
         )
     return "\n".join(text)
+
+
+def _store(found: dict) -> str:
+    ways = [
+        [way, f"{v['cells_per_cpu_second']:,.0f}", f"{v['cells_decoded_per_cell']:.2f}"]
+        for way, v in found.items()
+        if isinstance(v, dict) and "cells_decoded_per_cell" in v
+    ]
+    chunks = [
+        [f"one chunk: {way}", f"{rate:,.0f}", ""]
+        for way, rate in found["cells_of_a_chunk_per_cpu_second"].items()
+    ]
+    columns = ["crops, cold", "cells per second of processor time", "cells decoded for one used"]
+    return (
+        f"`python benchmarks/speed/store.py`: {found['cells']:,} crops of 4 x 48 x 48, read by "
+        "document from a store of `write_store` and from the shuffled zarr array it was made of "
+        f"(load {found['load']:.1f}, so by processor time); decompression is the bound:\n\n"
+        + table(pd.DataFrame(ways + chunks, columns=columns))
+    )
 
 
 JUMP = (
