@@ -255,7 +255,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(build, tmp_path, monkeypatc
     model.train(1, callbacks=[ModelCheckpoint(tmp_path, "one", every_n_epochs=1)], **LONG)
     state = torch.load("one.ckpt", weights_only=True)
     torch.save({**state, "more": Payload()}, "bad.ckpt")
-    with pytest.raises(pickle.UnpicklingError, match="[Ww]eights.only"):
+    with pytest.raises(ValueError, match=r"'bad.ckpt' is damaged.*[Ww]eights.only"):
         build().train(2, ckpt_path="bad.ckpt", **LONG)
     assert not Path("ran").exists()
 
