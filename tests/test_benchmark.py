@@ -612,3 +612,12 @@ def test_models_are_trained_with_their_twins(screen, design, tmp_path):
     arrays = [np.load(p / "rna.npy") for p in sorted((tmp_path / "out" / "embeddings").iterdir())]
     assert len(arrays) == 4 and folders
     assert not any(np.allclose(arrays[0][:, :16], other[:, :16]) for other in arrays[1:])
+
+
+def test_progress_tells_a_permuted_twin_from_its_model(screen, design, capsys):
+    methods = {"plain": "PCA", "axes": "SharedAxes", "control": "SharedAxes@permuted"}
+    asked = design | {"progress": True}
+    cf.benchmark(screen, methods, ["guide_consistency"], seeds=1, **asked)
+    lines = capsys.readouterr().out.splitlines()
+    named = [line.split(",")[0].split()[1] for line in lines if line.strip().startswith("embed ")]
+    assert named == ["plain", "axes", "control"]

@@ -248,6 +248,23 @@ def test_a_failure_leaves_nothing_and_keeps_what_was_there(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["cells.zarr"]
 
 
+def test_a_second_writer_of_a_store_is_refused_and_the_first_one_ends(tmp_path):
+    store = tmp_path / "cells.zarr"
+    fields = [make_field("A1", seed=3), make_field("A2", seed=4)]
+
+    def joined_half_way():
+        yield fields[0]
+        yield fields[1]
+        with pytest.raises(OSError, match=r"another process is writing .*cells\.zarr"):
+            crop_cells(fields[0], size=8, store=store)
+
+    written = crop_cells(joined_half_way(), size=8, store=store)
+    np.testing.assert_array_equal(
+        written.obsm["crops"][...], crop_cells(fields, size=8).obsm["crops"]
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["cells.zarr"]
+
+
 def test_memory_does_not_grow_with_the_number_of_fields(tmp_path, monkeypatch):
     monkeypatch.setattr("cellfuse.pp._crop_store.CHUNK_BYTES", 1 << 14)
 

@@ -89,6 +89,11 @@ def test_a_zarr_store_whose_codec_executes_is_not_read(tmp_path):
     "keep",
     [
         "guide.to_csv('{}') == 1",
+        "guide == '`' or guide.to_csv('{}') == '`'",
+        'guide == "`" or guide.to_csv("{}") == "`"',
+        r"guide == '\'`' or guide.to_csv('{}') == '`'",
+        "`my n` == '`' or `my n`.to_csv('{}') == 1",
+        "guide == 'a'\nx = guide.to_csv('{}')",
         "__import__('os').mkdir('{}')",
         "@pd.read_pickle('{}')",
         "().__class__",
@@ -108,6 +113,8 @@ def test_a_condition_calls_nothing(tmp_path, keep):
     [
         ("guide == 'a'", [True, False]),
         ("`my n` > 1 and guide in ['a', 'b']", [False, True]),
+        ("guide != 'a`b`c' and `my n` < 2", [True, False]),
+        ("guide == 'a' # \u2028 x = guide.to_csv('executed')", [True, False]),
         ("not (`my n` + 1 <= 2) | (guide != 'a')", [False, True]),
     ],
 )

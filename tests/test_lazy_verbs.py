@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
+from types import SimpleNamespace
 
 import anndata as ad
 import h5py
@@ -234,3 +236,36 @@ def test_a_cluster_of_two_workers_gives_the_same(kind, tmp_path, small_pieces):
         found = run(cluster)
     assert np.array_equal(found[0], expected[0])
     assert np.array_equal(found[1], expected[1])
+
+
+def test_what_a_lost_worker_had_is_handed_out_again_and_a_fault_of_the_job_is_not(monkeypatch):
+    """A client of a cluster, as far as it is asked, whose first two answers are lost."""
+    lost = type("CommClosedError", (OSError,), {})
+    monkeypatch.setitem(sys.modules, "distributed.comm", SimpleNamespace(CommClosedError=lost))
+    tried = []
+
+    class Client:
+        def scheduler_info(self, n_workers):
+            return {"workers": ["one"]}
+
+        def scatter(self, values, **_):
+            return values
+
+        def map(self, call, jobs, *, function, pure):
+            return [lambda job=job: call(job, function) for job in jobs]
+
+        def gather(self, futures):
+            tried.append(len(futures))
+            if len(tried) in (1, 3):
+                raise lost
+            return [future() for future in futures]
+
+        def wait_for_workers(self, n, timeout):
+            assert n == 1
+
+    found = list(lazy._on_cluster(Client(), lambda x: 10 * x, range(6)))
+    assert found == [0, 10, 20, 30, 40, 50]
+    assert tried == [4, 4, 2, 2]
+    with pytest.raises(ZeroDivisionError):
+        list(lazy._on_cluster(Client(), lambda x: 1 // x, range(6)))
+    assert len(tried) == 5

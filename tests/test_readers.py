@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import anndata as ad
@@ -72,6 +73,18 @@ def test_dense_rows_come_as_indexing_has_them_and_bytes_stay_bytes(kind, images,
         assert found.dtype == torch.uint8
         assert found.shape == (*rows.shape, 2, 4, 4)
         assert (found.numpy() == images[rows]).all()
+
+
+@pytest.mark.parametrize("there", ["a chunk", "a slice", "the sum of two"])
+def test_a_chunk_that_is_missing_behind_dask_is_no_zeros(there, images, tmp_path):
+    da = pytest.importorskip("dask.array")
+    made = stored(images, "zarr", tmp_path)
+    lazy = {"a chunk": lambda a: a, "a slice": lambda a: a[3:], "the sum of two": lambda a: a + a}
+    make_reader(lazy[there](da.from_zarr(made)))
+    chunk = next(p for p in (tmp_path / "a.zarr").rglob("2") if p.parent.name == "c")
+    shutil.rmtree(chunk)
+    with pytest.raises((OSError, ValueError), match=r"'c/2/.*a\.zarr.*rows 10 to 14"):
+        make_reader(lazy[there](da.from_zarr(made)))
 
 
 @settings(deadline=None)

@@ -397,6 +397,10 @@ def test_collapse_by_hand():
     assert found["effective_rank"].item() == pytest.approx(1)
     cross = torch.cat([line, line.flip(1)])
     assert collapse(cross)["effective_rank"].item() == pytest.approx(2, rel=1e-4)
+    uneven = torch.cat([line, line, line, line.flip(1)])  # variances 6 and 2: shares 3/4, 1/4
+    expected = np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
+    for wide in (uneven, torch.nn.functional.pad(uneven, (0, 20))):  # more rows, more columns
+        assert collapse(wide)["effective_rank"].item() == pytest.approx(expected, rel=1e-4)
     assert collapse(torch.ones(4, 2))["spread"].item() == pytest.approx(0, abs=1e-6)
 
 

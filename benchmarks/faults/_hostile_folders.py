@@ -39,11 +39,11 @@ def _model(change: Callable[[Path], None], folder: Path) -> Path:
     return path
 
 
-def _told(**changes: Any) -> Callable[[Path], None]:
-    """Change the description: dotted names to values."""
+def _changed(where: str, **changes: Any) -> Callable[[Path], None]:
+    """Change a description in JSON: dotted names to values."""
 
     def change(path: Path) -> None:
-        file = path / "cellfuse.json"
+        file = path / where
         content = json.loads(file.read_text())
         for name, value in changes.items():
             *parents, last = name.split("__")
@@ -54,6 +54,10 @@ def _told(**changes: Any) -> Callable[[Path], None]:
         file.write_text(json.dumps(content))
 
     return change
+
+
+def _told(**changes: Any) -> Callable[[Path], None]:
+    return _changed("cellfuse.json", **changes)
 
 
 def _text(text: str) -> Callable[[Path], None]:
@@ -133,18 +137,7 @@ def _store(change: Callable[[Path], None], folder: Path) -> Path:
 
 
 def _described(where: str, **changes: Any) -> Callable[[Path], None]:
-    def change(path: Path) -> None:
-        file = path / where / "zarr.json"
-        content = json.loads(file.read_text())
-        for name, value in changes.items():
-            *parents, last = name.split("__")
-            inner = content
-            for parent in parents:
-                inner = inner[parent]
-            inner[last] = value
-        file.write_text(json.dumps(content))
-
-    return change
+    return _changed(str(Path(where, "zarr.json")), **changes)
 
 
 def _linked_chunk(path: Path) -> None:

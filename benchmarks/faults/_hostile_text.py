@@ -245,6 +245,7 @@ _KEEPS = (
     "().__class__.__base__.__subclasses__()",
     "guide.map(@__builtins__)",
     "guide.to_csv('{folder}/executed') == 1",
+    "guide == '`' or guide.to_csv('{folder}/executed') == '`'",
     "index.str.cat.__globals__",
     "n_genes > 10 ** 10 ** 10",
     "(" * 3_000 + "1" + ")" * 3_000,

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from cellfuse import __version__
 from cellfuse._access import layers_of
 from cellfuse._files import put_in_place
+from cellfuse._mudata import write_file
 from cellfuse.bench._folder import MARK, check_folder
 
 __all__ = ["MARK", "SourceFailed", "Store", "check_results", "fingerprint_of", "key_of"]
@@ -111,7 +112,7 @@ class Store:
             for role, array in arrays.items():
                 np.save(beside / f"{role}.npy", array, allow_pickle=False)
             if synthetic is not None:
-                synthetic.write_h5ad(beside / "synthetic.h5ad")
+                write_file(synthetic, beside / "synthetic.h5ad")
             if model is not None:
                 model.save(beside / "model")
             _write_json(beside / "about.json", about)
