@@ -241,6 +241,23 @@ def test_no_model_is_shown_a_held_out_target(screen, design):
     assert n == 9  # three guides of each held-out gene: no other context is compared
 
 
+def test_contexts_of_one_cell_have_no_ceiling_and_it_says_why():
+    mdata = cf.datasets.simulated_screen(60, n_targets=12, cells_per_guide=1, seed=0)
+    for m in BOTH:
+        obs = mdata[m].obs
+        first = ~obs["guide"].duplicated().to_numpy()
+        mdata.mod[m] = mdata[m][first].copy()
+        mdata[m].obsm["emb"] = np.random.default_rng(0).normal(size=(first.sum(), 4))
+    mdata.update()
+    found = cf.benchmark(
+        mdata, ["emb"], ["alignment"], context_keys="guide", control_key="gene",
+        control="non-targeting", seeds=1, progress=False,
+    )  # fmt: skip
+    why = found.failures.query("metric == 'alignment'")["why"]
+    assert why.str.contains("no ceiling: no context has two cells of modality 'image'").all()
+    assert len(why) and found.table["alignment_foscttm"].notna().any()
+
+
 def test_a_column_says_what_is_held_out(screen, design):
     mdata = screen.copy()
     cf.tl.split(mdata, by="gene", sizes={"train": 0.7, "test": 0.3}, control="non-targeting")

@@ -342,7 +342,12 @@ def halves_of_each(view: View) -> Iterator[View]:
     rng = np.random.default_rng([view.seed, 67_867_967])
     for role, profiles in view.own.items():
         adata = view.cells.mod[view.roles[role]]
-        half = _half(context_labels(adata, view.design.contexts).to_numpy(str), rng)
+        labels = context_labels(adata, view.design.contexts).to_numpy(str)
+        if len(np.unique(labels)) == len(labels):
+            raise ValueError(
+                f"no ceiling: no context has two cells of modality {role!r}, which could be halved."
+            )
+        half = _half(labels, rng)
         sides = [
             tl.aggregate(adata[rows].copy(), by=view.design.contexts, use_rep=REP)
             for rows in (half, ~half)
