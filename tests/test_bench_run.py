@@ -359,6 +359,12 @@ def test_a_configuration_is_one_call(toml, screen):
         ("pairs.csv", "pears.csv", "there is no file"),
         ('file = "screen.h5mu"', 'file = "no.h5mu"', "there is no file"),
         ('file = "screen.h5mu"', 'simulated = "simulated_scren"', "'simulated_screen'"),
+        (
+            'file = "screen.h5mu"',
+            'simulated = "simulated_screen"\nn_target = 4',
+            "Did you mean 'n_targets'",
+        ),
+        ('file = "screen.h5mu"', 'file = "screen.h5mu"\nmodality = "rma"', "Did you mean 'rna'"),
         ('control = "non-targeting"', "", "has no control"),
         ("[metrics]", "[metrics", "no valid TOML"),
     ],
@@ -379,6 +385,24 @@ def test_a_simulated_screen_is_another_for_each_seed(tmp_path):
     assert not np.array_equal(source(0)["rna"].X.toarray()[:20], source(1)["rna"].X.toarray()[:20])
     file.write_text(text.replace(simulated, f"{simulated}\nseed = 3"))
     assert bench.read_config(file).source["rna"].n_vars == 20
+
+
+@pytest.mark.parametrize("seed", ["", "\nseed = 3"])
+def test_one_modality_and_some_cells_of_a_simulated_screen(seed, tmp_path):
+    file = tmp_path / "a.toml"
+    simulated = (
+        'simulated = "simulated_screen"\nn_targets = 4\ncells_per_guide = 3\nn_genes = 20\n'
+        f'modality = "rna"\nkeep = "gene != \'non-targeting\'"{seed}'
+    )
+    text = TOML.replace('file = "screen.h5mu"', simulated).replace("pairs.csv", "uns:edges")
+    file.write_text(text)
+    source = bench.read_config(file).source
+    made = source if seed else source(3)
+    assert list(made.mod) == ["rna"] and "edges" in made.uns
+    whole = cf.datasets.simulated_screen(n_targets=4, cells_per_guide=3, n_genes=20, seed=3)["rna"]
+    kept = whole[whole.obs["gene"] != "non-targeting"]
+    assert 0 < kept.n_obs < whole.n_obs
+    assert made["rna"].obs_names.equals(kept.obs_names)
 
 
 # -- the papers' tables, on mocks of their data ---------------------------------------------------

@@ -127,6 +127,16 @@ def test_every_model_of_the_library_is_held_to_it():
     assert models == set(MODELS)
 
 
+@pytest.mark.parametrize("given", [["image"], "image", {"image"}])
+@each_model
+def test_modalities_that_are_no_names_of_roles_are_refused(name, given):
+    set_up = getattr(cf, name).setup_mudata
+    if "modalities" not in signature(set_up).parameters:
+        pytest.skip("its roles are fixed")
+    with pytest.raises(TypeError, match="`modalities` names the modality of each role"):
+        set_up(any_model_screen(), **MODELS[name].setup, modalities=given)
+
+
 # -- saved and loaded -----------------------------------------------------------------------------
 
 

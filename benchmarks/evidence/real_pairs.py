@@ -9,7 +9,8 @@ less its mean over the section (centred), and with log total counts and mean dar
 of both sides too (out).
 cdrp, jump: compounds in five folds, scored on those left out: as they come, each side less its mean
 over them (centred), and less its first principal axis too (less first), which is activity. Every
-method beside the same on permuted contexts; one PETRI takes minutes, so it has fewer splits. Writes `results/real_pairs.csv`: FOSCTTM, chance .5, one row per fold.
+method beside the same on permuted contexts; one PETRI takes minutes, so it has fewer splits.
+Writes `results/real_pairs.csv`: FOSCTTM, chance .5, one row per fold.
 """
 
 from __future__ import annotations
@@ -54,7 +55,14 @@ def dealt(obs: pd.DataFrame, rng: np.random.Generator) -> dict[str, bool]:
 
 
 def embedded(
-    name: str, train: md.MuData, new: dict, setup: dict, *, permuted: bool, seed: int, tiny: bool,
+    name: str,
+    train: md.MuData,
+    new: dict,
+    setup: dict,
+    *,
+    permuted: bool,
+    seed: int,
+    tiny: bool,
     set_size: int = 4,
 ) -> dict[str, np.ndarray]:
     """Train a method on `train` and embed new cells of each modality."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -74,10 +75,10 @@ def read_config(path: str | Path) -> Config:
     Top level: ``title``, ``about``, ``seeds``, ``correction``, ``against``, ``ceiling_of``,
     ``hold_out``, ``hold_out_by``, ``n_jobs``, ``keep_models``, ``colour_key``. Tables:
 
-    - ``[data]``: ``file`` (``.h5mu``, or ``.h5ad`` with ``modality``; relative to the file), with
-      ``keep``, a condition on obs such as ``"n_genes > 500"``, for some of its cells; or
+    - ``[data]``: ``file`` (``.h5mu``, or ``.h5ad`` with ``modality``; relative to the file), or
       ``simulated = "simulated_screen"`` with its arguments; without ``seed`` among these another
-      screen is made for each seed;
+      screen is made for each seed; ``modality`` for one of several alone, ``keep``, a condition on
+      obs such as ``"n_genes > 500"``, for some of the cells;
     - ``[screen]``: ``context_keys``, ``control``, ``control_key``, ``target_key``, ``batch_key``,
       ``image_rep``, ... (a ``control`` of ``""`` takes all cells);
     - ``[methods]`` and ``[metrics]``: names with their options, which may be empty. ``edges``,
@@ -173,17 +174,32 @@ def _metrics(given: Mapping[str, Any], where: Path) -> dict[str, Any]:
 
 
 def _source(data: dict[str, Any], where: Path) -> MuData | Callable[[int], MuData]:
+    modality, keep = data.pop("modality", None), data.pop("keep", None)
     if "file" in data:
-        modality, keep = data.pop("modality", None), data.pop("keep", None)
         file = where.parent / str(data.pop("file"))
         if data:
             raise missing_key(next(iter(data)), ["file", "modality", "keep"], what="[data]")
-        mdata = read_screen(file, modality=modality)
-        return mdata if keep is None else _kept(mdata, str(keep))
+        if file.suffix == ".h5ad":  # its role is what has to be said
+            return _part_of(read_screen(file, modality=modality), None, keep)
+        return _part_of(read_screen(file), modality, keep)
     name = str(data.pop("simulated"))
-    if "seed" in data:  # one screen for all seeds
-        return getattr(datasets, name)(**data)
-    return partial(simulate, simulator=name, **data)
+    known = list(inspect.signature(getattr(datasets, name)).parameters)
+    for key in data:
+        if key not in known:
+            raise missing_key(key, [*known, "modality", "keep"], what=f"the arguments of {name}")
+    source = partial(simulate, simulator=name, modality=modality, keep=keep, options=data)
+    return source(data["seed"]) if "seed" in data else source  # one screen for all seeds
+
+
+def _part_of(mdata: MuData, modality: str | None, keep: str | None) -> MuData:
+    """One modality of a screen, or those cells for which a condition holds."""
+    if modality is not None:
+        if modality not in mdata.mod:
+            raise missing_key(modality, list(mdata.mod), what="the modalities of [data]")
+        alone = make_mudata({modality: mdata[modality]})
+        alone.uns.update(mdata.uns)
+        mdata = alone
+    return mdata if keep is None else _kept(mdata, str(keep))
 
 
 def _kept(mdata: MuData, condition: str) -> MuData:
@@ -201,6 +217,14 @@ def _kept(mdata: MuData, condition: str) -> MuData:
     return kept
 
 
-def simulate(seed: int, *, simulator: str, **options: Any) -> MuData:
+def simulate(
+    seed: int,
+    *,
+    simulator: str,
+    modality: str | None,
+    keep: str | None,
+    options: Mapping[str, Any],
+) -> MuData:
     """A simulated screen for a seed."""
-    return getattr(datasets, simulator)(**options, seed=seed)
+    made = getattr(datasets, simulator)(**{**options, "seed": seed})
+    return _part_of(made, modality, keep)

@@ -56,6 +56,11 @@ def roles_of(
     modalities: Mapping[str, str] | None, allowed: Sequence[str] = ROLES
 ) -> dict[str, str]:
     """Name in the MuData of each role, in the order of `allowed`; by default their own names."""
+    if modalities is not None and not isinstance(modalities, Mapping):
+        raise TypeError(
+            f"`modalities` names the modality of each role, such as {{{allowed[0]!r}: "
+            f"{allowed[0]!r}}}; found {modalities!r}."
+        )
     given = dict(modalities) if modalities is not None else {role: role for role in allowed}
     unknown = [role for role in given if role not in allowed]
     if unknown or not given:
