@@ -20,12 +20,12 @@ def read(name: str, *, folder: Path = EVIDENCE) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.exists() else None
 
 
-def headroom(score: str, view: str) -> pd.DataFrame | None:
-    """A score of the screens with headroom, by seed and method; halves of the data are left out."""
-    scores = read("headroom_scores")
+def by_seed(name: str, score: str, view: str) -> pd.DataFrame | None:
+    """A score of one of `run.py`'s configurations, by seed and method, without the ceilings."""
+    scores = read(f"{name}_scores")
     if scores is None:
         return None
-    of = scores[(scores["score"] == score) & scores["view"].isin([view]) & ~scores["ceiling"]]
+    of = scores[(scores["score"] == score) & (scores["view"] == view) & ~scores["ceiling"]]
     return of.pivot_table(index="seed", columns="method", values="value")
 
 

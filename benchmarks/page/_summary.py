@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from _methods import headroom, read
+from _methods import by_seed, read
 from scipy import stats
 
 TEXT = """\
@@ -79,29 +79,66 @@ class Line:
         ]
 
 
-def _headroom() -> Iterator[Line]:
-    table = read("headroom_table")
-    if table is None:
-        return
-    twin = table[table["method"] == "PETRI@permuted"].set_index("view")
-    for score, question, view, null, lower in (
-        ("auc", "pairs of one complex", "average", "edges_auc", False),
-        (
-            "foscttm",
-            "targets that were never seen, across modalities",
-            "both",
-            "alignment_foscttm",
-            True,
-        ),
+def _of(
+    name: str, learned: tuple[str, str], closed: tuple[str, str], score: str
+) -> tuple[pd.Series, pd.Series] | None:
+    """Scores by seed of a learned and of a closed method, each (method, view), where both ran."""
+    found = []
+    for method, view in (learned, closed):
+        wide = by_seed(name, score, view)
+        if wide is None or method not in wide:
+            return None
+        found.append(wide[method])
+    return found[0], found[1]
+
+
+def _twin(name: str, method: str, view: str, column: str) -> float:
+    """What the permuted twin of a method reaches, from the table."""
+    table = read(f"{name}_table")
+    assert table is not None  # it lies beside the scores
+    twins = table["method"].isin([f"{method}@permuted", f"{method} permuted"])
+    # Scores of both modalities stand in the row of the fused view.
+    here = table["view"].isin([view, "average"])
+    return float(table.loc[twins & here, column].dropna().iloc[-1])
+
+
+def _petri() -> Iterator[Line]:
+    pairs, unseen = "pairs of one complex", "targets that were never seen, across modalities"
+    compounds = "compounds that were never seen, across modalities"
+    for name, data, question in (
+        ("headroom", "simulated with headroom", unseen),
+        ("enough_cells", "simulated with enough cells", unseen),
+        ("cdrp", "CDRP-bio", compounds),
+        ("jump", "CPJUMP1", compounds),
     ):
-        wide = headroom(score, view)
-        if wide is None:
-            return
-        chance = float(twin[null].dropna().iloc[-1])
-        yield Line(
-            "PETRI", question, "simulated with headroom", score.upper(), wide["PETRI"],
-            wide["SharedAxes"], "SharedAxes", chance, lower,
-        )  # fmt: skip
+        for score, asked, view, closed, label in (
+            ("auc", pairs, "average", ("PCA", "concat"), "PCA, concatenated"),
+            ("auc", pairs, "average", ("SharedAxes", "average"), "SharedAxes"),
+            ("foscttm", question, "both", ("SharedAxes", "both"), "SharedAxes"),
+        ):
+            found = _of(name, ("PETRI", view), closed, score)
+            if found is not None:
+                column = "edges_auc" if score == "auc" else "alignment_foscttm"
+                yield Line(
+                    "PETRI", asked, data, score.upper(), *found, label,
+                    _twin(name, "PETRI", view, column), score == "foscttm",
+                )  # fmt: skip
+
+
+def _expression() -> Iterator[Line]:
+    for name, data in (
+        ("expression_headroom", "simulated with headroom, expression alone"),
+        ("expression_enough_cells", "simulated with enough cells, expression alone"),
+        ("eccite", "ECCITE-seq, not held out"),
+    ):
+        for method in ("PETRI Omics", "TrP MAE"):
+            for score, question, what, null in (
+                ("consistent", "guides of a target agree", "share of targets", 0.05),
+                ("auc", "pairs of one complex", "AUC", 0.5),
+            ):
+                found = _of(name, (method, "rna"), ("PCA", "rna"), score)
+                if found is not None:
+                    yield Line(method, question, data, what, *found, "PCA", null)
 
 
 def _phenoseq() -> Iterator[Line]:
@@ -195,23 +232,9 @@ def _tide() -> Iterator[Line]:
     )  # fmt: skip
 
 
-def _eccite() -> Iterator[Line]:
-    frame = read("eccite_scores")
-    if frame is None:
-        return
-    of = frame[(frame["score"] == "consistent") & (frame["view"] == "rna") & (~frame["ceiling"])]
-    wide = of.pivot_table(index="seed", columns="method", values="value")
-    for closed in ("PCA", "SharedAxes"):
-        if {"PETRI Omics", closed} <= set(wide):
-            yield Line(
-                "PETRI Omics", "guides of a target agree", "ECCITE-seq, not held out", "share of targets",
-                wide["PETRI Omics"], wide[closed], closed, 0.05,
-            )  # fmt: skip
-
-
 PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
-    _headroom,
-    _eccite,
+    _petri,
+    _expression,
     _phenoseq,
     _semi_clipped,
     _tide,
