@@ -76,6 +76,44 @@ def same(found: ad.AnnData, given_: ad.AnnData) -> None:
     assert found.uns["channels"].tolist() == ["DNA", "ER"]
 
 
+@pytest.mark.parametrize("without_x", [False, True])
+@pytest.mark.parametrize("kind", ["h5ad", "zarr", "backed"])
+def test_what_was_opened_without_being_read_becomes_a_store(kind, without_x, tmp_path):
+    given_ = cells()
+    given_.varm["loadings"] = np.ones((6, 2))
+    if without_x:
+        given_ = ad.AnnData(obs=given_.obs, obsm=dict(given_.obsm), uns=dict(given_.uns))
+    file = tmp_path / f"o.{'zarr' if kind == 'zarr' else 'h5ad'}"
+    given_.write_zarr(file) if kind == "zarr" else given_.write_h5ad(file)
+    left = ad.read_h5ad(file, backed="r") if kind == "backed" else ad.experimental.read_lazy(file)
+    found = cf.io.write_store(left, tmp_path / "s.zarr", context_keys="guide")
+    if not without_x:
+        same(found, given_)
+        assert (found.varm["loadings"] == 1).all()
+    assert np.array_equal(found.obsm["crops"][:], given_.obsm["crops"])
+    pd.testing.assert_frame_equal(found.obsm["place"], given_.obsm["place"])
+    assert found.uns["channels"].tolist() == ["DNA", "ER"]
+
+
+def test_tables_left_on_the_disk_are_named_with_the_way_to_read_them(tmp_path):
+    given_ = cells()
+    given_.write_h5ad(tmp_path / "o.h5ad")
+    left = ad.experimental.read_lazy(tmp_path / "o.h5ad")
+    for verb in (
+        lambda: cf.tl.aggregate(left, by="guide", use_rep=None),
+        lambda: cf.MAE.setup_anndata(left, image_rep="crops"),
+    ):
+        with pytest.raises(TypeError, match=r"obs and var.*read_lazy.*adata\.obs\.to_memory\(\)"):
+            verb()
+    left.obs = left.obs.to_memory()
+    with pytest.raises(TypeError, match=r"^var.*`adata\.var = adata\.var\.to_memory\(\)`"):
+        cf.tl.aggregate(left, by="guide", use_rep=None)
+    left.var = left.var.to_memory()
+    found = cf.tl.aggregate(left, by="guide", use_rep=None)
+    expected = cf.tl.aggregate(given_, by="guide", use_rep=None)
+    np.testing.assert_allclose(found.X, expected.X, rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["memory", "h5mu", "zarr", "dask"])
 def test_what_goes_in_comes_out_in_the_order_of_the_user(kind, tmp_path):
     given_, source = screen(), screen()

@@ -21,6 +21,7 @@ __all__ = [
     "check_finite",
     "check_key",
     "check_rows",
+    "check_tables",
     "column_list",
     "constant_columns",
     "control_labels",
@@ -28,6 +29,7 @@ __all__ = [
     "control_mask",
     "forget",
     "is_mudata",
+    "matrix_of",
     "label_codes",
     "label_list",
     "label_text",
@@ -45,6 +47,7 @@ __all__ = [
     "refuse_twice",
     "refuse_view",
     "representation",
+    "stored_x",
     "take_rows",
     "text_of",
 ]
@@ -138,6 +141,7 @@ def refuse_view(adata: AnnData, *, modality: str = "") -> None:
 def check_rows(data: Data) -> None:
     """Refuse to take rows of tables that anndata cannot take rows of."""
     for modality, adata in modalities(data).items():
+        check_tables(adata, modality=modality)
         for name, columns in (("obs", adata.obs.columns), ("var", adata.var.columns)):
             twice = columns[columns.duplicated()].unique()
             if len(twice):
@@ -155,6 +159,7 @@ def where(modality: str) -> str:
 
 def obs_column(adata: AnnData, key: str, *, modality: str = "", missing: bool = False) -> pd.Series:
     """Return ``adata.obs[key]``, refusing an absent column and (by default) missing values."""
+    check_tables(adata, modality=modality)
     if key not in adata.obs.columns:
         raise missing_key(key, list(adata.obs.columns), what=f"obs{where(modality)}")
     column = adata.obs[key]
@@ -237,6 +242,43 @@ def layers_of(adata: AnnData) -> dict[str, Any]:
     return {name: layer for name, layer in adata.layers.items() if name is not None}
 
 
+def check_tables(adata: AnnData, *, modality: str = "") -> None:
+    """Refuse obs and var that were left on the disk: they are small, and every verb reads them."""
+    lazy = [name for name in ("obs", "var") if not isinstance(getattr(adata, name), pd.DataFrame)]
+    if lazy:
+        fix = "; ".join(f"`adata.{name} = adata.{name}.to_memory()`" for name in lazy)
+        raise TypeError(
+            f"{' and '.join(lazy)}{where(modality)}: on the disk (opened by "
+            f"`anndata.experimental.read_lazy`). Read the tables, the arrays may stay: {fix}."
+        )
+
+
+def stored_x(adata: AnnData) -> Any:
+    """X as it is stored; None where there is none, in memory or in a file."""
+    try:
+        return adata.X
+    except KeyError:  # anndata opens a file without X and only then looks for it
+        return None
+
+
+def matrix_of(
+    adata: AnnData,
+    layer: str | None,
+    *,
+    modality: str = "",
+    fix: str = "give `layer`, the name of the layer of counts",
+) -> tuple[Any, str]:
+    """A layer, or X for None, as it is stored, and its name for a message."""
+    if layer is not None:
+        if layer not in adata.layers:
+            raise missing_key(layer, list(layers_of(adata)), what=f"layers{where(modality)}")
+        return adata.layers[layer], f"layers[{layer!r}]{where(modality)}"
+    stored = stored_x(adata)
+    if stored is None or not adata.n_vars:
+        raise ValueError(f"X{where(modality)} is empty; {fix}.")
+    return stored, f"X{where(modality)}"
+
+
 def representation(
     adata: AnnData, use_rep: str | None, *, modality: str = "", on_disk: bool = False
 ) -> Any:
@@ -245,7 +287,7 @@ def representation(
     A sparse matrix on a disk is refused unless `on_disk` says that the caller can read it.
     """
     if use_rep is None or use_rep == "X":
-        array, name = adata.X, "X"
+        array, name = stored_x(adata), "X"
         if array is None:
             raise ValueError(f"X{where(modality)} is empty; give `use_rep`, an obsm key.")
     else:
@@ -343,7 +385,7 @@ def _plain(value: Any) -> Any:
 
 
 def _stored(adata: AnnData, key: str | None) -> Any:
-    return adata.X if key in (None, "X") else adata.obsm.get(key)
+    return stored_x(adata) if key in (None, "X") else adata.obsm.get(key)
 
 
 def _row_sums(array: Any, rows: np.ndarray) -> np.ndarray:

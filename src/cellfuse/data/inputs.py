@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import layers_of, where
+from cellfuse._access import layers_of, stored_x, where
 from cellfuse._errors import listing, missing_key
 from cellfuse.data.readers import ColumnReader, Reader, make_reader
 
@@ -95,7 +95,7 @@ class CellInput:
                 raise missing_key(layer, list(layers_of(adata)), what=f"layers{where(modality)}")
             place, key, array = "layers", layer, adata.layers[layer]
         else:
-            place, key, array = "X", None, adata.X
+            place, key, array = "X", None, stored_x(adata)
             if array is None or adata.n_vars == 0:
                 raise ValueError(
                     f"X{where(modality)} is empty; name the obsm key to read "

@@ -17,14 +17,14 @@ from anndata.io import read_elem, sparse_dataset
 from mudata import MuData
 from numpy.typing import NDArray
 
-from cellfuse._access import Data, layers_of, modalities, where
+from cellfuse._access import Data, layers_of, modalities, stored_x, where
 from cellfuse._errors import listing
 from cellfuse._mudata import make_mudata
 from cellfuse.data.blocks import BlockReader
 from cellfuse.data.readers import CSRReader, Reader, make_reader
 from cellfuse.io._hdf5 import inspect, inspect_folder, reading
 
-__all__ = ["Source", "as_parts", "concatenated_obs", "sources_of"]
+__all__ = ["Source", "as_parts", "concatenated_obs", "frame_of", "is_table", "sources_of"]
 
 #: Bytes of a source that are in memory at a time while it is gone through.
 SWEEP_BYTES = 64 << 20
@@ -169,7 +169,7 @@ def _array(item: Any) -> Any:
 
 def concatenated_obs(parts: list[AnnData], modality: str) -> pd.DataFrame:
     """The cells of all parts; columns that not all have are refused."""
-    frames = [_frame(adata.obs) for adata in parts]
+    frames = [frame_of(adata.obs) for adata in parts]
     for frame in frames[1:]:
         other = sorted(set(map(str, frame.columns)) ^ set(map(str, frames[0].columns)))
         if other:
@@ -195,18 +195,24 @@ def concatenated_obs(parts: list[AnnData], modality: str) -> pd.DataFrame:
     return joined
 
 
-def _frame(obs: Any) -> pd.DataFrame:
-    return obs if isinstance(obs, pd.DataFrame) else obs.to_memory()
+def is_table(values: Any) -> bool:
+    """Whether something in obsm is a data frame, in memory or left on the disk."""
+    return hasattr(values, "columns")
+
+
+def frame_of(table: Any) -> pd.DataFrame:
+    """A table of cells or genes, read if it was left on the disk."""
+    return table if isinstance(table, pd.DataFrame) else table.to_memory()
 
 
 def sources_of(parts: list[AnnData], modality: str) -> list[Source]:
     """Every array with a row per cell; data frames in obsm are no arrays."""
     first = parts[0]
     keys: list[tuple[str, str | None]] = (
-        [] if first.X is None or not first.n_vars else [("X", None)]
+        [] if stored_x(first) is None or not first.n_vars else [("X", None)]
     )
     keys += [("layers", key) for key in layers_of(first)]
-    keys += [("obsm", key) for key in first.obsm if not isinstance(first.obsm[key], pd.DataFrame)]
+    keys += [("obsm", key) for key in first.obsm if not is_table(first.obsm[key])]
     slashed = [key for _, key in keys if key is not None and "/" in key]
     if slashed:
         raise ValueError(
@@ -227,7 +233,7 @@ def sources_of(parts: list[AnnData], modality: str) -> list[Source]:
 
 
 def _get(adata: AnnData, place: str, key: str | None) -> Any:
-    return adata.X if key is None else getattr(adata, place).get(key)
+    return stored_x(adata) if key is None else getattr(adata, place).get(key)
 
 
 def _reader(array: Any) -> Reader:

@@ -24,7 +24,13 @@ from cellfuse._files import put_in_place
 from cellfuse.data.contexts import Contexts
 from cellfuse.io._store_arrays import write_csr, write_dense
 from cellfuse.io._store_reading import FORMAT, MARK, PLACE, mark_of
-from cellfuse.io._store_sources import as_parts, concatenated_obs, sources_of
+from cellfuse.io._store_sources import (
+    as_parts,
+    concatenated_obs,
+    frame_of,
+    is_table,
+    sources_of,
+)
 
 __all__ = ["write"]
 
@@ -178,17 +184,31 @@ class _Writer:
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
         write_elem(group, "obs", self.obs[name].iloc[order])
-        write_elem(group, "var", first.var)
-        write_elem(group, "uns", {**first.uns, PLACE: place})
+        small = _in_memory(first)
+        write_elem(group, "var", small.var)
+        write_elem(group, "uns", {**small.uns, PLACE: place})
         for mapping in ("varm", "varp"):
-            write_elem(group, mapping, dict(getattr(first, mapping)))
+            write_elem(group, mapping, dict(getattr(small, mapping)))
         several = len(self.parts[name]) > 1
-        pairs = {} if several else {k: v[order][:, order] for k, v in first.obsp.items()}
+        pairs = {} if several else {k: v[order][:, order] for k, v in small.obsp.items()}
         write_elem(group, "obsp", pairs)
         for key, value in first.obsm.items():
-            if isinstance(value, pd.DataFrame):
-                frames = pd.concat([adata.obsm[key] for adata in self.parts[name]])
+            if is_table(value):
+                frames = pd.concat([frame_of(adata.obsm[key]) for adata in self.parts[name]])
                 write_elem(group["obsm"], key, frames.iloc[order])
+
+
+def _in_memory(adata: AnnData) -> AnnData:
+    """What is small, read if it was left on the disk; no X, no layers, no obsm."""
+    bare = AnnData(
+        obs=pd.DataFrame(index=adata.obs_names),
+        var=frame_of(adata.var),
+        uns=dict(adata.uns),
+        varm=dict(adata.varm),
+        varp=dict(adata.varp),
+        obsp=dict(adata.obsp),
+    )
+    return bare.to_memory()
 
 
 def _small_elements() -> Any:

@@ -13,7 +13,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from cellfuse._access import check_key, check_rows, text_of
+from cellfuse._access import check_key, check_rows, stored_x, text_of
 from cellfuse._errors import listing, missing_key
 
 __all__ = ["guides_from_matrix"]
@@ -130,9 +130,10 @@ def _matrix(adata: AnnData, guides: str | AnnData | pd.DataFrame) -> tuple[Any, 
             return _checked(values), [str(i) for i in range(values.shape[1])]
         guides = stored
     if isinstance(guides, AnnData):
-        if guides.X is None:
+        values = stored_x(guides)
+        if values is None:
             raise ValueError("the AnnData of guides has no X, in which their counts are expected.")
-        cells, names, values = guides.obs_names, guides.var_names, guides.X
+        cells, names = guides.obs_names, guides.var_names
     elif isinstance(guides, pd.DataFrame):
         cells, names, values = guides.index.astype(str), guides.columns, _numbers(guides)
     else:
@@ -242,7 +243,7 @@ def _repeated(adata: AnnData, rows: NDArray[np.int64], labels: NDArray[Any]) -> 
             f"cells that are dealt out would be called like others: {twice}. Rename the cells."
         )
     return AnnData(
-        None if adata.X is None else adata.X[rows],
+        None if stored_x(adata) is None else adata.X[rows],
         obs=obs,
         var=adata.var.copy(),
         uns=dict(adata.uns),

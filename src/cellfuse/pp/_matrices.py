@@ -22,6 +22,7 @@ from cellfuse._access import (
     refuse_twice,
     refuse_view,
     representation,
+    stored_x,
     where,
 )
 from cellfuse.kernels.robust import center_scale
@@ -147,7 +148,7 @@ def _open(
                 f"obsm[{key_out!r}]{where(modality)} exists and was not written by {verb}; "
                 "choose another `key_added`, or pass `overwrite=True`."
             )
-    stored = adata.X if key_in is None else adata.obsm[key_in]
+    stored = stored_x(adata) if key_in is None else adata.obsm[key_in]
     writable = (
         isinstance(values, np.ndarray)
         and key_out == key_in
@@ -182,6 +183,6 @@ def _slots(mods: Mapping[str, AnnData]) -> Iterator[NDArray]:
     for adata in mods.values():
         yield from (
             array
-            for array in [adata.X, *adata.obsm.values(), *layers_of(adata).values()]
+            for array in [stored_x(adata), *adata.obsm.values(), *layers_of(adata).values()]
             if isinstance(array, np.ndarray)
         )

@@ -22,6 +22,7 @@ from cellfuse._access import (
     layers_of,
     modalities,
     refuse_view,
+    stored_x,
     where,
 )
 from cellfuse._errors import listing, missing_key
@@ -228,7 +229,7 @@ def _check_operations(operations: Sequence[Operation]) -> tuple[str, ...]:
 def _values(adata: AnnData, layer: str | None, modality: str) -> NDArray:
     if layer is not None and layer not in adata.layers:
         raise missing_key(layer, list(layers_of(adata)), what=f"layers{where(modality)}")
-    values = adata.X if layer is None else adata.layers[layer]
+    values = stored_x(adata) if layer is None else adata.layers[layer]
     name = f"{'X' if layer is None else f'layers[{layer!r}]'}{where(modality)}"
     if values is None or not adata.n_vars:
         raise ValueError(f"{name} is empty: there are no features to choose among.")

@@ -8,8 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from cellfuse._access import layers_of, record
-from cellfuse._errors import listing, missing_key
+from cellfuse._access import matrix_of, record
+from cellfuse._errors import listing
 from cellfuse.pp._embed import check_target
 
 __all__ = ["embed_pca"]
@@ -122,12 +122,7 @@ def _counts(adata: AnnData, layer: str | None) -> sp.csr_matrix:
     """A CSR copy of the counts, checked."""
     from cellfuse.data.readers import make_reader
 
-    if layer is not None and layer not in adata.layers:
-        raise missing_key(layer, list(layers_of(adata)), what="layers")
-    if layer is None and (adata.X is None or adata.n_vars == 0):
-        raise ValueError("X is empty; give `layer`, the name of the layer of counts.")
-    label = "X" if layer is None else f"layers[{layer!r}]"
-    stored = adata.X if layer is None else adata.layers[layer]
+    stored, label = matrix_of(adata, layer)
     rows = np.arange(adata.n_obs)
     counts = sp.csr_matrix(make_reader(stored).read(rows)).astype(np.float32, copy=True)
     values = counts.data

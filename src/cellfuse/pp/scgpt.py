@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import layers_of, record
+from cellfuse._access import matrix_of, record
 from cellfuse._errors import listing, missing_key
 from cellfuse.kernels.binning import quantile_bins
 from cellfuse.pp._embed import check_target, pick_device
@@ -187,13 +187,8 @@ def _embed(
 def _counts(adata: AnnData, layer: str | None) -> tuple[Reader, str]:
     from cellfuse.data.readers import make_reader
 
-    if layer is None:
-        if adata.X is None or adata.n_vars == 0:
-            raise ValueError("X is empty; give `layer`, the name of the layer of counts.")
-        return make_reader(adata.X), "X"
-    if layer not in adata.layers:
-        raise missing_key(layer, list(layers_of(adata)), what="layers")
-    return make_reader(adata.layers[layer]), f"layers[{layer!r}]"
+    stored, name = matrix_of(adata, layer)
+    return make_reader(stored), name
 
 
 def _gene_names(adata: AnnData, gene_key: str | None) -> NDArray:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import false_discovery_control, mannwhitneyu
 
-from cellfuse._access import layers_of
+from cellfuse._access import matrix_of
 from cellfuse._errors import missing_key
 from cellfuse.tl._concepts import REP, activations_of, chosen_concepts, keep_table, one_modality
 from cellfuse.tl._summary import check_level
@@ -310,12 +310,7 @@ def _gene_tests(
 
 def _expression(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
     """Log-normalised expression; counts would let deep cells look like concepts."""
-    if layer is not None and layer not in adata.layers:
-        raise missing_key(layer, list(layers_of(adata)), what="layers")
-    stored = adata.X if layer is None else adata.layers[layer]
-    name = "X" if layer is None else f"layers[{layer!r}]"
-    if stored is None:
-        raise ValueError("X of the expression is empty; give `rna_layer`.")
+    stored, name = matrix_of(adata, layer, fix="give `rna_layer`")
     values = sparse.csr_matrix(stored)
     probe = values.data[:100_000]
     if not np.isfinite(values.data).all():

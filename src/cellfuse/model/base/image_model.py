@@ -15,7 +15,14 @@ from anndata import AnnData
 from mudata import MuData
 from torch import Tensor, std_mean
 
-from cellfuse._access import PROVENANCE, Data, is_mudata, obs_column, refuse_view
+from cellfuse._access import (
+    PROVENANCE,
+    Data,
+    check_tables,
+    is_mudata,
+    obs_column,
+    refuse_view,
+)
 from cellfuse._errors import listing, missing_key
 from cellfuse._renamed import renamed
 from cellfuse.data import Contexts, DocumentPlan, Draw, Reader, Stream
@@ -322,6 +329,7 @@ def _wrapped(data: Data | None) -> MuData | None:
     """An AnnData as the one modality of a MuData that shares its notes."""
     if data is None or is_mudata(data):
         return data
+    check_tables(data, modality=ROLE)  # type: ignore[arg-type]  # no MuData
     wrapped = MuData({ROLE: data})
     if PROVENANCE in data.uns:
         wrapped.uns[PROVENANCE] = data.uns[PROVENANCE]

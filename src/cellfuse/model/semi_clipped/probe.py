@@ -10,8 +10,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_finite, context_labels, layers_of
-from cellfuse._errors import missing_key
+from cellfuse._access import check_finite, context_labels, matrix_of
 from cellfuse.data.contexts import PAIRED
 
 __all__ = ["gene_probe"]
@@ -95,12 +94,7 @@ def _expression(
     adata: AnnData, layer: str | None, log_normalize: bool
 ) -> Callable[[slice], NDArray[np.float64]]:
     """Give some genes of all samples at a time, dense; the rest stays as it is stored."""
-    if layer is not None and layer not in adata.layers:
-        raise missing_key(layer, list(layers_of(adata)), what="layers")
-    values = adata.X if layer is None else adata.layers[layer]
-    if values is None:
-        raise ValueError("X is empty; name the `layer` of the expression.")
-    name = "X" if layer is None else f"layers[{layer!r}]"
+    values, name = matrix_of(adata, layer, fix="name the `layer` of the expression")
     if not hasattr(values, "sum"):
         raise TypeError(
             f"{name} is backed on disk ({type(values).__name__}); read it first: "
