@@ -9,6 +9,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
@@ -392,3 +393,134 @@ def test_real_nuclei_are_counted_and_centred(tmp_path):
         assert row.area == (field.labels == row.label).sum()
     # One nucleus is bent around its centroid.
     assert centred == 131
+
+
+# -- a call that was stopped ----------------------------------------------------------------------
+
+
+class Files:
+    """Fields that are read when they are asked for, as :class:`cellfuse.io.Fields` are."""
+
+    def __init__(self, fields, stop_at=None, version=0):
+        self.fields, self.stop_at, self.version, self.read = fields, stop_at, version, []
+
+    def __len__(self):
+        return len(self.fields)
+
+    def __getitem__(self, number):
+        if number == self.stop_at:
+            raise OSError("the disk of the microscope is gone")
+        self.read.append(number)
+        return self.fields[number]
+
+    def mark_of(self, number):
+        return f"{number} {self.version if number >= 5 else 0}"
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of 5 cells, written two at a time."""
+    monkeypatch.setattr("cellfuse.pp._crop_store.CHUNK_BYTES", 5 * 2 * 8 * 8 * 2)
+    monkeypatch.setattr("cellfuse.pp._crop_store.CHUNKS_AT_ONCE", 2)
+
+
+def plate():
+    """Fields of few cells, of many, and of none."""
+    return [
+        make_field(f"A{i}", seed=i, n_cells=n) for i, n in enumerate([0, 7, 12, 0, 9, 1, 30, 4])
+    ]
+
+
+def same_store(found, expected):
+    np.testing.assert_array_equal(found.obsm["crops"][...], expected.obsm["crops"][...])
+    pd.testing.assert_frame_equal(found.obs, expected.obs)
+    assert found.uns["channels"].tolist() == expected.uns["channels"].tolist()
+
+
+@pytest.mark.parametrize("stops", [(1,), (4,), (7,), (3, 6), (6, 7, 7), (5, 6)])
+def test_a_stopped_call_goes_on_after_the_fields_that_it_had_finished(
+    stops, tmp_path, small_chunks
+):
+    store, fields = tmp_path / "cells.zarr", plate()
+    for stop in stops:
+        with pytest.raises(OSError, match="the microscope is gone"):
+            crop_cells(Files(fields, stop), size=8, store=store)
+        assert not store.exists()
+    last = Files(fields)
+    found = crop_cells(last, size=8, store=store)
+    expected = crop_cells(fields, size=8, store=tmp_path / "unbroken.zarr")
+    same_store(found, expected)
+    same_store(cf.io.read_crops(store), cf.io.read_crops(tmp_path / "unbroken.zarr"))
+    # Ten cells are written at a time: what was filled before the stop is not read again.
+    n_cells = np.cumsum([len(crop_cells(f, size=8)) if i in (1, 2, 4, 5, 6, 7) else 0
+                         for i, f in enumerate(fields)])  # fmt: skip
+    reached = n_cells[stops[-1] - 1] // 10 * 10
+    kept = int((n_cells <= reached).sum()) if reached else 0
+    assert last.read == list(range(kept, len(fields)))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cells.zarr", "unbroken.zarr"]
+
+
+def test_fields_that_were_read_anyway_go_on_by_their_pixels(tmp_path, small_chunks):
+    store, fields = tmp_path / "cells.zarr", plate()
+
+    def broken():
+        yield from fields[:7]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        crop_cells(broken(), size=8, store=store)
+    assert "goes on after them" in stopped.value.__notes__[0]
+    cut = []
+    with pytest.MonkeyPatch.context() as patch:
+        whole = crops_module._cut_field
+        patch.setattr(crops_module, "_cut_field", lambda f, *a: cut.append(f.name) or whole(f, *a))
+        found = crop_cells(iter(fields), size=8, store=store)
+    assert 0 < len(cut) < len(fields)
+    same_store(found, crop_cells(fields, size=8))
+
+
+def test_fields_that_changed_are_cut_again_and_so_are_all_under_other_settings(
+    tmp_path, small_chunks, caplog
+):
+    store, fields = tmp_path / "cells.zarr", plate()
+
+    def stop():
+        with pytest.raises(OSError, match="the microscope is gone"):
+            crop_cells(Files(fields, 7), size=8, store=store)
+
+    stop()
+    changed = [*fields[:5], *(make_field(f"A{i}", seed=90 + i, n_cells=9) for i in (5, 6, 7))]
+    other = Files(changed, version=1)
+    with caplog.at_level("INFO", "cellfuse"):
+        same_store(crop_cells(other, size=8, store=store), crop_cells(changed, size=8))
+    assert other.read[0] == 5 and "are others now" in caplog.text
+    store = tmp_path / "larger.zarr"
+    stop()
+    anew = Files(fields)
+    with caplog.at_level("INFO", "cellfuse"):
+        same_store(crop_cells(anew, size=6, store=store), crop_cells(fields, size=6))
+    assert anew.read == list(range(8)) and "other settings" in caplog.text
+
+
+def test_a_journal_cut_short_counts_as_far_as_it_goes(tmp_path, small_chunks):
+    store, fields = tmp_path / "cells.zarr", plate()
+    with pytest.raises(OSError, match="the microscope is gone"):
+        crop_cells(Files(fields, 7), size=8, store=store)
+    lines = tmp_path / ".cells.zarr-writing" / "journal" / "fields.jsonl"
+    text = lines.read_text()
+    lines.write_text(text[: text.index("\n", 300) + 40])
+    same_store(crop_cells(Files(fields), size=8, store=store), crop_cells(fields, size=8))
+
+
+def test_a_field_of_files_is_another_when_a_file_changes(tmp_path):
+    for well in ("A1", "A2"):
+        for channel, plane in zip(("DNA", "ER"), make_field(well).pixels, strict=True):
+            tifffile.imwrite(tmp_path / f"{well}_{channel}.tif", plane)
+    pattern = r"(?P<well>..)_(?P<channel>.*)\.tif"
+    fields = cf.io.read_fields(tmp_path, pattern=pattern)
+    marks = [fields.mark_of(i) for i in (0, 1)]
+    assert marks[0] != marks[1]
+    assert marks == [cf.io.read_fields(tmp_path, pattern=pattern).mark_of(i) for i in (0, 1)]
+    tifffile.imwrite(tmp_path / "A2_ER.tif", make_field("A2", seed=4).pixels[0])
+    again = cf.io.read_fields(tmp_path, pattern=pattern)
+    assert again.mark_of(0) == marks[0] and again.mark_of(1) != marks[1]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import overload
@@ -97,6 +98,25 @@ class Fields(Sequence[Field]):
             series=plan.series,
             z=self.z,
         )
+
+    def mark_of(self, index: int) -> str:
+        """Fingerprint of a field by its files (names, sizes, times), of which nothing is read."""
+        plan = self.planned[index]
+        files = [plan.files] if isinstance(plan.files, Path) else _flat(plan.files.values())
+        about = [(str(file), *_stamp(file)) for file in (*files, plan.labels) if file is not None]
+        given = (self.channels, self.connected, self.background, self.z, plan.series)
+        text = repr((about, list(plan.metadata.items()), given))
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _flat(files: Iterable[Files]) -> list[Path]:
+    return [file for each in files for file in ([each] if isinstance(each, Path) else each)]
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """Size and time of a file; of a folder (OME-Zarr) the time."""
+    found = file.stat()
+    return (0 if file.is_dir() else found.st_size), found.st_mtime_ns
 
 
 def read_fields(

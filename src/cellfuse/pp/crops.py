@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from cellfuse._errors import listing, missing_key
 from cellfuse._files import writing
 from cellfuse.kernels.label_images import foreign_background
+from cellfuse.pp._crop_fields import Cells, FieldLike, Fields, Waiting, waiting
+from cellfuse.pp._crop_journal import DoneField, FieldNotes
 from cellfuse.pp._crop_store import MemoryCrops, Sink, ZarrCrops, refuse_existing
 
 __all__ = ["crop_cells"]
@@ -26,39 +28,6 @@ logger = logging.getLogger("cellfuse")
 #: Types in which crops are kept: what a camera gives, and half of it.
 DTYPES = ("uint8", "uint16")
 CENTROID = ("centroid_y", "centroid_x")
-
-
-class FieldLike(Protocol):
-    """A field of view, as :class:`cellfuse.io.Field` is one."""
-
-    @property
-    def pixels(self) -> NDArray[Any]:
-        """(channels, height, width)."""
-        ...
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Names of the channels."""
-        ...
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """What every cell of the field gets in obs."""
-        ...
-
-    @property
-    def labels(self) -> NDArray[Any] | None:
-        """(height, width), 0 outside cells."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """Short name, for obs names and messages."""
-        ...
-
-
-Cells: TypeAlias = NDArray[Any] | pd.DataFrame
-Fields: TypeAlias = FieldLike | Iterable[FieldLike] | Iterable[tuple[FieldLike, Cells]]
 
 
 @dataclass(frozen=True)
@@ -115,7 +84,12 @@ def crop_cells(
         is clipped. For pixels between 0 and 1: ``rescale=(0, 1), dtype="uint16"``.
     store
         Folder of a zarr store to be made: crops are written there in chunks of whole cells, and
-        never held in memory together. Default: all in memory.
+        never held in memory together. Default: all in memory. It is written beside, in
+        ``.NAME-writing``, and renamed when it is whole: a call that was killed or stopped by an
+        error goes on after the fields that it had finished when it comes again with the same
+        settings. A field counts as the same where its files have the name, size and time that they
+        had (:func:`cellfuse.io.read_fields`, whose finished fields are not read again), or where
+        pixels and labels are equal.
     overwrite
         Replace a store that this function has written.
 
@@ -156,19 +130,25 @@ def crop_cells(
     """
     cut = _checked(size, mask_neighbours, edge, min_area, dtype, rescale)
     if store is None:
-        return _into(MemoryCrops(), _pairs(fields, labels), cut)
+        return _into(MemoryCrops(), fields, labels, cut)
     refuse_existing(Path(store), overwrite=overwrite)
     with writing(store):
-        return _into(ZarrCrops(Path(store)), _pairs(fields, labels), cut)
+        return _into(ZarrCrops(Path(store), _settings(cut)), fields, labels, cut)
 
 
-def _into(sink: Sink, pairs: Iterator[tuple[FieldLike, Cells]], cut: Cut) -> AnnData:
+def _into(sink: Sink, fields: Any, labels: Cells | None, cut: Cut) -> AnnData:
     try:
-        obs, channels = _cut_all(pairs, cut, sink)
+        obs, channels = _cut_all(waiting(fields, labels), cut, sink)
         return sink.finish(obs, channels)
-    except BaseException:
-        sink.discard()
+    except BaseException as error:
+        if kept := sink.discard():
+            error.add_note(kept)
         raise
+
+
+def _settings(cut: Cut) -> dict[str, Any]:
+    """How cells are cut, as it is written down."""
+    return {**asdict(cut), "dtype": None if cut.dtype is None else str(cut.dtype)}
 
 
 def _checked(
@@ -197,79 +177,75 @@ def _checked(
     )
 
 
-def _pairs(fields: Any, labels: Cells | None) -> Iterator[tuple[FieldLike, Cells]]:
-    """Fields with their labels or centroids, whatever way they were given."""
-    if hasattr(fields, "pixels"):
-        yield fields, _given(fields, labels)
-        return
-    if labels is not None:
-        raise ValueError(
-            "`labels` belongs to one field; for several give pairs `(field, labels)`, or fields "
-            "that hold their labels."
-        )
-    for item in _ahead(fields):
-        field, own = item if isinstance(item, tuple) else (item, None)
-        yield field, _given(field, own)
+def _ahead(fields: Iterator[Waiting], sink: Sink) -> Iterator[tuple[str, Any]]:
+    """Take the next field in a thread, while the last one is cut and written.
 
+    Gives its fingerprint, and the field with its labels; or what an earlier run has made of it,
+    which is then not read.
+    """
 
-def _given(field: FieldLike, labels: Cells | None) -> Cells:
-    if labels is None:
-        labels = field.labels
-    if labels is None:
-        raise ValueError(
-            f"field {field.name!r} has no labels; give a label image or centroids, or read the "
-            "field with `labels`."
-        )
-    return labels
+    def step() -> tuple[str, Any] | None:
+        for field in fields:
+            mark = sink.mark(field.mark)
+            return mark, sink.done(mark) or field.take()
+        return None
 
-
-def _ahead(fields: Iterable[Any]) -> Iterator[Any]:
-    """Take the next field in a thread, while the last one is cut and written."""
-    end = object()
-    iterator = iter(fields)
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, iterator, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, iterator, end)
+        coming = pool.submit(step)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(step)
             yield item
 
 
 def _cut_all(
-    pairs: Iterator[tuple[FieldLike, Cells]], cut: Cut, sink: Sink
+    fields: Iterator[Waiting], cut: Cut, sink: Sink
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     tables: list[pd.DataFrame] = []
-    names: set[str] = set()
-    first: tuple[str, tuple[str, ...], np.dtype] | None = None
-    n_fields = n_found = 0
-    for field, labels in pairs:
-        n_fields += 1
-        if field.name in names:
-            raise ValueError(
-                f"two fields are called {field.name!r}, after their metadata "
-                f"{dict(field.metadata)}: add what tells them apart, such as the plate or the "
-                "site, as a named group of the pattern."
+    names: dict[str, FieldNotes] = {}
+    n_found = 0
+    for mark, item in _ahead(fields, sink):
+        if isinstance(item, DoneField):
+            notes, table, crops = item.notes, item.table, None
+        else:
+            field, labels = item
+            table, found = _cells_of(field, labels, cut)
+            crops = _cut_field(field, labels, table, found, cut)
+            notes = FieldNotes(
+                mark, field.name, tuple(field.channels), str(crops.dtype), len(found)
             )
-        names.add(field.name)
-        table, found = _cells_of(field, labels, cut)
-        crops = _cut_field(field, labels, table, found, cut)
-        first = first or (field.name, tuple(field.channels), crops.dtype)
-        if (tuple(field.channels), crops.dtype) != first[1:]:
-            raise ValueError(
-                f"fields differ: {first[0]!r} has {listing(first[1])} as {first[2]}, "
-                f"{field.name!r} has {listing(field.channels)} as {crops.dtype}."
-            )
-        n_found += len(found)
+        _check_fits(notes, names, None if crops is None else field)
+        names[notes.name] = notes
+        n_found += notes.n_found
+        if crops is not None:
+            sink.add(crops, notes, table)
         if len(table):
-            sink.add(crops)
             tables.append(table)
-    if first is None or not tables:
+    if not tables:
         raise ValueError(
-            f"no cell to cut: {n_fields} fields with {n_found} cells of {cut.min_area} pixels or "
+            f"no cell to cut: {len(names)} fields with {n_found} cells of {cut.min_area} pixels or "
             f"more, with edge={cut.edge!r}."
         )
     obs = pd.concat(tables)
-    logger.info("crop_cells: %d of %d cells of %d fields.", len(obs), n_found, n_fields)
-    return obs, first[1]
+    logger.info("crop_cells: %d of %d cells of %d fields.", len(obs), n_found, len(names))
+    return obs, notes.channels
+
+
+def _check_fits(
+    notes: FieldNotes, names: Mapping[str, FieldNotes], field: FieldLike | None
+) -> None:
+    """Refuse a field that is called like another, or holds something else."""
+    if notes.name in names:
+        about = "" if field is None else f", after their metadata {dict(field.metadata)}"
+        raise ValueError(
+            f"two fields are called {notes.name!r}{about}: add what tells them apart, such as the "
+            "plate or the site, as a named group of the pattern."
+        )
+    first = next(iter(names.values()), notes)
+    if (notes.channels, notes.dtype) != (first.channels, first.dtype):
+        raise ValueError(
+            f"fields differ: {first.name!r} has {listing(first.channels)} as {first.dtype}, "
+            f"{notes.name!r} has {listing(notes.channels)} as {notes.dtype}."
+        )
 
 
 # -- where the cells are --------------------------------------------------------------------------
