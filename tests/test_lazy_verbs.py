@@ -211,10 +211,25 @@ def test_a_sparse_matrix_is_still_refused(tmp_path):
         cf.pp.whiten(stored, use_rep=None)
 
 
+@pytest.fixture(scope="module")
+def cluster_of_two():
+    """A client that is asked only where a test says so."""
+    distributed = pytest.importorskip("distributed")
+    two = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with (
+        distributed.LocalCluster(**two) as made,
+        distributed.Client(made, set_as_default=False) as client,
+    ):
+        yield client
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zarr", "h5", "dask", "store"])
-def test_a_cluster_of_two_workers_gives_the_same(kind, tmp_path, small_pieces):
-    distributed = pytest.importorskip("distributed")
+def test_a_cluster_of_two_workers_gives_the_same(
+    kind, tmp_path, small_pieces, cluster_of_two, monkeypatch
+):
+    asked, over_cluster = [], lazy._on_cluster
+    monkeypatch.setattr(lazy, "_on_cluster", lambda c, *a: asked.append(c) or over_cluster(c, *a))
     for name in ("t", "c"):
         (tmp_path / name).mkdir()
     threads, cluster = (laid_down(cells(), kind, tmp_path / name) for name in ("t", "c"))
@@ -227,13 +242,9 @@ def test_a_cluster_of_two_workers_gives_the_same(kind, tmp_path, small_pieces):
         return profiles.X, np.asarray(adata.obsm["emb"])
 
     expected = run(threads)
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-        ) as made,
-        distributed.Client(made),
-    ):
+    with cluster_of_two.as_current():
         found = run(cluster)
+    assert asked and all(client is cluster_of_two for client in asked)
     assert np.array_equal(found[0], expected[0])
     assert np.array_equal(found[1], expected[1])
 
