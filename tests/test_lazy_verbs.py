@@ -19,6 +19,8 @@ from cellfuse._mudata import make_mudata
 from cellfuse.data import lazy
 from cellfuse.data.lazy import LazyMatrix
 from cellfuse.kernels.groups import group_means
+from cellfuse.kernels.steps import AffineStep
+from cellfuse.kernels.whitening import mean_and_covariance
 
 da = pytest.importorskip("dask.array")
 
@@ -141,6 +143,40 @@ def test_profiles_of_corrected_cells_without_writing_these(kind, tmp_path, small
     assert "cellfuse" not in given.uns
     assert np.array_equal(np.asarray(given.obsm["emb"][:]), before)
     assert '"transform": ["robust_center_scale", "whiten"]' in found.uns["aggregate"]["params"]
+
+
+def test_affine_steps_are_taken_of_means_and_not_of_rows(tmp_path, small_pieces, monkeypatch):
+    there = laid_down(cells(), "zarr", tmp_path)
+    chain = [
+        partial(cf.pp.robust_center_scale, batch_key="plate", control_key="gene", control="NTC"),
+        cf.pp.whiten,
+        VERBS["tvn"],
+    ]
+    made = partial(cf.tl.aggregate, by="gene", use_rep="emb", transform=chain)
+    found = made(there)
+    n_rows, step = [], AffineStep.__call__
+    monkeypatch.setattr(
+        AffineStep, "__call__", lambda s, v, rows: n_rows.append(len(rows)) or step(s, v, rows)
+    )
+    made(there)
+    of_means = n_rows[-1]
+    assert of_means < 200  # (gene, plate) pairs
+    monkeypatch.setattr("cellfuse.kernels.groups.MEANS_BYTES", 0)
+    np.testing.assert_allclose(found.X, made(there).X, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_a_covariance_is_read_once_unless_its_first_pieces_were_far_off(offset, monkeypatch):
+    monkeypatch.setattr(lazy, "PIECE_BYTES", 40 * D * 4)
+    x = cells().obsm["emb"].copy()
+    x[N // 2 :] += np.float32(offset)
+    x[:10] -= np.float32(3 * offset)
+    source = Counted(zarr.array(x, chunks=(20, D)))
+    monkeypatch.setattr("cellfuse.kernels.whitening.N_NEAR", 1)
+    mean, covariance = mean_and_covariance(LazyMatrix(source), dtype=np.float32)
+    np.testing.assert_allclose(mean, x.mean(0, dtype="f8"), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(covariance, np.cov(x.T.astype("f8")), rtol=2e-4, atol=1e-4)
+    assert len(source.reads) <= (len(x) // 20 + 1) * (1 if offset == 0 else 2) + 3
 
 
 def test_a_transform_takes_all_modalities_together():

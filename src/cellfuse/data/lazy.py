@@ -146,6 +146,13 @@ class LazyMatrix:
         """The same with one more step."""
         return LazyMatrix(self.array, (*self.steps, step), name=self.name)
 
+    def before_affine(self) -> tuple[LazyMatrix, tuple[Any, ...]]:
+        """The matrix before its last affine steps, and these, which can be taken of means."""
+        n = len(self.steps)
+        while n and getattr(self.steps[n - 1], "affine", False):
+            n -= 1
+        return LazyMatrix(self.array, self.steps[:n], name=self.name), self.steps[n:]
+
     def as_dask(self) -> Any:
         """As a dask array, which AnnData takes, and which computes its rows when asked."""
         try:

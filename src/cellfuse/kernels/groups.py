@@ -12,6 +12,9 @@ from cellfuse.kernels.chunks import in_threads, over_pieces, row_blocks
 
 __all__ = ["group_means", "group_medians", "group_rows"]
 
+#: Bytes of averages of which affine steps are taken; beyond, they are taken of the rows.
+MEANS_BYTES = 512 << 20
+
 
 def group_rows(codes: NDArray, n_groups: int) -> list[NDArray]:
     """Row numbers of each group, ascending; rows with a negative code are in none."""
@@ -36,6 +39,10 @@ def group_means(values: Any, codes: NDArray, n_groups: int) -> NDArray:
     -------
     Shape (groups, d), float64.
     """
+    if getattr(values, "steps", ()):
+        found = _means_before_steps(values, codes, n_groups)
+        if found is not None:
+            return found
     d = values.shape[1]
     total = np.zeros((n_groups, d))
 
@@ -63,6 +70,37 @@ def group_means(values: Any, codes: NDArray, n_groups: int) -> NDArray:
     count = np.bincount(codes[codes >= 0], minlength=n_groups)
     with np.errstate(invalid="ignore"):
         return total / count[:, None]
+
+
+def _means_before_steps(values: Any, codes: NDArray, n_groups: int) -> NDArray | None:
+    """Means of a matrix that is not in memory, with its affine steps taken of means, not of rows.
+
+    A step differs between rows (by plate, say): rows of one group that all steps take alike are
+    averaged, then the steps are taken, then these averages are weighed. None where no step is
+    affine, or rows are so many kinds that their averages would take too much memory.
+    """
+    source, steps = values.before_affine()
+    if not steps:
+        return None
+    inside = np.flatnonzero(codes >= 0)
+    kind = codes[inside].astype(np.int64)
+    for step in steps:
+        own = np.asarray(step.codes)[inside].astype(np.int64)
+        if own.size and own.max() > 0:
+            kind = np.unique(kind * (own.max() + 1) + own, return_inverse=True)[1]
+    _, first, kind = np.unique(kind, return_index=True, return_inverse=True)
+    if len(first) * values.shape[1] * 8 > MEANS_BYTES:
+        return None
+    of_row = np.full(len(codes), -1, np.int64)
+    of_row[inside] = kind
+    means = group_means(source, of_row, len(first))
+    for step in steps:
+        means = step(means, inside[first])
+    owner, n = codes[inside[first]], np.bincount(kind, minlength=len(first))
+    total = np.zeros((n_groups, values.shape[1]))
+    np.add.at(total, owner, means * n[:, None])
+    with np.errstate(invalid="ignore"):
+        return total / np.bincount(codes[inside], minlength=n_groups)[:, None]
 
 
 def group_medians(values: Any, codes: NDArray, n_groups: int) -> NDArray:

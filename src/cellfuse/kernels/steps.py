@@ -1,4 +1,8 @@
-"""What a verb has fitted, to be applied to rows when they are read."""
+"""What a verb has fitted, to be applied to rows when they are read.
+
+These steps are affine in the rows of one code: a mean of such rows after the step is the step of
+their mean (`affine`).
+"""
 
 from __future__ import annotations
 
@@ -34,6 +38,8 @@ class ScaleStep:
     location: NDArray
     spread: NDArray
 
+    affine = True
+
     def __call__(self, values: NDArray, rows: NDArray) -> NDArray:
         """Apply to rows of the matrix."""
         out = _empty(values)
@@ -48,6 +54,8 @@ class AffineStep:
     codes: NDArray
     means: list[NDArray]
     matrices: list[NDArray]
+
+    affine = True
 
     def __call__(self, values: NDArray, rows: NDArray) -> NDArray:
         """Apply to rows of the matrix."""

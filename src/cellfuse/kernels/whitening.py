@@ -25,6 +25,10 @@ Method = Literal["zca", "pca", "zca-cor", "pca-cor"]
 
 #: Rows of one block: large enough for the matrix product to run at full speed.
 BLOCK_BYTES = 8 << 20
+#: Pieces of a matrix that is not in memory whose mean the products are taken about.
+N_NEAR = 8
+#: How far off that mean may be, in variances, before products about it lose digits.
+FAR = 25.0
 #: Smallest over largest eigenvalue down to which float32 products keep five digits of each.
 WELL_CONDITIONED = 1e-3
 
@@ -57,25 +61,42 @@ def mean_and_covariance(
     """Mean (d,) and covariance (d, d; n - 1 in the denominator), summed over blocks in float64.
 
     Two passes: the mean first, so that a large offset costs no digits of the covariance; the second
-    takes back what the first lost to rounding, without which a column of 0.1 varies. `dtype` is the
+    takes back what the first lost to rounding, without which a column of 0.1 varies. A matrix that
+    is not in memory is read once: the mean of some of its pieces is near enough. `dtype` is the
     precision of the products within a block.
     """
-    n, d = (values.shape[0] if rows is None else len(rows)), values.shape[1]
+    n = values.shape[0] if rows is None else len(rows)
     if n < 2:
         raise ValueError(f"a covariance needs at least 2 rows, found {n}.")
+    blocks = pieces(values, rows, block_bytes=BLOCK_BYTES)
+    lazy = hasattr(values, "run")
+    near = blocks[:: max(1, len(blocks) // N_NEAR)] if lazy else blocks
 
     def total_of(piece: Any) -> NDArray:
         return values[piece].sum(axis=0, dtype=np.float64)
 
-    blocks = pieces(values, rows, block_bytes=BLOCK_BYTES)
-    mean = np.sum(list(over_pieces(values, total_of, blocks)), axis=0) / n
-    centre = mean.astype(dtype)
+    n_near = sum(map(len, near)) if lazy else n
+    mean = np.sum(list(over_pieces(values, total_of, near)), axis=0) / n_near
+    for _ in range(2):  # again where the pieces were far off
+        centre = mean.astype(dtype)
+        scatter, rest = _scatter(values, blocks, centre)
+        mean = centre + rest / n
+        off = np.square(rest / n)
+        if (off <= FAR * (np.diag(scatter) / n - off)).all() or not lazy:
+            break
+    return mean, (scatter - rest[:, None] * (rest / n)) / (n - 1)
+
+
+def _scatter(values: Any, blocks: list[Any], centre: NDArray) -> tuple[NDArray, NDArray]:
+    """Sums of products and of values, about `centre` and in its precision within a block."""
+    dtype = centre.dtype
 
     def scatter_of(piece: Any) -> tuple[NDArray, NDArray]:
         centred = np.subtract(values[piece], centre, dtype=dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # named below
             return centred.T @ centred, centred.sum(axis=0, dtype=np.float64)
 
+    d = values.shape[1]
     scatter, rest = np.zeros((d, d)), np.zeros(d)
     # In memory one product after another, each on all threads of the linear algebra library.
     lazy = hasattr(values, "run")
@@ -86,10 +107,27 @@ def mean_and_covariance(
     if len(beyond):
         raise ValueError(
             f"{len(beyond)} of {d} dimensions, such as number {beyond[0]} (from 0), hold values "
-            f"whose squares are beyond {np.dtype(dtype)}; scale the features first, such as by "
+            f"whose squares are beyond {dtype}; scale the features first, such as by "
             "`cellfuse.pp.robust_center_scale`, or leave these out."
         )
-    return centre + rest / n, (scatter - rest[:, None] * (rest / n)) / (n - 1)
+    return scatter, rest
+
+
+def _some_rows(values: Any, rows: NDArray | None) -> NDArray:
+    """Some pieces of a matrix that is not in memory, enough rows for a covariance."""
+    blocks = pieces(values, rows)
+    step, wanted = max(1, len(blocks) // N_NEAR), 2 * values.shape[1]
+    read: list[NDArray] = []
+    for block in (*blocks[::step], *blocks):  # all, where pieces are of a few rows
+        read.append(np.asarray(values[block]))
+        if sum(map(len, read)) > wanted:
+            break
+    return np.concatenate(read)
+
+
+def _well_conditioned(covariance: NDArray) -> bool:
+    ends = np.linalg.eigvalsh(covariance)[[0, -1]]
+    return bool(ends[0] > WELL_CONDITIONED * ends[1])
 
 
 def pooled_covariance(
@@ -107,14 +145,16 @@ def pooled_covariance(
     The mean of each matrix, and the average covariance (d, d).
     """
     single = all(values.dtype == np.float32 for values, _ in matrices)
+    # What is not in memory is not read twice for it: some pieces tell which precision it takes.
+    probed = [_some_rows(values, rows) for values, rows in matrices if hasattr(values, "run")]
+    if single and probed:
+        single = _well_conditioned(np.mean([mean_and_covariance(some)[1] for some in probed], 0))
     for dtype in (np.float32, np.float64) if single else (np.float64,):
         fits = [mean_and_covariance(values, rows, dtype=dtype) for values, rows in matrices]
         covariance = np.mean([c for _, c in fits], axis=0)
-        if dtype is np.float32:
-            # Products in float32 take half the time, and carry small eigenvalues only so far.
-            ends = np.linalg.eigvalsh(covariance)[[0, -1]]
-            if ends[0] > WELL_CONDITIONED * ends[1]:
-                break
+        # Products in float32 take half the time, and carry small eigenvalues only so far.
+        if dtype is np.float32 and _well_conditioned(covariance):
+            break
     return [mean for mean, _ in fits], covariance
 
 
