@@ -7,8 +7,8 @@ store of `write_store`. A step lasts from the end of one to the end of the next,
 cells included; the first 20 are left out, since they fill the buffer. The page cache is emptied
 before, where this process may. In memory: the first 20,000 cells of each modality. Each run is a
 process of its own, without worker processes; its peak is what was in memory, the interpreter (about
-500 MB) included. Fewer than 64 `--tiles` make crops of 5 x 80 x 80 of which few are distinct, so that
-millions of them find room on a small disk. Writes `results/store_training.json`.
+500 MB) included. Fewer than 64 `--tiles` make crops of 5 x 80 x 80 of which few are distinct, so
+that millions of them find room on a small disk. Writes `results/store_training.json`.
 """
 
 from __future__ import annotations
