@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,22 @@ from cellfuse.kernels.alignment import Alignment, align
 from cellfuse.kernels.context_sums import ContextMoments, ContextSums
 from cellfuse.kernels.shared_axes import Basis, fit_shared_axes, permuted_orders
 
-__all__ = ["added", "align_left_out", "folds_of"]
+__all__ = [
+    "MANY_CONTEXTS",
+    "N_COMPS",
+    "added",
+    "align_left_out",
+    "align_left_out_each",
+    "choose_n_comps",
+    "folds_of",
+]
 
+#: Numbers of components that are tried where none is given. With few contexts of few cells (a
+#: profile or two of a hundred compounds) the covariances of fifty components are noise, and five
+#: find contexts that fifty miss; with screens of guides the first is best.
+N_COMPS = (50, 20, 10, 5)
+#: Above it the first is taken: so many contexts are enough for fifty.
+MANY_CONTEXTS = 4_000
 #: Permutations behind the weights of shared axes in one fold's fit.
 N_DRAWS = 20
 
@@ -36,21 +51,30 @@ def added(parts: Sequence[ContextSums]) -> ContextSums:
 def align_left_out(
     parts: Sequence[Sequence[ContextSums]],
     bases_of: Callable[[list[ContextMoments]], list[Basis]],
+    **how: Any,
+) -> list[Alignment]:
+    """As :func:`align_left_out_each`, in one way alone."""
+    return align_left_out_each(parts, lambda moments: [bases_of(moments)], **how)[0]
+
+
+def align_left_out_each(
+    parts: Sequence[Sequence[ContextSums]],
+    bases_of: Callable[[list[ContextMoments]], list[list[Basis]]],
     *,
     profiles: Sequence[Sequence[ContextSums]] | None = None,
     blocks: NDArray | None = None,
     folds: Sequence[int] | None = None,
     permute: bool = False,
     seed: int = 0,
-) -> list[Alignment]:
-    """Fit on all folds but one, align the contexts of that one; each in turn.
+) -> list[list[Alignment]]:
+    """Fit on all folds but one, align the contexts of that one; each in turn, in several ways.
 
     Parameters
     ----------
     parts
         Per modality the sums of each fold's contexts.
     bases_of
-        From the moments of each modality to its coordinates.
+        From the moments of each modality to its coordinates, for each of the ways.
     profiles
         Two sets of sums by fold whose context means are aligned, where they are others than the two
         modalities: the halves of the cells of one.
@@ -65,25 +89,45 @@ def align_left_out(
 
     Returns
     -------
-    One alignment per fold; a fold of fewer than three contexts has none.
+    For each way one alignment per fold; a fold of fewer than three contexts has none.
     """
-    found = []
+    found: list[list[Alignment]] = []
     for left in range(len(parts[0])) if folds is None else folds:
         rest = [[p for number, p in enumerate(each) if number != left] for each in parts]
         moments = [added(each).moments() for each in rest]
-        bases = bases_of(moments)
-        if permute:
-            seen = np.logical_and.reduce([basis.counts > 0 for basis in bases])
-            order = permuted_orders(seen, blocks, n_draws=1, seed=seed + left)[0]
-            bases[1] = replace(bases[1], means=bases[1].means[order], counts=bases[1].counts[order])
-        # What permuted axes reach is asked, but no p-value.
-        fit = fit_shared_axes(bases, blocks=blocks, n_draws=N_DRAWS, max_axes=0, seed=seed)
-        pair = []
-        for number, each in enumerate(parts if profiles is None else profiles):
-            of = number if profiles is None else 0
-            means, counts = each[left].profiles(moments[of])
-            pair.append((means @ bases[of].project @ fit.joint[of], counts > 0))
-        test = pair[0][1] & pair[1][1]
-        if test.sum() >= 3:
-            found.append(align(pair[0][0][test], pair[1][0][test]))
+        for way, bases in enumerate(bases_of(moments)):
+            if way == len(found):
+                found.append([])
+            if permute:
+                seen = np.logical_and.reduce([basis.counts > 0 for basis in bases])
+                order = permuted_orders(seen, blocks, n_draws=1, seed=seed + left)[0]
+                other = replace(
+                    bases[1], means=bases[1].means[order], counts=bases[1].counts[order]
+                )
+                bases = [bases[0], other]
+            # What permuted axes reach is asked, but no p-value.
+            fit = fit_shared_axes(bases, blocks=blocks, n_draws=N_DRAWS, max_axes=0, seed=seed)
+            pair = []
+            for number, each in enumerate(parts if profiles is None else profiles):
+                of = number if profiles is None else 0
+                means, counts = each[left].profiles(moments[of])
+                pair.append((means @ bases[of].project @ fit.joint[of], counts > 0))
+            test = pair[0][1] & pair[1][1]
+            if test.sum() >= 3:
+                found[way].append(align(pair[0][0][test], pair[1][0][test]))
     return found
+
+
+def choose_n_comps(found: Sequence[Sequence[Alignment]]) -> int:
+    """Which of `N_COMPS` finds left-out contexts best: fewer than the first beyond its error."""
+    missed = [
+        np.concatenate([one.closer.mean(axis=0) for one in each] or [np.zeros(0)]) for each in found
+    ]
+    best, chosen = 0.0, N_COMPS[0]
+    if len(missed[0]) < 2:  # too few contexts to judge anything
+        return chosen
+    for n, each in zip(N_COMPS[1:], missed[1:], strict=True):
+        gain = missed[0] - each
+        if gain.mean() > max(best, gain.std(ddof=1) / len(gain) ** 0.5):
+            best, chosen = float(gain.mean()), n
+    return chosen

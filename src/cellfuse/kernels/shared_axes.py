@@ -10,14 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellfuse.kernels.context_sums import ContextMoments
 
-__all__ = ["AxesTest", "Basis", "SharedFit", "fit_basis", "fit_shared_axes", "pairing"]
+__all__ = [
+    "AxesTest",
+    "Basis",
+    "SharedFit",
+    "fit_bases",
+    "fit_basis",
+    "fit_shared_axes",
+    "pairing",
+]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -114,15 +122,20 @@ def _positive(matrix: Floats) -> Floats:
     return (vectors * np.maximum(values, 0.0)) @ vectors.T
 
 
-def fit_basis(
+def fit_basis(moments: ContextMoments, *, n_comps: int, **how: Any) -> Basis:
+    """As :func:`fit_bases`, of one number of components."""
+    return fit_bases(moments, [n_comps], **how)[0]
+
+
+def fit_bases(
     moments: ContextMoments,
+    n_comps: Sequence[int],
     *,
-    n_comps: int,
     method: Method = "within",
     power: float = 1.0,
     n_one_scale: int = 0,
     weight: float = 1.0,
-) -> Basis:
+) -> list[Basis]:
     """Principal components of standardised features, then the scale in which axes are sought.
 
     Parameters
@@ -130,7 +143,7 @@ def fit_basis(
     moments
         Of one modality.
     n_comps
-        Components that are kept at most. Fewer where the rank is lower.
+        Numbers of components that are kept at most. Fewer where the rank is lower.
     method
         ``"within"``: whitened by the covariance within contexts. ``"cca"``: by the covariance of
         context means. ``"ibfa"``: components as they are (Tucker's inter-battery method).
@@ -145,9 +158,18 @@ def fit_basis(
 
     Returns
     -------
-    Coordinates. Where no context has two cells nothing tells noise from effect: the covariance of
-    all cells stands in for the one within contexts, and half of it is taken for noise.
+    Coordinates for each number. Where no context has two cells nothing tells noise from effect:
+    the covariance of all cells stands in for the one within contexts, and half of it is taken for
+    noise.
     """
+    components = _components(moments, max(n_comps), power, n_one_scale, weight)
+    return [_in_scale(moments, components[:, :n], method) for n in n_comps]
+
+
+def _components(
+    moments: ContextMoments, n_comps: int, power: float, n_one_scale: int, weight: float
+) -> Floats:
+    """From features to their principal components, ``(features, n)``, largest first."""
     sd = np.sqrt(np.diag(moments.total))
     plain, learnt = sd[: len(sd) - n_one_scale], sd[len(sd) - n_one_scale :]
     # Whatever the power, plain and learnt features are of one size on the whole.
@@ -161,9 +183,13 @@ def fit_basis(
     values, vectors = np.linalg.eigh(correlation)
     order = np.argsort(values)[::-1][:n_comps]
     order = order[values[order] > RANK * values.max()]
-    project = scale[:, None] * vectors[:, order]
+    return np.asarray(scale[:, None] * vectors[:, order])
 
-    replicated = moments.n_free >= len(order)
+
+def _in_scale(moments: ContextMoments, components: Floats, method: Method) -> Basis:
+    """Coordinates in the scale of a method, and what is known in them."""
+    project = components
+    replicated = moments.n_free >= project.shape[1]
     within = project.T @ (moments.within if replicated else moments.total) @ project
     if method == "within":
         project = project @ _symmetric_power(within, -0.5)
@@ -314,7 +340,9 @@ def fit_shared_axes(
         cross, weight = pairing(first, second)
         left, values, right = np.linalg.svd(cross, full_matrices=False)
         # What permuted contexts reach too is taken off, axis by axis.
-        kept = np.maximum(1.0 - (test.null_mean / np.maximum(values, 1e-300)) ** 2, 0.0)
+        above = values > test.null_mean
+        ratio = np.divide(test.null_mean, values, out=np.ones_like(values), where=above)
+        kept = 1.0 - ratio**2
         effect = (left * (values * kept / weight)) @ right
         prior[: sizes[0], sizes[0] :] = effect
         prior[sizes[0] :, : sizes[0]] = effect.T

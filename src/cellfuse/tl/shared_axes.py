@@ -15,8 +15,15 @@ from numpy.typing import NDArray
 from cellfuse._access import as_json, check_key, per_modality, representation
 from cellfuse._counts import whole_counts
 from cellfuse.kernels.context_sums import ContextMoments
-from cellfuse.kernels.left_out import added, align_left_out, folds_of
-from cellfuse.kernels.shared_axes import Basis, axes_test, fit_basis
+from cellfuse.kernels.left_out import (
+    MANY_CONTEXTS,
+    N_COMPS,
+    added,
+    align_left_out_each,
+    choose_n_comps,
+    folds_of,
+)
+from cellfuse.kernels.shared_axes import Basis, axes_test, fit_bases
 from cellfuse.tl._context_sums import (
     context_codes,
     sums_by_part,
@@ -42,7 +49,7 @@ def shared_axes_test(
     target_key: str | None = None,
     batch_key: str | None | Mapping[str, str | None] = None,
     regress_out: Keys | Mapping[str, Keys] = None,
-    n_comps: int = 50,
+    n_comps: int | None = None,
     n_draws: int = 200,
     alpha: float = 0.05,
     key_added: str = "shared_axes_test",
@@ -71,7 +78,9 @@ def shared_axes_test(
         obs columns or obsm keys that are regressed out, by modality where they differ, such as
         depth: what both readouts share need not be biology.
     n_comps
-        Principal components of each modality.
+        Principal components of each modality. None: 50, or 20, 10 or 5 where left-out contexts are
+        found better with these, as in :class:`cellfuse.SharedAxes`; fits on permuted contexts
+        choose in the same way.
     n_draws
         Permutations of contexts.
     alpha
@@ -85,7 +94,7 @@ def shared_axes_test(
     -------
     One row per axis: ``value``, ``null_mean``, ``pvalue``, ``shared``. Its ``attrs`` (and ``uns``)
     hold ``n_axes``, ``foscttm`` of contexts left out and ``foscttm_permuted`` of fits on permuted
-    contexts, and ``verdict``, a sentence.
+    contexts, ``n_comps``, and ``verdict``, a sentence.
 
     Raises
     ------
@@ -129,34 +138,41 @@ def shared_axes_test(
             nuisances=nuisance_matrix(adata, taken[m], m),
         )
 
-    def bases_of(moments: list[ContextMoments]) -> list[Basis]:
-        return [
-            fit_basis(each, n_comps=n_comps, power=power)
-            for each, power in zip(moments, powers, strict=True)
-        ]
-
-    bases = bases_of([added(each).moments() for each in parts.values()])
-    here = (bases[0].counts > 0) & (bases[1].counts > 0)
+    moments = [added(each).moments() for each in parts.values()]
+    here = (moments[0].counts > 0) & (moments[1].counts > 0)
     if here.sum() < 10:
         raise ValueError(
             f"{int(here.sum())} contexts by {by!r} have cells of both modalities: at least ten are "
             "needed to test anything."
         )
-    test = axes_test(*bases, blocks=blocks, n_draws=n_draws, seed=seed)
-    held = {}
+    chooses = n_comps is None and len(names) <= MANY_CONTEXTS
+    numbers = list(N_COMPS) if chooses else [n_comps or N_COMPS[0]]
+
+    def bases_of(moments: list[ContextMoments], numbers: Sequence[int]) -> list[list[Basis]]:
+        by_role = [
+            fit_bases(each, numbers, power=power)
+            for each, power in zip(moments, powers, strict=True)
+        ]
+        return [list(bases) for bases in zip(*by_role, strict=True)]
+
+    held, kept = {}, {}
     for name, permute in (("foscttm", False), ("foscttm_permuted", True)):
-        aligned = align_left_out(
-            list(parts.values()), bases_of, blocks=blocks, permute=permute, seed=seed
-        )
-        each = [float(one.closer.mean()) for one in aligned]
+        aligned = align_left_out_each(
+            list(parts.values()), lambda moments: bases_of(moments, numbers),
+            blocks=blocks, permute=permute, seed=seed,
+        )  # fmt: skip
+        kept[name] = choose_n_comps(aligned) if chooses else numbers[0]
+        each = [float(one.closer.mean()) for one in aligned[numbers.index(kept[name])]]
         held[name] = float(np.mean(each)) if each else np.nan
+    bases = bases_of(moments, [kept["foscttm"]])[0]
+    test = axes_test(*bases, blocks=blocks, n_draws=n_draws, seed=seed)
     table = pd.DataFrame(
         {"value": test.values, "null_mean": test.null_mean, "pvalue": test.pvalue},
         index=pd.RangeIndex(1, len(test.values) + 1, name="axis"),
     )
     table["shared"] = table["pvalue"] < alpha
     n_axes = int(table["shared"].sum())
-    found: dict[str, Any] = {"n_axes": n_axes, **held}
+    found: dict[str, Any] = {"n_axes": n_axes, **held, "n_comps": kept["foscttm"]}
     found["verdict"] = _verdict(n_axes, held, int(here.sum()))
     table.attrs.update(found)
     mdata.uns[key_added] = {

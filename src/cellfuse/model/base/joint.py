@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,16 @@ from cellfuse.data import Contexts, Reader
 from cellfuse.data.readers import read_dense
 from cellfuse.kernels.alignment import Alignment, align
 from cellfuse.kernels.context_sums import ContextMoments, ContextSums
-from cellfuse.kernels.left_out import added, align_left_out, folds_of
-from cellfuse.kernels.shared_axes import Basis, Method, fit_basis, fit_shared_axes
+from cellfuse.kernels.left_out import (
+    MANY_CONTEXTS,
+    N_COMPS,
+    added,
+    align_left_out,
+    align_left_out_each,
+    choose_n_comps,
+    folds_of,
+)
+from cellfuse.kernels.shared_axes import Basis, Method, fit_bases, fit_shared_axes
 from cellfuse.nn import JointSpace, RidgeMap
 
 __all__ = [
@@ -158,7 +166,7 @@ def fit_joint_space(
     cells: Mapping[str, Callable[[], Blocks]],
     contexts: Contexts,
     *,
-    n_comps: int,
+    n_comps: int | None,
     powers: Mapping[str, float],
     method: Method = "within",
     n_learnt: int = 0,
@@ -166,7 +174,7 @@ def fit_joint_space(
     blocks: NDArray | None = None,
     n_draws: int = 200,
     seed: int = 0,
-) -> None:
+) -> int:
     """Fit the maps of `space` on the cells of `contexts`.
 
     Parameters
@@ -177,7 +185,10 @@ def fit_joint_space(
         For each role, what gives its cells' features in blocks.
     contexts
         Who shares a context; held-out cells are in none.
-    n_comps, method, n_draws, seed
+    n_comps
+        Components of each modality. None: as many of `N_COMPS` as contexts left out of the fit are
+        found best with, where there are two modalities.
+    method, n_draws, seed
         As in :mod:`cellfuse.kernels.shared_axes`.
     powers
         Of each role's plain features, see :func:`cellfuse.nn.plain_features.power_of`.
@@ -188,6 +199,10 @@ def fit_joint_space(
         without them.
     blocks
         Label of each context, such as its target: permuted together, left out together.
+
+    Returns
+    -------
+    Components of each modality at most.
 
     Raises
     ------
@@ -201,7 +216,8 @@ def fit_joint_space(
     """
     labels = np.arange(len(contexts)) if blocks is None else blocks
     chooses = bool(n_learnt) and weight is None
-    fold = folds_of(labels, N_FOLDS if chooses else 1, seed)
+    chooses_n = n_comps is None and len(cells) == 2 and len(contexts) <= MANY_CONTEXTS
+    fold = folds_of(labels, N_FOLDS if chooses or chooses_n else 1, seed)
     # One modality alone: its contexts are found again in other cells of it.
     n_halves = 2 if chooses and len(cells) == 1 else 1
     rng = np.random.default_rng(seed)
@@ -213,12 +229,27 @@ def fit_joint_space(
     moments = {role: added(p).moments() for role, p in zip(cells, parts, strict=True)}
     _check(moments)
 
-    def bases_of(given: list[ContextMoments], weight: float) -> list[Basis]:
-        options: dict[str, Any] = {"n_comps": n_comps, "method": method, "weight": weight}
-        return [
-            fit_basis(each, power=powers[role], n_one_scale=n_learnt, **options)
+    def bases_of_each(
+        given: list[ContextMoments], weight: float, numbers: Sequence[int]
+    ) -> list[list[Basis]]:
+        options: dict[str, Any] = {"method": method, "n_one_scale": n_learnt, "weight": weight}
+        by_role = [
+            fit_bases(each, numbers, power=powers[role], **options)
             for role, each in zip(cells, given, strict=True)
         ]
+        return [list(bases) for bases in zip(*by_role, strict=True)]
+
+    if chooses_n:
+        begun = 0.0 if chooses else 1.0 if weight is None else weight
+        n_comps = choose_n_comps(
+            align_left_out_each(
+                parts, lambda given: bases_of_each(given, begun, N_COMPS), blocks=blocks, seed=seed
+            )
+        )
+    n_kept = N_COMPS[0] if n_comps is None else n_comps
+
+    def bases_of(given: list[ContextMoments], weight: float) -> list[Basis]:
+        return bases_of_each(given, weight, [n_kept])[0]
 
     if chooses:
         profiles = next(iter(halves.values())) if n_halves == 2 else None
@@ -237,6 +268,7 @@ def fit_joint_space(
             _put(getattr(target, f"nuisance_{name}"), each.coefficients @ basis.project @ turn)
     if fit.test is not None:
         _put(space.axes, np.stack([fit.test.values, fit.test.null_mean, fit.test.pvalue]))
+    return n_kept
 
 
 def _choose_weight(

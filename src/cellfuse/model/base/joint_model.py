@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from cellfuse.data import Contexts, Source
 from cellfuse.data.nuisances import Keys, Nuisance, find_nuisances, nuisance_matrix
 from cellfuse.data.readers import read_dense
 from cellfuse.data.splits import values_of_contexts
+from cellfuse.kernels.left_out import N_COMPS
 from cellfuse.kernels.shared_axes import Method
 from cellfuse.model.base.checks import check_whole
 from cellfuse.model.base.document_model import DocumentModel
@@ -29,12 +31,15 @@ from cellfuse.nn.plain_features import power_of
 
 __all__ = ["JointModel"]
 
+logger = logging.getLogger("cellfuse")
+
 
 class JointModel(DocumentModel):
     """A model with features of single cells (``_features``) and a joint space (``_space``)."""
 
     method: Method = "within"
-    n_comps: int = 50
+    #: Components of each modality at most; None: chosen by contexts left out of the fit.
+    n_comps: int | None = None
     n_draws: int = 200
     target_key: str | None = None
     #: Features, the last ones, that a network has learnt.
@@ -139,7 +144,7 @@ class JointModel(DocumentModel):
             true = self._contexts(None, list(self.inputs))
             adatas = {role: self._modality(None, role) for role in self.inputs}
             targets = values_of_contexts(true, adatas, self.target_key)
-        fit_joint_space(
+        n_kept = fit_joint_space(
             self._space,
             {role: partial(self._blocks, source, role, trained) for role in self.inputs},
             trained,
@@ -151,6 +156,12 @@ class JointModel(DocumentModel):
             n_draws=self.n_draws,
             seed=self.seed,
         )
+        if self.n_comps is None and n_kept < N_COMPS[0]:
+            logger.info(
+                "%s: %d principal components of each modality find contexts that were left out "
+                "better than %d do, and are kept (`n_comps`).",
+                type(self).__name__, n_kept, N_COMPS[0],
+            )  # fmt: skip
 
     def _blocks(self, source: Source, role: str, contexts: Contexts) -> Blocks:
         """Rows, features and nuisances of the cells that have a context, in blocks."""

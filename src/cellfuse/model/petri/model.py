@@ -16,6 +16,7 @@ from cellfuse._renamed import renamed
 from cellfuse.data import Batch, Contexts, Source
 from cellfuse.data.readers import read_dense
 from cellfuse.data.splits import sample_rows
+from cellfuse.kernels.left_out import N_COMPS
 from cellfuse.model.base import Recipe
 from cellfuse.model.base.joint_model import JointModel
 from cellfuse.model.base.sizes import default_weights, input_specs, sizes_of
@@ -158,7 +159,7 @@ class PETRI(CrossModalEvidence, JointModel):
                     for role, i in self.inputs.items()
                 },
                 n_learnt=self.sizes.width,
-                n_comps=self.n_comps,
+                n_comps=self.n_comps or N_COMPS[0],
                 n_nuisances=self._n_nuisances,
             )
 
