@@ -68,7 +68,7 @@ def embedded(
     """Train a method on `train` and embed new cells of each modality."""
     if name.startswith("SharedAxes"):
         cf.SharedAxes.setup_mudata(train, **setup)
-        model = cf.SharedAxes(train, n_comps=20, permute_contexts=permuted, n_draws=100, seed=seed)
+        model = cf.SharedAxes(train, permute_contexts=permuted, n_draws=100, seed=seed)
         model.train()
         return {
             m: model.get_latent_representation(x, modality=m, axes=name.split()[1])
@@ -76,7 +76,6 @@ def embedded(
         }
     cf.PETRI.setup_mudata(train, **setup)
     model = cf.PETRI(train, set_size=set_size, permute_contexts=permuted, seed=seed)
-    model.n_comps = 20
     epochs = {"max_epochs": 1 if tiny else 4, "documents_per_context": 1 if tiny else 20}
     model.train(**epochs, accelerator="cpu", enable_progress_bar=False)
     return {m: model.get_latent_representation(x, modality=m) for m, x in new.items()}
@@ -210,9 +209,13 @@ def main() -> None:
         print(table.groupby(keys)["foscttm"].agg(["mean", "std", "size"]).round(3), flush=True)
         if not given.tiny:
             kept = HERE / "results" / "real_pairs.csv"
-            if kept.exists():  # of other data sets
+            if kept.exists():  # of other data sets and methods
                 before = pd.read_csv(kept)
-                table = pd.concat([before[~before["data"].isin(table["data"])], table])
+                done = set(zip(table["data"], table["method"], strict=True))
+                other = [
+                    pair not in done for pair in zip(before["data"], before["method"], strict=True)
+                ]
+                table = pd.concat([before[other], table])
             table.round(4).to_csv(kept, index=False)
 
 

@@ -20,8 +20,8 @@ LEARNT = """
 
 `benchmarks/evidence/learnable.py`: share of the learnable likelihood (expression) and of the learnable variance
 (images) of hidden tokens, on cells of held-out guides of screens with enough cells: 0 is a constant, 1 a linear
-autoencoder in closed form, which no time of training betters. Begun at it and at random, small preset; {threads}
-mean and range of {seeds} seeds.
+autoencoder in closed form (principal components of what is visible, regression of what is hidden). Begun at it
+and at random, small preset, on one thread of a busy machine; {seeds}.
 
 """
 
@@ -73,7 +73,9 @@ def _learnt() -> str:
         cells = []
         for s in seconds:
             share = part.loc[part["seconds"] == s, "share"]
-            cells.append(f"{share.mean():.2f} [{share.min():.2f}, {share.max():.2f}]")
+            span = f" [{share.min():.2f}, {share.max():.2f}]" if len(share) > 1 else ""
+            cells.append(f"{share.mean():.2f}{span}")
         rows.append(f"| {role} | {begin} | " + " | ".join(cells) + " |")
-    text = LEARNT.format(threads="one thread of a busy machine;", seeds=table["seed"].nunique())
+    n = table["seed"].nunique()
+    text = LEARNT.format(seeds="one seed" if n == 1 else f"mean and range of {n} seeds")
     return text + head + "\n".join(rows) + "\n"
