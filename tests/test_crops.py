@@ -509,7 +509,10 @@ def test_a_journal_cut_short_counts_as_far_as_it_goes(tmp_path, small_chunks):
     lines = tmp_path / ".cells.zarr-writing" / "journal" / "fields.jsonl"
     text = lines.read_text()
     lines.write_text(text[: text.index("\n", 300) + 40])
+    cut_short = lines.parents[1] / "store" / "obsm" / "crops" / "9.0.0.0.ab12.partial"
+    cut_short.write_bytes(b"half of a chunk")
     same_store(crop_cells(Files(fields), size=8, store=store), crop_cells(fields, size=8))
+    assert not list(store.rglob("*.partial"))
 
 
 def test_a_field_of_files_is_another_when_a_file_changes(tmp_path):

@@ -159,6 +159,8 @@ class ZarrCrops:
         """Open the array of an earlier run; rows of its last chunk are filled up in memory."""
         import zarr
 
+        for cut_short in (self._work / "store").rglob("*.partial"):  # as zarr calls them
+            cut_short.unlink()
         self._array = zarr.open_group(str(self._work / "store"), mode="r+")[f"obsm/{CROPS}"]
         self._make_buffers()
         self._end = self._journal.n_rows
