@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from _beyond_memory import beyond_memory
 from _concepts import concepts
 from _faults import faults
 from _landing import landing
@@ -334,6 +335,7 @@ def speed() -> str:
     path = TIMES / "documents.json"
     if path.exists():
         text.append(_documents(json.loads(path.read_text())))
+    text += beyond_memory(table)
     path = TIMES / "store.json"
     if path.exists():
         text.append(_store(json.loads(path.read_text())))
