@@ -14,7 +14,16 @@ out, half of each tile's spots for each modality: as they come (raw), each side 
 section (centred), and with depth and darkness regressed out of both sides too (out). CDRP-bio and CPJUMP1:
 compounds that were left out, as they come, centred, and less the first principal axis of each side, which is
 activity (less first). Mean ± standard deviation over folds and splits (in brackets their number), which are
-not independent.
+not independent. Where no number of components is named, SharedAxes has chosen it by contexts left out *of
+the sections (or compounds) that it was trained on*.
+
+"""
+READING = """
+**Read as:** with a profile or two of each compound the closed form finds compounds that it never saw once it keeps
+few components: with fifty it was at chance on CDRP-bio (.48). A quarter of that there, and half on CPJUMP1, is
+one axis, activity. On a tissue
+section that is new altogether, fifty and twenty components are told apart by no section that was seen; twenty
+are better there. PETRI is level with the closed form of as many components.
 
 """
 COMPOUNDS = """
@@ -27,7 +36,7 @@ fifth of 120 is 24 and of 300 is 60):
 def pairs() -> str:
     """Markdown of the section."""
     table = read("real_pairs")
-    return ("" if table is None else _left_out(table)) + _compounds()
+    return ("" if table is None else _left_out(table) + READING) + _compounds()
 
 
 def _left_out(table: pd.DataFrame) -> str:
