@@ -79,8 +79,10 @@ def shared_axes_test(
         depth: what both readouts share need not be biology.
     n_comps
         Principal components of each modality. None: 50, or 20, 10 or 5 where left-out contexts are
-        found better with these, as in :class:`cellfuse.SharedAxes`; fits on permuted contexts
-        choose in the same way.
+        found better with these, as in :class:`cellfuse.SharedAxes`. Choosing flatters ``foscttm``
+        (.47 instead of .50 where nothing was shared, over 80 simulations of 80 contexts), and
+        ``foscttm_permuted``, whose fits choose too, by as much: compare the two. The first axis
+        was below .05 in .05 to .08 of those.
     n_draws
         Permutations of contexts.
     alpha
