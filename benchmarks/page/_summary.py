@@ -24,7 +24,8 @@ chance gives. FOSCTTM is better when it is lower (chance .50).
 """
 READING = """
 **Read as:** where nothing is said, `preset="small"` begins at the closed form, and what is learnt beside it is
-kept by as much as held-out contexts are found better with. So a method is level with its closed form or
+kept by as much as held-out contexts are found better with. So a method is level with its closed form (in one row
+below it, by less than .01) or
 ahead of it, and **ahead of the ridge regression that is usual** (standardised features, means of contexts) on
 CPJUMP1: Semi-Clipped on each question, PhenoSeq on held-out plates; and of expression alone, ahead of principal
 components of the counts. What networks add *beyond* the closed
