@@ -187,8 +187,11 @@ def _source(data: dict[str, Any], where: Path) -> MuData | Callable[[int], MuDat
     for key in data:
         if key not in known:
             raise missing_key(key, [*known, "modality", "keep"], what=f"the arguments of {name}")
-    source = partial(simulate, simulator=name, modality=modality, keep=keep, options=data)
-    return source(data["seed"]) if "seed" in data else source  # one screen for all seeds
+    seed = data.pop("seed", None)
+    source: Callable[[int], MuData] = partial(
+        simulate, simulator=name, modality=modality, keep=keep, **data
+    )
+    return source if seed is None else source(seed)  # one screen for all seeds
 
 
 def _part_of(mdata: MuData, modality: str | None, keep: str | None) -> MuData:
@@ -218,12 +221,7 @@ def _kept(mdata: MuData, condition: str) -> MuData:
 
 
 def simulate(
-    seed: int,
-    *,
-    simulator: str,
-    modality: str | None,
-    keep: str | None,
-    options: Mapping[str, Any],
+    seed: int, *, simulator: str, modality: str | None, keep: str | None, **options: Any
 ) -> MuData:
     """A simulated screen for a seed."""
     made = getattr(datasets, simulator)(**{**options, "seed": seed})
