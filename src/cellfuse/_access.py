@@ -238,8 +238,8 @@ def pair_labels(
 
 
 def layers_of(adata: AnnData) -> dict[str, Any]:
-    """Layers by name; anndata 0.13 counts X among them, under None."""
-    return {name: layer for name, layer in adata.layers.items() if name is not None}
+    """Layers by name; anndata 0.13 counts X among them, under None, also where there is none."""
+    return {name: adata.layers[name] for name in adata.layers if name is not None}
 
 
 def check_tables(adata: AnnData, *, modality: str = "") -> None:
