@@ -10,6 +10,7 @@ from mudata import MuData
 from scipy import sparse
 
 from cellfuse import _access as access
+from cellfuse import _provenance as provenance
 from cellfuse._errors import MissingKeyError, listing, missing_key
 
 
@@ -122,48 +123,48 @@ def test_views_are_refused(cells):
 
 
 def test_provenance_survives_subsetting_and_files(cells, tmp_path):
-    access.record(cells, "emb", "whiten", {"method": "zca"})
+    provenance.record(cells, "emb", "whiten", {"method": "zca"})
     cells.obs["gene"] = cells.obs["gene"].fillna("none")
     cells[[3, 1]].copy().write_h5ad(tmp_path / "cells.h5ad")
     again = ad.read_h5ad(tmp_path / "cells.h5ad")
-    assert access.recorded(again, "emb") == {"whiten": {"method": "zca"}}
+    assert provenance.recorded(again, "emb") == {"whiten": {"method": "zca"}}
     with pytest.raises(ValueError, match="overwrite=True"):
-        access.refuse_twice(again, "emb", "whiten", overwrite=False)
-    access.refuse_twice(again, "emb", "whiten", overwrite=True)
-    access.refuse_twice(again, "emb", "robust_center_scale", overwrite=False)
+        provenance.refuse_twice(again, "emb", "whiten", overwrite=False)
+    provenance.refuse_twice(again, "emb", "whiten", overwrite=True)
+    provenance.refuse_twice(again, "emb", "robust_center_scale", overwrite=False)
 
 
 def test_another_array_does_not_inherit_the_note(cells):
-    access.record(cells, "emb", "whiten", {})
+    provenance.record(cells, "emb", "whiten", {})
     cells.obsm["emb"] = cells.obsm["emb"] + 1
-    assert access.recorded(cells, "emb") == {}
+    assert provenance.recorded(cells, "emb") == {}
 
 
 def test_note_on_an_absent_array_is_empty(cells):
-    access.record(cells, "emb", "whiten", {})
+    provenance.record(cells, "emb", "whiten", {})
     del cells.obsm["emb"]
-    assert access.recorded(cells, "emb") == {}
+    assert provenance.recorded(cells, "emb") == {}
 
 
 def test_record_keeps_the_past_of_an_overwritten_array(cells):
-    access.record(cells, "emb", "robust_center_scale", {})
-    past = access.recorded(cells, "emb")
+    provenance.record(cells, "emb", "robust_center_scale", {})
+    past = provenance.recorded(cells, "emb")
     cells.obsm["emb"] *= 2
-    access.record(cells, "emb", "whiten", {}, past=past)
-    assert list(access.recorded(cells, "emb")) == ["robust_center_scale", "whiten"]
+    provenance.record(cells, "emb", "whiten", {}, past=past)
+    assert list(provenance.recorded(cells, "emb")) == ["robust_center_scale", "whiten"]
 
 
 def test_provenance_with_duplicate_names_and_sparse_x():
     cells = ad.AnnData(sparse.csr_matrix(np.eye(3, dtype=np.float32)))
-    access.record(cells, None, "whiten", {})
+    provenance.record(cells, None, "whiten", {})
     cells.obs_names = ["a", "a", "b"]
-    assert "whiten" in access.recorded(cells, None)
+    assert "whiten" in provenance.recorded(cells, None)
 
 
 def test_forget_drops_the_note(cells):
-    access.record(cells, "emb", "whiten", {})
-    access.forget(cells, "emb")
-    assert access.recorded(cells, "emb") == {}
+    provenance.record(cells, "emb", "whiten", {})
+    provenance.forget(cells, "emb")
+    assert provenance.recorded(cells, "emb") == {}
 
 
 def test_error_text_is_printed_as_written():

@@ -14,7 +14,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem, MACCSkeys
 
 import cellfuse as cf
-from cellfuse._access import recorded
+from cellfuse._provenance import recorded
 from cellfuse.kernels import fingerprints as verb
 from cellfuse.pp.compounds import fingerprints
 

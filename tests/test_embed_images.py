@@ -18,7 +18,7 @@ import torch
 import zarr
 from safetensors.torch import save_file
 
-from cellfuse._access import recorded
+from cellfuse._provenance import recorded
 from cellfuse.nn.microscopy import MICROSCOPY
 from cellfuse.pp import images as verb
 from cellfuse.pp.images import embed_images

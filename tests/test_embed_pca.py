@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
-from cellfuse._access import recorded
+from cellfuse._provenance import recorded
 from cellfuse.pp.pca import embed_pca
 
 

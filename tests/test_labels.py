@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 import cellfuse as cf
-from cellfuse._access import as_json, context_labels
+from cellfuse._access import context_labels
 from cellfuse._labels import label_list, label_text, text_of
+from cellfuse._provenance import as_json
 
 # -- the rule -------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from cellfuse._access import recorded
+from cellfuse._provenance import recorded
 from cellfuse.kernels.binning import quantile_bins
 from cellfuse.nn.checkpoints import read_tensors
 from cellfuse.nn.scgpt import read_scgpt

@@ -1,8 +1,7 @@
-"""One way into AnnData and MuData: modalities, columns, representations, controls, provenance."""
+"""One way into AnnData and MuData: modalities, columns, representations, controls."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
@@ -17,7 +16,6 @@ from cellfuse._labels import label_codes, label_list, label_text, text_of
 
 __all__ = [
     "Data",
-    "as_json",
     "check_finite",
     "check_key",
     "check_rows",
@@ -27,7 +25,6 @@ __all__ = [
     "control_labels",
     "context_labels",
     "control_mask",
-    "forget",
     "is_mudata",
     "matrix_of",
     "label_codes",
@@ -42,9 +39,6 @@ __all__ = [
     "per_modality",
     "per_side",
     "profiles_only",
-    "record",
-    "recorded",
-    "refuse_twice",
     "refuse_view",
     "representation",
     "stored_x",
@@ -54,11 +48,6 @@ __all__ = [
 
 Data: TypeAlias = AnnData | MuData
 T = TypeVar("T")
-
-#: The slot of `.uns` in which the library notes what it did to which key.
-PROVENANCE = "cellfuse"
-#: Rows whose sums identify an array that a verb has written.
-N_WITNESSES = 32
 
 
 def is_mudata(data: object) -> bool:
@@ -73,6 +62,7 @@ def is_mudata(data: object) -> bool:
 def modalities(data: Data) -> dict[str, AnnData]:
     """All modalities by name; a lone AnnData is one modality named ``""``."""
     if not is_mudata(data):
+        check_tables(data)
         return {"": data}
     mods = {str(name): mod for name, mod in data.mod.items()}
     if not mods:
@@ -125,6 +115,7 @@ def profiles_only(data: object) -> AnnData:
             "`cellfuse.tl.aggregate(mdata, by=...)` makes one."
         )
     assert isinstance(data, AnnData)
+    check_tables(data)
     return data
 
 
@@ -141,7 +132,6 @@ def refuse_view(adata: AnnData, *, modality: str = "") -> None:
 def check_rows(data: Data) -> None:
     """Refuse to take rows of tables that anndata cannot take rows of."""
     for modality, adata in modalities(data).items():
-        check_tables(adata, modality=modality)
         for name, columns in (("obs", adata.obs.columns), ("var", adata.var.columns)):
             twice = columns[columns.duplicated()].unique()
             if len(twice):
@@ -366,120 +356,6 @@ def control_mask(
                 fix="Give `control` the label of the control cells, or None to use all cells.",
             )
     return text.isin(labels).to_numpy(copy=True)
-
-
-# -- provenance: what was done to which key -------------------------------------------------------
-
-
-def as_json(value: Any) -> str:
-    """Arguments as JSON: labels and numbers as a user has them, arrays and sets among them."""
-    return json.dumps(value, default=_plain)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, set | frozenset):
-        return sorted(value, key=str)
-    if hasattr(value, "tolist"):  # numpy's scalars and arrays, pandas' columns
-        return value.tolist()
-    return str(value)
-
-
-def _stored(adata: AnnData, key: str | None) -> Any:
-    return stored_x(adata) if key in (None, "X") else adata.obsm.get(key)
-
-
-def _row_sums(array: Any, rows: np.ndarray) -> np.ndarray:
-    if isinstance(array, pd.DataFrame):
-        array = array.to_numpy()
-    part = take_rows(getattr(array, "cellfuse_source", array), rows)
-    # Sparse arrays have two axes, and older ones take no tuple.
-    axis = 1 if part.ndim == 2 else tuple(range(1, part.ndim))
-    return np.asarray(part.sum(axis=axis, dtype=np.float64)).ravel()
-
-
-def _witness(adata: AnnData, array: Any) -> dict[str, float]:
-    # A name that occurs twice names no row.
-    unique = np.flatnonzero(~adata.obs_names.duplicated(keep=False))
-    if not len(unique):
-        return {}
-    chosen = np.unique(np.linspace(0, len(unique) - 1, min(N_WITNESSES, len(unique))).astype(int))
-    rows = unique[chosen]
-    sums = _row_sums(array, rows)
-    return {str(adata.obs_names[r]): float(s) for r, s in zip(rows, sums, strict=True)}
-
-
-def _slot(key: str | None) -> str:
-    return (key or "X").replace("/", "|")
-
-
-def record(
-    adata: AnnData,
-    key: str | None,
-    verb: str,
-    params: Mapping[str, Any],
-    *,
-    past: Mapping[str, Any] | None = None,
-) -> None:
-    """Note in ``.uns["cellfuse"]`` that `verb` wrote ``obsm[key]``, with its parameters.
-
-    The sums of a few rows are kept as witnesses, so that an array put there later by somebody
-    else does not inherit the note. `past` is what :func:`recorded` gave for the input before it
-    was overwritten; without it, the verbs noted for the array as it is now are kept.
-    """
-    array = _stored(adata, key)
-    verbs = dict(recorded(adata, key) if past is None else past)
-    verbs.pop(verb, None)  # the dict keeps the order in which the verbs were last run
-    verbs[verb] = dict(params)
-    notes = adata.uns.setdefault(PROVENANCE, {}).setdefault("written", {})
-    notes[_slot(key)] = as_json({"verbs": verbs, "rows": _witness(adata, array)})
-
-
-def recorded(adata: AnnData, key: str | None) -> dict[str, Any]:
-    """Verbs noted for ``obsm[key]`` as ``{verb: params}``; empty when the array is another one."""
-    notes = adata.uns.get(PROVENANCE, {}).get("written", {})
-    name, array = _slot(key), _stored(adata, key)
-    if name not in notes or array is None:
-        return {}
-    note = json.loads(notes[name])
-    # First row of each name: a witness is known by a name that occurred once.
-    first = pd.Series(np.arange(adata.n_obs), index=adata.obs_names.astype(str))
-    first = first[~first.index.duplicated(keep=False)]
-    known = [row for row in note["rows"] if row in first.index]
-    if known:
-        sums = _row_sums(array, first.loc[known].to_numpy())
-        if not np.allclose(sums, [note["rows"][row] for row in known], rtol=1e-6, atol=1e-9):
-            return {}
-    return dict(note["verbs"])
-
-
-def forget(adata: AnnData, key: str | None) -> None:
-    """Drop the notes on ``obsm[key]``."""
-    adata.uns.get(PROVENANCE, {}).get("written", {}).pop(_slot(key), None)
-
-
-def refuse_twice(
-    adata: AnnData,
-    key: str | None,
-    verb: str,
-    *,
-    overwrite: bool,
-    other: Mapping[str, Any] | None = None,
-) -> None:
-    """Refuse to run `verb` on its own output unless `overwrite` is set.
-
-    `other` holds the parameters of a run that goes to another key: one that differs from the first
-    (by plate, then over all) is meant, one that repeats it is a slip.
-    """
-    past = recorded(adata, key)
-    if verb in past and not overwrite:
-        if other is not None and past[verb] != json.loads(as_json(dict(other))):
-            return
-        name = "X" if key in (None, "X") else f"obsm[{key!r}]"
-        raise ValueError(
-            f"{verb!r} has already been run on {name} (with {past[verb]}; done so far: "
-            f"{listing(past)}). Write to another key with `key_added`, start again from the raw "
-            "embedding, or pass `overwrite=True` to run it a second time."
-        )
 
 
 def constant_columns(

@@ -12,7 +12,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from cellfuse._access import layers_of, representation
+from cellfuse._access import layers_of, representation, stored_x
 from cellfuse._errors import listing, missing_key
 from cellfuse._mudata import make_mudata
 from cellfuse.bench import _plain
@@ -147,7 +147,7 @@ def _bare(screen: Screen, roles: dict[str, str]) -> MuData:
     for name in roles.values():
         adata = screen.mdata.mod[name]
         parts[name] = AnnData(
-            adata.X,
+            stored_x(adata),
             obs=adata.obs.copy(),
             var=adata.var.copy(),
             obsm=dict(adata.obsm),

@@ -20,7 +20,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from cellfuse import __version__
-from cellfuse._access import layers_of
+from cellfuse._access import layers_of, stored_x
 from cellfuse._files import put_in_place
 from cellfuse._mudata import write_file
 from cellfuse.bench._folder import MARK, check_folder
@@ -60,7 +60,7 @@ def _digest(adata: AnnData, keys: list[str]) -> str:
     obs = adata.obs[[key for key in keys if key in adata.obs]].astype(str)
     found.update(pd.util.hash_pandas_object(obs).to_numpy().tobytes())
     rows = np.unique(np.linspace(0, adata.n_obs - 1, N_WITNESSES).astype(int))
-    arrays = {"X": adata.X, **layers_of(adata), **dict(adata.obsm.items())}
+    arrays = {"X": stored_x(adata), **layers_of(adata), **dict(adata.obsm.items())}
     for name, array in sorted(arrays.items()):
         if array is None:
             continue

@@ -11,8 +11,9 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import PROVENANCE, label_codes, obs_column, where
+from cellfuse._access import label_codes, obs_column, where
 from cellfuse._errors import listing, missing_key
+from cellfuse._provenance import PROVENANCE
 
 __all__ = ["PAIRED", "Contexts", "Members"]
 

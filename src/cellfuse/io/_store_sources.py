@@ -17,7 +17,7 @@ from anndata.io import read_elem, sparse_dataset
 from mudata import MuData
 from numpy.typing import NDArray
 
-from cellfuse._access import Data, layers_of, modalities, stored_x, where
+from cellfuse._access import Data, is_mudata, layers_of, modalities, stored_x, where
 from cellfuse._errors import listing
 from cellfuse._mudata import make_mudata
 from cellfuse.data.blocks import BlockReader
@@ -113,7 +113,8 @@ def as_parts(data: object) -> tuple[dict[str, list[AnnData]], bool]:
         raise TypeError("found both AnnData and MuData; give several of one kind.")
     parts: dict[str, list[AnnData]] = {}
     for one in opened:
-        for name, adata in modalities(one).items():
+        # A lone AnnData may have left its tables on the disk: they are read when they are written.
+        for name, adata in (modalities(one) if is_mudata(one) else {"": one}).items():
             parts.setdefault(name, []).append(adata)
     uneven = [name for name, found in parts.items() if len(found) < len(opened)]
     if uneven:

@@ -18,6 +18,7 @@ from cellfuse._access import (
     layers_of,
     obs_column,
     per_modality,
+    stored_x,
     text_of,
     where,
 )
@@ -198,7 +199,7 @@ def join(
 def _own_obs(adata: AnnData) -> AnnData:
     """An AnnData with obs, var and uns of its own, which shares all matrices."""
     own = AnnData(
-        adata.X,
+        stored_x(adata),
         obs=adata.obs.copy(),
         var=adata.var.copy(),
         uns=_copied(dict(adata.uns)),

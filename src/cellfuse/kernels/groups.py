@@ -97,10 +97,9 @@ def _means_before_steps(values: Any, codes: NDArray, n_groups: int) -> NDArray |
     for step in steps:
         means = step(means, inside[first])
     owner, n = codes[inside[first]], np.bincount(kind, minlength=len(first))
-    total = np.zeros((n_groups, values.shape[1]))
-    np.add.at(total, owner, means * n[:, None])
+    weighed = sparse.csr_array((n, (owner, np.arange(len(n)))), shape=(n_groups, len(n)))
     with np.errstate(invalid="ignore"):
-        return total / np.bincount(codes[inside], minlength=n_groups)[:, None]
+        return (weighed @ means) / np.bincount(codes[inside], minlength=n_groups)[:, None]
 
 
 def group_medians(values: Any, codes: NDArray, n_groups: int) -> NDArray:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellfuse.kernels.alignment import Alignment, align
+from cellfuse.kernels.choosing import better_beyond_error
 from cellfuse.kernels.context_sums import ContextMoments, ContextSums
 from cellfuse.kernels.shared_axes import Basis, fit_shared_axes, permuted_orders
 
@@ -123,11 +124,4 @@ def choose_n_comps(found: Sequence[Sequence[Alignment]]) -> int:
     missed = [
         np.concatenate([one.closer.mean(axis=0) for one in each] or [np.zeros(0)]) for each in found
     ]
-    best, chosen = 0.0, N_COMPS[0]
-    if len(missed[0]) < 2:  # too few contexts to judge anything
-        return chosen
-    for n, each in zip(N_COMPS[1:], missed[1:], strict=True):
-        gain = missed[0] - each
-        if gain.mean() > max(best, gain.std(ddof=1) / len(gain) ** 0.5):
-            best, chosen = float(gain.mean()), n
-    return chosen
+    return better_beyond_error(lambda n: missed[N_COMPS.index(n)], N_COMPS[0], N_COMPS[1:])

@@ -21,6 +21,7 @@ __all__ = [
     "AxesTest",
     "Basis",
     "SharedFit",
+    "bases_of_sides",
     "fit_bases",
     "fit_basis",
     "fit_shared_axes",
@@ -164,6 +165,21 @@ def fit_bases(
     """
     components = _components(moments, max(n_comps), power, n_one_scale, weight)
     return [_in_scale(moments, components[:, :n], method) for n in n_comps]
+
+
+def bases_of_sides(
+    moments: Sequence[ContextMoments],
+    n_comps: Sequence[int],
+    *,
+    powers: Sequence[float],
+    **how: Any,
+) -> list[list[Basis]]:
+    """For each number of components the coordinates of every modality, see :func:`fit_bases`."""
+    sides = [
+        fit_bases(each, n_comps, power=power, **how)
+        for each, power in zip(moments, powers, strict=True)
+    ]
+    return [list(bases) for bases in zip(*sides, strict=True)]
 
 
 def _components(

@@ -17,14 +17,12 @@ from cellfuse._access import (
     layers_of,
     modalities,
     per_modality,
-    record,
-    recorded,
-    refuse_twice,
     refuse_view,
     representation,
     stored_x,
     where,
 )
+from cellfuse._provenance import record, recorded, refuse_twice
 from cellfuse.kernels.robust import center_scale
 from cellfuse.kernels.steps import AffineStep, ScaleStep
 from cellfuse.kernels.whitening import apply_whitening

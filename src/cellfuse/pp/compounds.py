@@ -10,8 +10,9 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_key, obs_column, record
+from cellfuse._access import check_key, obs_column
 from cellfuse._errors import listing, missing_key
+from cellfuse._provenance import record
 from cellfuse.kernels.fingerprints import Kind, check_fingerprint, smiles_fingerprints
 from cellfuse.pp._embed import check_target
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from cellfuse._access import (
-    PROVENANCE,
     Data,
     check_key,
     check_rows,
@@ -25,6 +24,7 @@ from cellfuse._access import (
     where,
 )
 from cellfuse._errors import listing, missing_key
+from cellfuse._provenance import PROVENANCE
 from cellfuse._renamed import renamed
 
 __all__ = ["filter_contexts", "map_contexts"]

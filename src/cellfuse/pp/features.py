@@ -15,17 +15,16 @@ from numpy.typing import NDArray
 
 from cellfuse._access import (
     Data,
-    as_json,
     check_key,
     context_labels,
     control_mask,
-    layers_of,
+    matrix_of,
     modalities,
     refuse_view,
-    stored_x,
     where,
 )
 from cellfuse._errors import listing, missing_key
+from cellfuse._provenance import as_json
 from cellfuse.kernels.features import (
     Correlation,
     flat_features,
@@ -227,12 +226,10 @@ def _check_operations(operations: Sequence[Operation]) -> tuple[str, ...]:
 
 
 def _values(adata: AnnData, layer: str | None, modality: str) -> NDArray:
-    if layer is not None and layer not in adata.layers:
-        raise missing_key(layer, list(layers_of(adata)), what=f"layers{where(modality)}")
-    values = stored_x(adata) if layer is None else adata.layers[layer]
-    name = f"{'X' if layer is None else f'layers[{layer!r}]'}{where(modality)}"
-    if values is None or not adata.n_vars:
-        raise ValueError(f"{name} is empty: there are no features to choose among.")
+    nothing = "there are no features to choose among"
+    values, name = matrix_of(adata, layer, modality=modality, fix=nothing)
+    if not adata.n_vars:
+        raise ValueError(f"{name} is empty; {nothing}.")
     if hasattr(values, "toarray"):
         raise TypeError(
             f"{name} is sparse; features of images are dense (for genes: "

@@ -12,8 +12,8 @@ import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import record
 from cellfuse._embedding_store import EmbeddingStore, digest_of
+from cellfuse._provenance import record
 from cellfuse.pp._embed import check_target, pick_device
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from cellfuse._access import record
 from cellfuse._errors import listing, missing_key
+from cellfuse._provenance import record
 from cellfuse.kernels.cell_measures import feature_names, measure_cell
 from cellfuse.kernels.chunks import in_threads
 from cellfuse.pp._embed import check_target

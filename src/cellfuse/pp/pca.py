@@ -8,8 +8,9 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from cellfuse._access import matrix_of, record
+from cellfuse._access import matrix_of
 from cellfuse._errors import listing
+from cellfuse._provenance import record
 from cellfuse.pp._embed import check_target
 
 __all__ = ["embed_pca"]

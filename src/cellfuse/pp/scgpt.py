@@ -15,8 +15,9 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import matrix_of, record
+from cellfuse._access import matrix_of
 from cellfuse._errors import listing, missing_key
+from cellfuse._provenance import record
 from cellfuse.kernels.binning import quantile_bins
 from cellfuse.pp._embed import check_target, pick_device
 

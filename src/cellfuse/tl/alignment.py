@@ -10,15 +10,10 @@ import pandas as pd
 from mudata import MuData
 from numpy.typing import NDArray
 
-from cellfuse._access import (
-    as_json,
-    check_key,
-    label_list,
-    per_modality,
-    representation,
-)
+from cellfuse._access import check_key, label_list, per_modality, representation
 from cellfuse._counts import whole_counts
 from cellfuse._errors import missing_key
+from cellfuse._provenance import as_json
 from cellfuse.kernels.alignment import Alignment, align, align_blocks, closer_of_all
 from cellfuse.kernels.bootstrap import draw_nodes, interval, weighted_means
 from cellfuse.kernels.context_sums import ContextSums

@@ -10,15 +10,10 @@ import pandas as pd
 from mudata import MuData
 from numpy.typing import NDArray
 
-from cellfuse._access import (
-    as_json,
-    check_key,
-    context_labels,
-    is_mudata,
-    label_list,
-)
+from cellfuse._access import check_key, context_labels, is_mudata, label_list
 from cellfuse._counts import whole_counts
 from cellfuse._errors import listing, missing_key
+from cellfuse._provenance import as_json
 from cellfuse._renamed import renamed
 from cellfuse.tl._examples import Kind, Samples, samples_of, single_cells, standardised
 from cellfuse.tl._folds import folds

@@ -10,9 +10,10 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
-from cellfuse._access import as_json, check_key, context_labels, one_column, profiles_only
+from cellfuse._access import check_key, context_labels, one_column, profiles_only
 from cellfuse._counts import whole_counts
 from cellfuse._errors import listing
+from cellfuse._provenance import as_json
 from cellfuse.tl._labels import by_name, control_rows
 from cellfuse.tl._rows import dense_rows
 from cellfuse.tl._summary import check_level

@@ -12,9 +12,10 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
-from cellfuse._access import as_json, check_key, context_labels, control_labels, profiles_only
+from cellfuse._access import check_key, context_labels, control_labels, profiles_only
 from cellfuse._counts import whole_counts
 from cellfuse._errors import listing, missing_key
+from cellfuse._provenance import as_json
 from cellfuse.kernels.nulls import Draw, empirical_pvalue
 from cellfuse.tl._labels import apart_from_control, by_name, control_rows, several_labels
 from cellfuse.tl._layout_null import draw_on_layout, plates_apart, positions

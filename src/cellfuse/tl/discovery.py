@@ -13,7 +13,6 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse._access import (
-    as_json,
     check_key,
     context_labels,
     label_text,
@@ -24,6 +23,7 @@ from cellfuse._access import (
 )
 from cellfuse._counts import whole_counts
 from cellfuse._errors import listing, missing_key
+from cellfuse._provenance import as_json
 from cellfuse._renamed import renamed
 from cellfuse.tl._intervals import crossed_intervals, mean_present
 from cellfuse.tl._labels import control_rows

@@ -14,15 +14,9 @@ from scipy.stats import f as f_distribution
 from scipy.stats import false_discovery_control
 from scipy.stats import t as t_distribution
 
-from cellfuse._access import (
-    as_json,
-    check_key,
-    context_labels,
-    obs_column,
-    one_column,
-    profiles_only,
-)
+from cellfuse._access import check_key, context_labels, obs_column, one_column, profiles_only
 from cellfuse._errors import listing
+from cellfuse._provenance import as_json
 from cellfuse.tl._labels import control_rows
 from cellfuse.tl._rows import dense_rows
 from cellfuse.tl._summary import check_level

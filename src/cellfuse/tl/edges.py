@@ -12,7 +12,6 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse._access import (
-    as_json,
     check_key,
     context_labels,
     one_column,
@@ -22,6 +21,7 @@ from cellfuse._access import (
 )
 from cellfuse._counts import whole_counts
 from cellfuse._errors import listing, missing_key
+from cellfuse._provenance import as_json
 from cellfuse.kernels.bootstrap import draw_nodes, interval
 from cellfuse.kernels.quantiles import count_at_least
 from cellfuse.kernels.roc import area_under, bootstrap_roc, roc_curve, thin_curve, tpr_at

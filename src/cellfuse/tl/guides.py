@@ -13,7 +13,6 @@ from scipy import sparse
 from scipy.stats import false_discovery_control
 
 from cellfuse._access import (
-    as_json,
     check_key,
     context_labels,
     control_mask,
@@ -23,6 +22,7 @@ from cellfuse._access import (
 )
 from cellfuse._counts import whole_counts
 from cellfuse._errors import listing
+from cellfuse._provenance import as_json
 from cellfuse.kernels.cosine import mean_pairwise_cosine, mean_within
 from cellfuse.kernels.nulls import Draw, empirical_pvalue, null_similarity
 from cellfuse.tl._labels import apart_from_control, by_name, require_labels, several_labels

@@ -9,15 +9,9 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import (
-    as_json,
-    check_key,
-    column_list,
-    context_labels,
-    one_column,
-    profiles_only,
-)
+from cellfuse._access import check_key, column_list, context_labels, one_column, profiles_only
 from cellfuse._counts import whole_counts
+from cellfuse._provenance import as_json
 from cellfuse.kernels.groups import group_means
 from cellfuse.tl._labels import control_rows
 from cellfuse.tl._rows import dense_rows

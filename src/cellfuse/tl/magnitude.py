@@ -13,7 +13,6 @@ from scipy import sparse
 from scipy.stats import false_discovery_control
 
 from cellfuse._access import (
-    as_json,
     check_finite,
     check_key,
     context_labels,
@@ -23,6 +22,7 @@ from cellfuse._access import (
 )
 from cellfuse._counts import whole_counts
 from cellfuse._errors import listing
+from cellfuse._provenance import as_json
 from cellfuse.kernels.chunks import in_threads
 from cellfuse.kernels.energy import Energy, distances, energy_test
 from cellfuse.kernels.groups import group_means, group_rows

@@ -14,16 +14,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import false_discovery_control
 
-from cellfuse._access import (
-    as_json,
-    check_key,
-    context_labels,
-    control_mask,
-    label_list,
-    profiles_only,
-)
+from cellfuse._access import check_key, context_labels, control_mask, label_list, profiles_only
 from cellfuse._counts import whole_counts
 from cellfuse._errors import listing
+from cellfuse._provenance import as_json
 from cellfuse._renamed import renamed
 from cellfuse.kernels.groups import group_rows
 from cellfuse.kernels.precision import (

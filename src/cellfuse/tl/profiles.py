@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from cellfuse._access import (
     Data,
-    as_json,
     check_finite,
     constant_columns,
     context_labels,
@@ -26,6 +25,7 @@ from cellfuse._access import (
 )
 from cellfuse._access import modalities as modalities_of
 from cellfuse._errors import listing
+from cellfuse._provenance import as_json
 from cellfuse.kernels.consensus import group_modz
 from cellfuse.kernels.groups import group_means, group_medians
 from cellfuse.pp._matrices import as_lazy

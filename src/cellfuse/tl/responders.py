@@ -11,14 +11,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, mannwhitneyu, norm
 
-from cellfuse._access import (
-    as_json,
-    check_key,
-    context_labels,
-    one_column,
-    profiles_only,
-    refuse_view,
-)
+from cellfuse._access import check_key, context_labels, one_column, profiles_only, refuse_view
+from cellfuse._provenance import as_json
 from cellfuse.tl._labels import by_name, control_rows
 from cellfuse.tl._rows import dense_rows
 from cellfuse.tl._summary import check_level

@@ -11,7 +11,6 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse._access import (
-    as_json,
     check_finite,
     check_key,
     context_labels,
@@ -21,6 +20,7 @@ from cellfuse._access import (
 )
 from cellfuse._counts import whole_counts
 from cellfuse._errors import listing
+from cellfuse._provenance import as_json
 from cellfuse._renamed import renamed
 from cellfuse.kernels.bootstrap import draw_nodes, interval
 from cellfuse.kernels.cosine import unit_rows

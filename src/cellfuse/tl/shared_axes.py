@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from cellfuse._access import as_json, check_key, per_modality, representation
+from cellfuse._access import check_key, per_modality, representation
 from cellfuse._counts import whole_counts
-from cellfuse.kernels.context_sums import ContextMoments
+from cellfuse._provenance import as_json
 from cellfuse.kernels.left_out import (
     MANY_CONTEXTS,
     N_COMPS,
@@ -23,7 +24,7 @@ from cellfuse.kernels.left_out import (
     choose_n_comps,
     folds_of,
 )
-from cellfuse.kernels.shared_axes import Basis, axes_test, fit_bases
+from cellfuse.kernels.shared_axes import axes_test, bases_of_sides
 from cellfuse.tl._context_sums import (
     context_codes,
     sums_by_part,
@@ -150,17 +151,11 @@ def shared_axes_test(
     chooses = n_comps is None and len(names) <= MANY_CONTEXTS
     numbers = list(N_COMPS) if chooses else [n_comps or N_COMPS[0]]
 
-    def bases_of(moments: list[ContextMoments], numbers: Sequence[int]) -> list[list[Basis]]:
-        by_role = [
-            fit_bases(each, numbers, power=power)
-            for each, power in zip(moments, powers, strict=True)
-        ]
-        return [list(bases) for bases in zip(*by_role, strict=True)]
-
+    bases_of = partial(bases_of_sides, powers=powers)
     held, kept = {}, {}
     for name, permute in (("foscttm", False), ("foscttm_permuted", True)):
         aligned = align_left_out_each(
-            list(parts.values()), lambda moments: bases_of(moments, numbers),
+            list(parts.values()), partial(bases_of, n_comps=numbers),
             blocks=blocks, permute=permute, seed=seed,
         )  # fmt: skip
         kept[name] = choose_n_comps(aligned) if chooses else numbers[0]

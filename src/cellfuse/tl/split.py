@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from cellfuse._access import (
     Data,
-    as_json,
     check_key,
     context_labels,
     control_labels,
@@ -22,6 +21,7 @@ from cellfuse._access import (
     where,
 )
 from cellfuse._errors import listing, missing_key
+from cellfuse._provenance import as_json
 
 __all__ = ["split"]
 

@@ -12,7 +12,6 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse._access import (
-    as_json,
     check_key,
     column_list,
     context_labels,
@@ -22,6 +21,7 @@ from cellfuse._access import (
 )
 from cellfuse._counts import whole_counts
 from cellfuse._errors import listing, missing_key
+from cellfuse._provenance import as_json
 from cellfuse._renamed import renamed
 from cellfuse.kernels.bootstrap import draw_nodes, interval
 from cellfuse.tl._confusion import confusion_of

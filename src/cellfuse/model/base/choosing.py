@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from cellfuse.kernels.choosing import better_beyond_error
+
 __all__ = ["SHARES", "choose_share"]
 
 #: Shares of what was learnt that are tried beside none.
@@ -30,10 +32,4 @@ def choose_share(missed: Callable[[float], NDArray[np.float64]]) -> float:
     >>> choose_share(lambda share: of - 0.1 * share), choose_share(lambda share: of + 0.1 * share)
     (1.0, 0.0)
     """
-    without, best, chosen = missed(0.0), 0.0, 0.0
-    for share in SHARES:
-        gain = without - missed(share)
-        error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else np.inf
-        if gain.mean() > max(best, error):
-            best, chosen = float(gain.mean()), share
-    return chosen
+    return better_beyond_error(missed, 0.0, SHARES)

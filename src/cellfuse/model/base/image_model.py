@@ -15,15 +15,9 @@ from anndata import AnnData
 from mudata import MuData
 from torch import Tensor, std_mean
 
-from cellfuse._access import (
-    PROVENANCE,
-    Data,
-    check_tables,
-    is_mudata,
-    obs_column,
-    refuse_view,
-)
+from cellfuse._access import Data, check_tables, is_mudata, obs_column, refuse_view
 from cellfuse._errors import listing, missing_key
+from cellfuse._provenance import PROVENANCE
 from cellfuse._renamed import renamed
 from cellfuse.data import Contexts, DocumentPlan, Draw, Reader, Stream
 from cellfuse.data.contexts import PAIRED

@@ -14,6 +14,7 @@ from cellfuse._errors import warn_user
 from cellfuse.data import Contexts, Reader
 from cellfuse.data.readers import read_dense
 from cellfuse.kernels.alignment import Alignment, align
+from cellfuse.kernels.choosing import better_beyond_error
 from cellfuse.kernels.context_sums import ContextMoments, ContextSums
 from cellfuse.kernels.left_out import (
     MANY_CONTEXTS,
@@ -24,7 +25,7 @@ from cellfuse.kernels.left_out import (
     choose_n_comps,
     folds_of,
 )
-from cellfuse.kernels.shared_axes import Basis, Method, fit_bases, fit_shared_axes
+from cellfuse.kernels.shared_axes import Basis, Method, bases_of_sides, fit_shared_axes
 from cellfuse.nn import JointSpace, RidgeMap
 
 __all__ = [
@@ -233,11 +234,7 @@ def fit_joint_space(
         given: list[ContextMoments], weight: float, numbers: Sequence[int]
     ) -> list[list[Basis]]:
         options: dict[str, Any] = {"method": method, "n_one_scale": n_learnt, "weight": weight}
-        by_role = [
-            fit_bases(each, numbers, power=powers[role], **options)
-            for role, each in zip(cells, given, strict=True)
-        ]
-        return [list(bases) for bases in zip(*by_role, strict=True)]
+        return bases_of_sides(given, numbers, powers=[powers[role] for role in cells], **options)
 
     if chooses_n:
         begun = 0.0 if chooses else 1.0 if weight is None else weight
@@ -282,14 +279,7 @@ def _choose_weight(
         found = align_left_out(parts, lambda moments: bases_of(moments, weight), **options)
         return np.concatenate([one.closer.mean(axis=0) for one in found] or [np.zeros(0)])
 
-    without, best = closer(0.0), (0.0, 0.0)
-    if len(without) < 2:  # too few contexts to judge anything: what was begun at
-        return 0.0
-    for weight in WEIGHTS[1:]:
-        gain = without - closer(weight)
-        if gain.mean() > max(best[0], gain.std(ddof=1) / len(gain) ** 0.5):
-            best = (float(gain.mean()), weight)
-    return best[1]
+    return better_beyond_error(closer, WEIGHTS[0], WEIGHTS[1:])
 
 
 def alignment_of(

@@ -16,8 +16,9 @@ from mudata import MuData
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cellfuse._access import PROVENANCE, Data, as_json, is_mudata
+from cellfuse._access import Data, is_mudata
 from cellfuse._errors import listing, missing_key, warn_user
+from cellfuse._provenance import PROVENANCE, as_json
 from cellfuse.data import CellInput, Contexts, Reader, Source, check_values, statistics
 from cellfuse.data.readers import read_dense
 from cellfuse.model.base.arguments import kept
