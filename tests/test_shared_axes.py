@@ -13,7 +13,6 @@ from sklearn.metrics import roc_auc_score
 import cellfuse as cf
 from cellfuse.kernels.context_sums import ContextSums
 from cellfuse.kernels.shared_axes import (
-    fit_bases,
     fit_basis,
     fit_shared_axes,
     pairing,
@@ -264,6 +263,7 @@ def test_what_is_taken_out_is_out():
     depth = mdata["image"].obs["depth"].to_numpy()
 
     def correlation(x):
+        x = x[:, x.std(axis=0) > 0]  # fewer components may be kept than there is room for
         return np.abs(np.corrcoef(np.column_stack([of_batch, depth, x]).T)[:2, 2:]).max(axis=1)
 
     assert correlation(with_batches)[0] > 0.3
@@ -356,74 +356,3 @@ def test_bad_arguments_are_refused():
         fitted(mdata, n_comps=0)
     with pytest.raises(ValueError, match="axes='both'"):
         fitted(mdata).get_latent_representation(modality="rna", axes="both")
-
-
-# -- how many components ---------------------------------------------------------------------------
-
-
-def profiles(n_contexts: int, *, noise: int = 60, seed: int = 0) -> md.MuData:
-    """One profile of each context: three directions that both have, and many that are noise."""
-    rng = np.random.default_rng(seed)
-    common = rng.normal(size=(n_contexts, 3))
-    mods = {}
-    for m in ("image", "rna"):
-        x = common @ rng.normal(size=(3, noise)) + 1.5 * rng.normal(size=(n_contexts, noise))
-        names = [f"{m}-{i}" for i in range(n_contexts)]
-        obs = pd.DataFrame({"guide": [f"g{i}" for i in range(n_contexts)]}, index=names)
-        mods[m] = ad.AnnData(obs=obs, obsm={"flat": x.astype("f4")})
-    return md.MuData(mods)
-
-
-def found_again(mdata: md.MuData, seed: int = 0, **arguments) -> float:
-    """FOSCTTM of a fifth of the contexts, which the fit has not seen."""
-    held = {"validation_contexts": 0.2}
-    model = fitted(mdata, held=held, seed=seed, **arguments)
-    return float(model.history["validation_foscttm"].iloc[-1, 0])
-
-
-@pytest.mark.filterwarnings("ignore:no context has two cells")
-def test_few_profiles_keep_few_components_and_find_contexts_that_fifty_miss(caplog):
-    chosen, fifty, twin = [], [], []
-    for seed in range(4):
-        mdata = profiles(100, seed=seed)
-        with caplog.at_level("INFO", "cellfuse"):
-            chosen.append(found_again(mdata, seed))
-        fifty.append(found_again(mdata, seed, n_comps=50))
-        twin.append(found_again(mdata, seed, permute_contexts=True))
-    assert np.mean(chosen) < np.mean(fifty) - 0.1
-    assert np.mean(twin) == pytest.approx(0.5, abs=0.1)
-    assert "principal components of each modality find contexts" in caplog.text
-
-
-@pytest.mark.filterwarnings("ignore:no context has two cells")
-def test_the_test_of_shared_axes_chooses_too_and_its_permuted_fits_find_nothing():
-    mdata = profiles(100)
-    reps = {"image": "flat", "rna": "flat"}
-    table = cf.tl.shared_axes_test(mdata, "guide", use_rep=reps, n_draws=50)
-    fifty = cf.tl.shared_axes_test(mdata, "guide", use_rep=reps, n_draws=50, n_comps=50)
-    assert table.attrs["n_comps"] < 50 == fifty.attrs["n_comps"]
-    assert table.attrs["foscttm"] < fifty.attrs["foscttm"] - 0.1
-    assert table.attrs["n_axes"] >= 1
-    assert table.attrs["foscttm_permuted"] > 0.4
-
-
-def test_contexts_of_many_cells_keep_all_components(caplog):
-    with caplog.at_level("INFO", "cellfuse"):
-        fitted(two_sides(n_shared=16, width=30, n_cells=20, n_contexts=200))
-    assert "principal components" not in caplog.text
-
-
-@pytest.mark.parametrize("method", ["within", "cca", "ibfa"])
-def test_bases_of_several_sizes_are_those_of_each(method):
-    rng = np.random.default_rng(0)
-    sums = ContextSums(12, 30, 0, shift=np.zeros(12, "f4"))
-    code = rng.integers(0, 30, 400)
-    sums.add(
-        rng.normal(size=(400, 12)).astype("f4"), members_of(code, 30), np.empty((400, 0), "f4")
-    )
-    moments = sums.moments()
-    for n, basis in zip((8, 3), fit_bases(moments, (8, 3), method=method), strict=True):
-        alone = fit_basis(moments, n_comps=n, method=method)
-        for name in ("project", "means", "noise", "between"):
-            np.testing.assert_allclose(getattr(basis, name), getattr(alone, name), atol=1e-10)
-        assert basis.project.shape == (12, n)

@@ -65,18 +65,21 @@ def embedded(
     seed: int,
     tiny: bool,
     set_size: int = 4,
+    left_out_by: str | None = None,
 ) -> dict[str, np.ndarray]:
     """Train a method on `train` and embed new cells of each modality."""
     if name.startswith("SharedAxes"):
         cf.SharedAxes.setup_mudata(train, **setup)
-        model = cf.SharedAxes(train, permute_contexts=permuted, n_draws=100, seed=seed)
+        how = {"permute_contexts": permuted, "left_out_by": left_out_by, "n_draws": 100}
+        model = cf.SharedAxes(train, seed=seed, **how)
         model.train()
         return {
             m: model.get_latent_representation(x, modality=m, axes=name.split()[1])
             for m, x in new.items()
         }
     cf.PETRI.setup_mudata(train, **setup)
-    model = cf.PETRI(train, set_size=set_size, permute_contexts=permuted, seed=seed)
+    how = {"permute_contexts": permuted, "left_out_by": left_out_by, "set_size": set_size}
+    model = cf.PETRI(train, seed=seed, **how)
     epochs = {"max_epochs": 1 if tiny else 4, "documents_per_context": 1 if tiny else 20}
     model.train(**epochs, accelerator="cpu", enable_progress_bar=False)
     return {m: model.get_latent_representation(x, modality=m) for m, x in new.items()}

@@ -223,9 +223,9 @@ def _drawn(values: NDArray, share: float, seed: int) -> NDArray:
 
 
 def values_of_contexts(
-    contexts: Contexts, adatas: Mapping[str, AnnData], by: str
+    contexts: Contexts, adatas: Mapping[str, AnnData], by: str, *, name: str = "validation_by"
 ) -> NDArray[np.object_]:
-    """Value of an obs column in each context, which has one."""
+    """Value of an obs column, given as the argument `name`, in each context, which has one."""
     out = np.full(len(contexts), None, dtype=object)
     for role, members in contexts.members.items():
         labels = context_labels(adatas[role], by, modality=role).to_numpy()[members.rows]
@@ -236,7 +236,7 @@ def values_of_contexts(
         if len(mixed):
             raise ValueError(
                 f"obs[{by!r}] varies within {len(mixed)} contexts of modality {role!r} "
-                f"({listing(contexts.names[mixed], 3)}); `validation_by` needs a column that a "
+                f"({listing(contexts.names[mixed], 3)}); `{name}` needs a column that a "
                 "context has one value of."
             )
     return out

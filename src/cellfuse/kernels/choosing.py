@@ -1,14 +1,14 @@
-"""One rule by which what was held out chooses among ways."""
+"""Rules by which what was held out chooses among ways: the simpler one, within the error."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["better_beyond_error"]
+__all__ = ["better_beyond_error", "simplest_within_error"]
 
 Way = TypeVar("Way")
 
@@ -36,3 +36,25 @@ def better_beyond_error(
         if gain.mean() > max(best, gain.std(ddof=1) / len(gain) ** 0.5):
             best, chosen = float(gain.mean()), way
     return chosen
+
+
+def simplest_within_error(missed: Sequence[NDArray[np.float64]]) -> int:
+    """Number of the simplest way that misses what was held out as little as the best, within error.
+
+    The rule of one standard error (Breiman, Friedman, Olshen and Stone 1984), paired: that of the
+    difference to the best way.
+
+    Parameters
+    ----------
+    missed
+        For each way, the simplest last, a number of each held-out context, the lower the better.
+        Where fewer than two were held out the first way stands.
+    """
+    if len(missed[0]) < 2:
+        return 0
+    best = min(range(len(missed)), key=lambda way: missed[way].mean())
+    for way in range(len(missed) - 1, best, -1):
+        worse = missed[way] - missed[best]
+        if worse.mean() <= worse.std(ddof=1) / len(worse) ** 0.5:
+            return way
+    return best

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellfuse.kernels.alignment import Alignment, align
-from cellfuse.kernels.choosing import better_beyond_error
+from cellfuse.kernels.choosing import simplest_within_error
 from cellfuse.kernels.context_sums import ContextMoments, ContextSums
 from cellfuse.kernels.shared_axes import Basis, fit_shared_axes, permuted_orders
 
@@ -37,6 +37,12 @@ N_DRAWS = 20
 def folds_of(labels: NDArray, n_folds: int, seed: int) -> NDArray[np.int64]:
     """Fold of each context; those of one label, such as a target's guides, are in one."""
     distinct, code = np.unique(labels.astype(str), return_inverse=True)
+    if len(distinct) < 2 <= min(n_folds, len(labels)):
+        raise ValueError(
+            f"all contexts are of {str(distinct[0])!r}, and contexts of one value are left out "
+            "together (`left_out_by`, by default `target_key`): none would be left to fit on. "
+            "Name a column of at least two values, or none."
+        )
     order = np.random.default_rng(seed).permutation(len(distinct))
     return (order % n_folds)[code]
 
@@ -120,8 +126,8 @@ def align_left_out_each(
 
 
 def choose_n_comps(found: Sequence[Sequence[Alignment]]) -> int:
-    """Which of `N_COMPS` finds left-out contexts best: fewer than the first beyond its error."""
+    """The fewest of `N_COMPS` that find left-out contexts as well as the best, within its error."""
     missed = [
         np.concatenate([one.closer.mean(axis=0) for one in each] or [np.zeros(0)]) for each in found
     ]
-    return better_beyond_error(lambda n: missed[N_COMPS.index(n)], N_COMPS[0], N_COMPS[1:])
+    return N_COMPS[simplest_within_error(missed)]

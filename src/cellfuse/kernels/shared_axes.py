@@ -161,7 +161,7 @@ def fit_bases(
     -------
     Coordinates for each number. Where no context has two cells nothing tells noise from effect:
     the covariance of all cells stands in for the one within contexts, and half of it is taken for
-    noise.
+    noise. Where few have, the covariance within contexts is drawn towards that of all cells.
     """
     components = _components(moments, max(n_comps), power, n_one_scale, weight)
     return [_in_scale(moments, components[:, :n], method) for n in n_comps]
@@ -205,22 +205,44 @@ def _components(
 def _in_scale(moments: ContextMoments, components: Floats, method: Method) -> Basis:
     """Coordinates in the scale of a method, and what is known in them."""
     project = components
-    replicated = moments.n_free >= project.shape[1]
-    within = project.T @ (moments.within if replicated else moments.total) @ project
+    total = project.T @ moments.total @ project
+    replicated = moments.n_free > 0
+    within = total
+    if replicated:
+        within = _drawn_to(total, project.T @ moments.within @ project, moments.n_free)
     if method == "within":
-        project = project @ _symmetric_power(within, -0.5)
+        turn = _symmetric_power(within, -0.5)
     elif method == "cca":
         seen = moments.counts > 0
         weighted = moments.means * moments.counts[:, None]
         of_means = project.T @ (moments.means.T @ weighted) @ project / moments.counts.sum()
         # A ridge of what sampling adds to a mean: directions without effects are not blown up.
         ridge = np.trace(within) / len(within) * seen.sum() / moments.counts.sum()
-        project = project @ _symmetric_power(of_means + ridge * np.eye(len(within)), -0.5)
-
-    noise = project.T @ (moments.within if replicated else moments.total / 2) @ project
+        turn = _symmetric_power(of_means + ridge * np.eye(len(within)), -0.5)
+    else:
+        turn = np.eye(len(within))
+    project = project @ turn
+    noise = turn.T @ (within if replicated else total / 2) @ turn
     means = moments.means @ project
     between = _between(means, moments.counts, noise)
     return Basis(project, means, moments.counts, (noise + noise.T) / 2, between)
+
+
+def _drawn_to(total: Floats, within: Floats, n_free: float) -> Floats:
+    """A covariance from few replicates, drawn towards a multiple of that of all cells.
+
+    In coordinates in which all cells are white the multiple is a sphere, and how far to draw is the
+    oracle approximating shrinkage of Chen, Wiesel, Eldar and Hero (2010), equation 23, as
+    :func:`sklearn.covariance.oas` has it. With thousands of replicates next to nothing is drawn.
+    """
+    white, back = _symmetric_power(total, -0.5), _symmetric_power(total, 0.5)
+    seen = white @ within @ white
+    n = len(seen)
+    sphere = np.trace(seen) / n
+    squares = float(np.square(seen).mean())
+    excess = (n_free + 1) * (squares - sphere**2 / n)
+    share = 1.0 if excess <= 0 else min((squares + sphere**2) / excess, 1.0)
+    return np.asarray(back @ ((1 - share) * seen + share * sphere * np.eye(n)) @ back)
 
 
 def _typical(sd: Floats) -> float:

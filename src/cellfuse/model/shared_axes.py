@@ -47,10 +47,10 @@ class SharedAxes(JointModel):
     adata
         MuData on which :meth:`setup_mudata` was called.
     n_comps
-        Principal components of each modality's (standardised) features. None: 50, or 20, 10 or 5
-        where contexts that are left out of the fit in turn are found better with these, beyond the
-        error of the comparison; a line of the log says so. With one or two profiles of a hundred
-        compounds the covariances of 50 components are noise.
+        Principal components of each modality's (standardised) features. None: the fewest of 50,
+        20, 10 and 5 with which contexts that are left out of the fit in turn are found as well as
+        with the best of these, within the error of the comparison; a line of the log says so. With
+        one or two profiles of a hundred compounds the covariances of 50 components are noise.
     method
         ``"within"``: whitened within contexts, as above. ``"cca"``: by the covariance of context
         means (canonical correlations of group means). ``"ibfa"``: not whitened (Tucker's
@@ -58,6 +58,10 @@ class SharedAxes(JointModel):
     target_key
         obs column, such as the target gene of guides, whose contexts are permuted together. Guides
         of one target resemble each other: permuted one by one they make p-values too small.
+    left_out_by
+        obs column whose contexts are left out together where left-out contexts choose `n_comps`:
+        what new cells will be new in, such as the donor, the section or the plate. Default:
+        `target_key`.
     n_draws
         Permutations of contexts for the null of the singular values.
     crop
@@ -105,6 +109,7 @@ class SharedAxes(JointModel):
         n_comps: int | None = None,
         method: Method = "within",
         target_key: str | None = None,
+        left_out_by: str | None = None,
         n_draws: int = 200,
         crop: int | None = None,
         permute_contexts: bool = False,
@@ -115,8 +120,8 @@ class SharedAxes(JointModel):
             check_whole("n_comps", n_comps)
         check_whole("n_draws", n_draws)
         one_of("method", method, ("within", "cca", "ibfa"))
-        self.n_comps, self.method, self.target_key = n_comps, method, target_key
-        self.n_draws = n_draws
+        self.n_comps, self.method, self.n_draws = n_comps, method, n_draws
+        self.target_key, self.left_out_by = target_key, left_out_by
         features = {
             role: PlainFeatures(i.kind, i.shape, crop=crop) for role, i in self.inputs.items()
         }

@@ -16,7 +16,7 @@ from cellfuse._access import check_finite, context_labels, is_mudata
 from cellfuse._errors import listing
 from cellfuse.kernels.context_sums import ContextSums
 
-__all__ = ["context_codes", "sums_by_part", "targets_of_contexts", "two_modalities"]
+__all__ = ["context_codes", "sums_by_part", "labels_of_contexts", "two_modalities"]
 
 #: Cells read at a time.
 BLOCK = 4_096
@@ -97,16 +97,29 @@ def two_modalities(mdata: MuData, verb: str) -> dict[str, AnnData]:
     return dict(mdata.mod)
 
 
-def targets_of_contexts(
+def labels_of_contexts(
     adatas: Mapping[str, AnnData],
     codes: Mapping[str, NDArray[np.int64]],
     names: pd.Index,
-    target_key: str | None,
+    *,
+    key: str | None,
+    name: str,
 ) -> NDArray | None:
-    """Target of each context; None where none is asked for."""
-    if target_key is None:
+    """Value of an obs column, given as the argument `name`, in each context; None for no column."""
+    if key is None:
         return None
     out = np.empty(len(names), object)
-    for m, adata in adatas.items():
-        out[codes[m]] = context_labels(adata, target_key, modality=m).to_numpy(str)
+    labels = {
+        m: context_labels(adata, key, modality=m).to_numpy(str) for m, adata in adatas.items()
+    }
+    for m, each in labels.items():
+        out[codes[m]] = each
+    for m, each in labels.items():
+        mixed = np.unique(codes[m][out[codes[m]] != each])
+        if len(mixed):
+            raise ValueError(
+                f"obs[{key!r}] varies within {len(mixed)} contexts of modality {m!r} "
+                f"({listing(names[mixed], 3)}); `{name}` needs a column that a context has one "
+                "value of."
+            )
     return out

@@ -21,8 +21,8 @@ from cellfuse.kernels.left_out import added
 from cellfuse.kernels.shared_axes import permuted_orders
 from cellfuse.tl._context_sums import (
     context_codes,
+    labels_of_contexts,
     sums_by_part,
-    targets_of_contexts,
     two_modalities,
 )
 from cellfuse.tl._similarity import source_name
@@ -156,7 +156,7 @@ def alignment(
                 for m in adatas
                 if (halves_of := _halves(halves[m], chosen)) is not None
             }
-    blocks = targets_of_contexts(adatas, codes, names, target_key)
+    blocks = labels_of_contexts(adatas, codes, names, key=target_key, name="target_key")
     table = pd.DataFrame(
         [_row(a, _own(blocks, names, profiles.get(n)), k, n_boot, seed) for n, a in found.items()],
         index=pd.Index(found, name="space"),

@@ -27,8 +27,8 @@ from cellfuse.kernels.left_out import (
 from cellfuse.kernels.shared_axes import axes_test, bases_of_sides
 from cellfuse.tl._context_sums import (
     context_codes,
+    labels_of_contexts,
     sums_by_part,
-    targets_of_contexts,
     two_modalities,
 )
 from cellfuse.tl._similarity import source_name
@@ -48,6 +48,7 @@ def shared_axes_test(
     *,
     use_rep: str | None | Mapping[str, str | None] = None,
     target_key: str | None = None,
+    left_out_by: str | None = None,
     batch_key: str | None | Mapping[str, str | None] = None,
     regress_out: Keys | Mapping[str, Keys] = None,
     n_comps: int | None = None,
@@ -73,17 +74,20 @@ def shared_axes_test(
     target_key
         obs column, such as the target gene of guides, whose contexts are permuted and left out
         together: guides of a target are no independent evidence.
+    left_out_by
+        obs column whose contexts are left out together in place of `target_key`'s: what new cells
+        will be new in, such as the donor, the section or the plate.
     batch_key
         obs column of the batch that is centred, by modality where it differs.
     regress_out
         obs columns or obsm keys that are regressed out, by modality where they differ, such as
         depth: what both readouts share need not be biology.
     n_comps
-        Principal components of each modality. None: 50, or 20, 10 or 5 where left-out contexts are
-        found better with these, as in :class:`cellfuse.SharedAxes`. Choosing flatters ``foscttm``
-        (.47 instead of .50 where nothing was shared, over 80 simulations of 80 contexts), and
-        ``foscttm_permuted``, whose fits choose too, by as much: compare the two. The first axis
-        was below .05 in .05 to .08 of those.
+        Principal components of each modality. None: the fewest of 50, 20, 10 and 5 that find
+        left-out contexts as well as the best of these, as in :class:`cellfuse.SharedAxes`. Choosing
+        flatters ``foscttm`` (.48 instead of .50 where nothing was shared, over 80 simulations of 80
+        contexts), and ``foscttm_permuted``, whose fits choose too, by as much: compare the two. The
+        first axis was below .05 in .03 to .09 of those.
     n_draws
         Permutations of contexts.
     alpha
@@ -121,8 +125,12 @@ def shared_axes_test(
     check_key(key_added)
     adatas = two_modalities(mdata, "shared_axes_test")
     names, codes = context_codes(adatas, by)
-    blocks = targets_of_contexts(adatas, codes, names, target_key)
-    fold = folds_of(names.to_numpy(str) if blocks is None else blocks, N_FOLDS, seed)
+    blocks, left_out = (
+        labels_of_contexts(adatas, codes, names, key=key, name=name)
+        for key, name in ((target_key, "target_key"), (left_out_by, "left_out_by"))
+    )
+    labels = next(x for x in (left_out, blocks, names.to_numpy(str)) if x is not None)
+    fold = folds_of(labels, N_FOLDS, seed)
     taken = find_nuisances(adatas, batch_key=batch_key, regress_out=regress_out)
     parts, powers = {}, []
     for m, adata in adatas.items():
@@ -135,7 +143,7 @@ def shared_axes_test(
             codes[m],
             fold[codes[m]],
             n_contexts=len(names),
-            n_parts=N_FOLDS,
+            n_parts=int(fold.max()) + 1,
             name=source_name(key, m),
             features=features,
             nuisances=nuisance_matrix(adata, taken[m], m),

@@ -173,6 +173,7 @@ def fit_joint_space(
     n_learnt: int = 0,
     weight: float | None = None,
     blocks: NDArray | None = None,
+    left_out: NDArray | None = None,
     n_draws: int = 200,
     seed: int = 0,
 ) -> int:
@@ -187,8 +188,8 @@ def fit_joint_space(
     contexts
         Who shares a context; held-out cells are in none.
     n_comps
-        Components of each modality. None: as many of `N_COMPS` as contexts left out of the fit are
-        found best with, where there are two modalities.
+        Components of each modality. None: the fewest of `N_COMPS` that contexts left out of the fit
+        are found as well with as with the best, where there are two modalities.
     method, n_draws, seed
         As in :mod:`cellfuse.kernels.shared_axes`.
     powers
@@ -200,6 +201,8 @@ def fit_joint_space(
         without them.
     blocks
         Label of each context, such as its target: permuted together, left out together.
+    left_out
+        Label of each context that is left out together in place of `blocks`, such as its donor.
 
     Returns
     -------
@@ -215,7 +218,7 @@ def fit_joint_space(
     UserWarning
         A modality with one cell per context: nothing tells its noise.
     """
-    labels = np.arange(len(contexts)) if blocks is None else blocks
+    labels = next(x for x in (left_out, blocks, np.arange(len(contexts))) if x is not None)
     chooses = bool(n_learnt) and weight is None
     chooses_n = n_comps is None and len(cells) == 2 and len(contexts) <= MANY_CONTEXTS
     fold = folds_of(labels, N_FOLDS if chooses or chooses_n else 1, seed)

@@ -42,6 +42,8 @@ class JointModel(DocumentModel):
     n_comps: int | None = None
     n_draws: int = 200
     target_key: str | None = None
+    #: obs column whose contexts are left out together where left-out contexts choose.
+    left_out_by: str | None = None
     #: Features, the last ones, that a network has learnt.
     n_learnt: int = 0
 
@@ -138,12 +140,10 @@ class JointModel(DocumentModel):
 
     def _fit_joint(self, source: Source, trained: Contexts) -> None:
         """Fit the joint space on the cells of `trained`."""
-        targets = None
-        if self.target_key is not None:
-            # By name of the context: where contexts are permuted, cells carry others' targets.
-            true = self._contexts(None, list(self.inputs))
-            adatas = {role: self._modality(None, role) for role in self.inputs}
-            targets = values_of_contexts(true, adatas, self.target_key)
+        labels: dict[str, NDArray | None] = {}
+        for name in ("target_key", "left_out_by"):
+            key = getattr(self, name)
+            labels[name] = None if key is None else self._labels_of_contexts(key, name)
         n_kept = fit_joint_space(
             self._space,
             {role: partial(self._blocks, source, role, trained) for role in self.inputs},
@@ -152,16 +152,24 @@ class JointModel(DocumentModel):
             powers={role: power_of(i.kind) for role, i in self.inputs.items()},
             method=self.method,
             n_learnt=self.n_learnt,
-            blocks=targets,
+            blocks=labels["target_key"],
+            left_out=labels["left_out_by"],
             n_draws=self.n_draws,
             seed=self.seed,
         )
         if self.n_comps is None and n_kept < N_COMPS[0]:
             logger.info(
                 "%s: %d principal components of each modality find contexts that were left out "
-                "better than %d do, and are kept (`n_comps`).",
+                "as well as up to %d do, or better, and are kept (`n_comps`).",
                 type(self).__name__, n_kept, N_COMPS[0],
             )  # fmt: skip
+
+    def _labels_of_contexts(self, key: str, name: str) -> NDArray:
+        """Value of an obs column in each context, by which contexts are taken together."""
+        # By name of the context: where contexts are permuted, cells carry others' values.
+        true = self._contexts(None, list(self.inputs))
+        adatas = {role: self._modality(None, role) for role in self.inputs}
+        return values_of_contexts(true, adatas, key, name=name)
 
     def _blocks(self, source: Source, role: str, contexts: Contexts) -> Blocks:
         """Rows, features and nuisances of the cells that have a context, in blocks."""

@@ -74,6 +74,10 @@ class PETRI(CrossModalEvidence, JointModel):
     target_key
         With ``begin="linear"``: obs column, such as the target gene of guides, whose contexts are
         permuted together for the null of the shared axes; see :class:`SharedAxes`.
+    left_out_by
+        With ``begin="linear"``: obs column whose contexts are left out together where left-out
+        contexts choose the number of components and the weight of what was learnt; see
+        :class:`SharedAxes`.
     permute_contexts
         Deal cells to contexts at random: the control that fails where the modalities teach each
         other anything.
@@ -127,6 +131,7 @@ class PETRI(CrossModalEvidence, JointModel):
         loss_weights: Mapping[str, float] | None = None,
         begin: Literal["linear", "random"] | None = None,
         target_key: str | None = None,
+        left_out_by: str | None = None,
         permute_contexts: bool = False,
         seed: int = 0,
         **sizes: Any,
@@ -139,7 +144,7 @@ class PETRI(CrossModalEvidence, JointModel):
             begin=begin or ("linear" if preset == "small" else "random"),
             seed=seed,
         )
-        self.target_key = target_key
+        self.target_key, self.left_out_by = target_key, left_out_by
         self.sizes = sizes_of(preset, sizes)
         self.n_learnt = self.sizes.width
         specs = input_specs(

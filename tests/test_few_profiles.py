@@ -1,0 +1,200 @@
+"""The closed form on few contexts and replicates: what is kept, what is left out together."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import anndata as ad
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.linalg import eigvalsh
+from sklearn.covariance import oas
+from test_shared_axes import fitted, members_of, two_sides
+
+import cellfuse as cf
+from cellfuse.kernels.choosing import simplest_within_error
+from cellfuse.kernels.context_sums import ContextSums
+from cellfuse.kernels.shared_axes import _drawn_to, fit_bases, fit_basis
+
+# -- how many components ---------------------------------------------------------------------------
+
+
+def profiles(n_contexts: int, *, noise: int = 60, seed: int = 0) -> md.MuData:
+    """One profile of each context: three directions that both have, and many that are noise."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(size=(n_contexts, 3))
+    mods = {}
+    for m in ("image", "rna"):
+        x = common @ rng.normal(size=(3, noise)) + 1.5 * rng.normal(size=(n_contexts, noise))
+        names = [f"{m}-{i}" for i in range(n_contexts)]
+        obs = pd.DataFrame({"guide": [f"g{i}" for i in range(n_contexts)]}, index=names)
+        mods[m] = ad.AnnData(obs=obs, obsm={"flat": x.astype("f4")})
+    return md.MuData(mods)
+
+
+def found_again(mdata: md.MuData, seed: int = 0, **arguments) -> float:
+    """FOSCTTM of a fifth of the contexts, which the fit has not seen."""
+    held = {"validation_contexts": 0.2}
+    model = fitted(mdata, held=held, seed=seed, **arguments)
+    return float(model.history["validation_foscttm"].iloc[-1, 0])
+
+
+@pytest.mark.filterwarnings("ignore:no context has two cells")
+def test_few_profiles_keep_few_components_and_find_contexts_that_fifty_miss(caplog):
+    chosen, fifty, twin = [], [], []
+    for seed in range(4):
+        mdata = profiles(100, seed=seed)
+        with caplog.at_level("INFO", "cellfuse"):
+            chosen.append(found_again(mdata, seed))
+        fifty.append(found_again(mdata, seed, n_comps=50))
+        twin.append(found_again(mdata, seed, permute_contexts=True))
+    assert np.mean(chosen) < np.mean(fifty) - 0.1
+    assert np.mean(twin) == pytest.approx(0.5, abs=0.1)
+    assert "principal components of each modality find contexts" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:no context has two cells")
+def test_the_test_of_shared_axes_chooses_too_and_its_permuted_fits_find_nothing():
+    mdata = profiles(100)
+    reps = {"image": "flat", "rna": "flat"}
+    table = cf.tl.shared_axes_test(mdata, "guide", use_rep=reps, n_draws=50)
+    fifty = cf.tl.shared_axes_test(mdata, "guide", use_rep=reps, n_draws=50, n_comps=50)
+    assert table.attrs["n_comps"] < 50 == fifty.attrs["n_comps"]
+    assert table.attrs["foscttm"] < fifty.attrs["foscttm"] - 0.1
+    assert table.attrs["n_axes"] >= 1
+    assert table.attrs["foscttm_permuted"] > 0.4
+
+
+def test_contexts_of_many_cells_keep_all_components(caplog):
+    with caplog.at_level("INFO", "cellfuse"):
+        fitted(two_sides(n_shared=45, width=60, n_cells=20, n_contexts=400))
+    assert "principal components" not in caplog.text
+
+
+@pytest.mark.parametrize("method", ["within", "cca", "ibfa"])
+def test_bases_of_several_sizes_are_those_of_each(method):
+    rng = np.random.default_rng(0)
+    sums = ContextSums(12, 30, 0, shift=np.zeros(12, "f4"))
+    code = rng.integers(0, 30, 400)
+    sums.add(
+        rng.normal(size=(400, 12)).astype("f4"), members_of(code, 30), np.empty((400, 0), "f4")
+    )
+    moments = sums.moments()
+    for n, basis in zip((8, 3), fit_bases(moments, (8, 3), method=method), strict=True):
+        alone = fit_basis(moments, n_comps=n, method=method)
+        for name in ("project", "means", "noise", "between"):
+            np.testing.assert_allclose(getattr(basis, name), getattr(alone, name), atol=1e-10)
+        assert basis.project.shape == (12, n)
+
+
+# -- few replicates, and what is left out together -------------------------------------------------
+
+
+def moments_of(n_cells: int, *, turn: np.ndarray | None = None, seed: int = 0):
+    """Moments of cells, two of each context, whose noise is ten times as large along one axis."""
+    rng = np.random.default_rng(seed)
+    effects = np.repeat(rng.normal(size=(n_cells // 2, 12)), 2, axis=0)
+    noise = rng.normal(size=(n_cells, 12)) * np.r_[10**0.5, np.ones(11)]
+    x = effects + noise if turn is None else (effects + noise) @ turn
+    code = np.repeat(np.arange(n_cells // 2), 2)
+    sums = ContextSums(12, n_cells // 2, 0, shift=np.zeros(12, "f4"))
+    sums.add(x.astype("f4"), members_of(code, n_cells // 2), np.empty((n_cells, 0), "f4"))
+    return sums.moments()
+
+
+def off(found: np.ndarray, true: np.ndarray) -> float:
+    """How far whitening by a covariance is from whitening by the true one."""
+    return float(np.square(np.log(eigvalsh(found, true))).sum())
+
+
+def test_noise_of_few_replicates_is_drawn_towards_all_cells_and_that_of_many_is_not():
+    true = np.diag(np.r_[10.0, np.ones(11)])
+    for seed in range(5):
+        few = moments_of(40, seed=seed)
+        drawn = _drawn_to(few.total, few.within, few.n_free)
+        assert off(drawn, true) < off(few.within, true) / 2
+    many = moments_of(20_000)
+    drawn = _drawn_to(many.total, many.within, many.n_free)
+    np.testing.assert_allclose(drawn, many.within, atol=0.02)
+
+
+def test_how_far_noise_is_drawn_is_the_same_in_other_units():
+    turn = np.random.default_rng(1).normal(size=(12, 12))
+    plain, turned = moments_of(40), moments_of(40, turn=turn)
+    expected = turn.T @ _drawn_to(plain.total, plain.within, plain.n_free) @ turn
+    found = _drawn_to(turned.total, turned.within, turned.n_free)
+    np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_the_shrinkage_is_that_of_scikit_learn():
+    x = np.random.default_rng(0).normal(size=(30, 12)) * np.linspace(0.5, 2, 12)
+    expected, _ = oas(x, assume_centered=True)
+    found = _drawn_to(np.eye(12), x.T @ x / len(x), len(x))
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
+def test_the_fewest_components_within_the_error_of_the_best():
+    best = np.array([0.1, 0.2, 0.3, 0.4])
+    level = best + np.array([0.02, -0.02, 0.02, -0.01])  # .0025 worse, error .0111
+    worse = best + np.array([0.02, 0.01, 0.02, 0.01])  # .015 worse, error .0029
+    assert simplest_within_error([best, level, worse]) == 1
+    assert simplest_within_error([worse, best, level]) == 2
+    assert simplest_within_error([level, worse, best]) == 2
+    assert simplest_within_error([best, worse, worse]) == 0
+    assert simplest_within_error([best[:1], level[:1]]) == 0
+
+
+def donors(seed: int = 0, n: int = 100) -> md.MuData:
+    """Profiles of which three directions are common to all donors, and six are one donor's own."""
+    rng = np.random.default_rng(seed)
+    donor = np.repeat(np.arange(4), n)
+    common = rng.normal(size=(4 * n, 3))
+    own = 3 * rng.normal(size=(4 * n, 6))
+    mods = {}
+    for m in ("image", "rna"):
+        turns = np.stack([np.linalg.qr(rng.normal(size=(60, 60)))[0][:, :6] for _ in range(4)])
+        x = (common + rng.normal(size=common.shape)) @ rng.normal(size=(3, 60))
+        x += np.einsum("nk,ndk->nd", own, turns[donor]) + 0.5 * rng.normal(size=x.shape)
+        obs = pd.DataFrame(
+            {"guide": [f"g{i}" for i in range(4 * n)], "donor": [f"d{k}" for k in donor]},
+            index=[f"{m}-{i}" for i in range(4 * n)],
+        )
+        mods[m] = ad.AnnData(obs=obs, obsm={"flat": x.astype("f4")})
+    return md.MuData(mods)
+
+
+def test_a_new_donor_is_asked_for_fewer_components_than_new_contexts_of_the_same():
+    reps = {"image": "flat", "rna": "flat"}
+    ask = partial(cf.tl.shared_axes_test, donors(), "guide", use_rep=reps, n_draws=5)
+    same, new = (ask(left_out_by=by).attrs for by in (None, "donor"))
+    assert new["n_comps"] < same["n_comps"]
+    # What is one donor's own finds contexts of the same donor, and is no promise for a new one.
+    assert same["foscttm"] < 0.1 < 0.2 < new["foscttm"] < 0.4
+
+
+@pytest.mark.filterwarnings("ignore:no context has two cells")
+def test_the_model_chooses_by_what_is_left_out_together(caplog):
+    with caplog.at_level("INFO", "cellfuse"):
+        fitted(donors(), left_out_by="donor")
+    assert "10 principal components of each modality" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:no context has two cells")
+def test_what_is_left_out_together_has_two_values_and_each_context_one():
+    mdata = donors()
+    for m in ("image", "rna"):
+        mdata[m].obs["all"] = "one"
+    mdata["rna"].obs["half"] = np.resize(["a", "b"], 400)
+    mdata["image"].obs["half"] = np.resize(["b", "a"], 400)
+    reps = {"image": "flat", "rna": "flat"}
+    test = partial(cf.tl.shared_axes_test, mdata, "guide", use_rep=reps, n_draws=5)
+    for ask in (partial(fitted, mdata), test):
+        with pytest.raises(ValueError, match="all contexts are of 'one'.*left_out_by"):
+            ask(left_out_by="all")
+        with pytest.raises(ValueError, match="varies within 400 contexts.*`left_out_by`"):
+            ask(left_out_by="half")
+        with pytest.raises(KeyError, match="doner"):
+            ask(left_out_by="doner")
+    assert test(left_out_by="donor").attrs["foscttm_permuted"] > 0.4
