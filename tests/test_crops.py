@@ -515,6 +515,16 @@ def test_a_journal_cut_short_counts_as_far_as_it_goes(tmp_path, small_chunks):
     assert not list(store.rglob("*.partial"))
 
 
+def test_a_journal_that_promises_more_than_there_is_counts_as_far_as_that(tmp_path, small_chunks):
+    store, fields = tmp_path / "cells.zarr", plate()
+    with pytest.raises(OSError, match="the microscope is gone"):
+        crop_cells(Files(fields, 7), size=8, store=store)
+    left = tmp_path / ".cells.zarr-writing" / "store"
+    crops = zarr.open_group(str(left), mode="r+")["obsm/crops"]
+    crops.resize((3, *crops.shape[1:]))  # as a disk that lost what it had taken
+    same_store(crop_cells(Files(fields), size=8, store=store), crop_cells(fields, size=8))
+
+
 def test_a_field_of_files_is_another_when_a_file_changes(tmp_path):
     for well in ("A1", "A2"):
         for channel, plane in zip(("DNA", "ER"), make_field(well).pixels, strict=True):

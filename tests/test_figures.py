@@ -6,6 +6,7 @@ import inspect
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 
 matplotlib.use("Agg")
@@ -16,7 +17,7 @@ from images import TOLERANCE, _blurred, assert_looks_as_before, render
 from matplotlib.figure import Figure
 
 from cellfuse import pl, tl
-from cellfuse.pl import _style
+from cellfuse.pl import _marks, _style
 
 #: Public names of `cf.pl` that draw nothing.
 NO_FIGURE = {"style"}
@@ -175,6 +176,17 @@ def test_curves_of_one_method_differ_in_their_dashes():
     styles = _style.curve_styles(["PETRI, image", "PETRI, rna", "PETRI permuted"])
     assert len({s["color"] for s in styles.values()}) == 1
     assert len({s["linestyle"] for s in styles.values()}) == 3
+
+
+def test_dots_of_one_method_differ_in_their_markers_and_a_twin_is_open():
+    _, ax = plt.subplots()
+    one = pd.DataFrame({"value": [0.5]}, index=["k = 5"])
+    _marks.dot_rows(ax, dict.fromkeys(("TIDE", "TIDE, plates apart", "TIDE permuted", "PCA"), one))
+    dots = {dot.get_label(): dot for dot in ax.collections}
+    outline = {name: len(dot.get_paths()[0].vertices) for name, dot in dots.items()}
+    assert outline["TIDE"] == outline["TIDE permuted"] == outline["PCA"]
+    assert outline["TIDE, plates apart"] != outline["TIDE"]
+    assert (dots["TIDE permuted"].get_facecolor()[0, :3] == 1).all()
 
 
 def test_a_palette_names_what_it_lacks_and_may_be_a_map():

@@ -19,12 +19,25 @@ __all__ = ["dot_rows", "name_points", "row_height"]
 
 #: Inches of a row of points, and of each further method in it.
 ROW, MORE = 0.34, 0.14
+#: Of the first, second, ... of the methods that share a colour, such as one scored in two ways.
+MARKERS = ("o", "s", "^", "D")
 
 
 def row_height(rows: Mapping[str, pd.DataFrame]) -> float:
     """Inches that :func:`dot_rows` needs for its rows."""
     n_rows = len(_labels(rows))
     return 1.2 + n_rows * (ROW + MORE * (len(rows) - 1))
+
+
+def _markers(colours: Mapping[str, str]) -> dict[str, str]:
+    """Marker of each method: those of one colour differ, but for a twin, which is drawn open."""
+    used: dict[tuple[str, bool], int] = {}
+    markers = {}
+    for method, colour in colours.items():
+        k = used.get((colour, is_twin(method)), 0)
+        markers[method] = MARKERS[k % len(MARKERS)]
+        used[colour, is_twin(method)] = k + 1
+    return markers
 
 
 def _labels(rows: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -51,6 +64,7 @@ def dot_rows(
     """
     labels = _labels(rows)
     colours = colours_of(rows, palette)
+    markers = _markers(colours)
     step = 0.7 / max(len(rows), 1)
     place = {label: len(labels) - 1 - k for k, label in enumerate(labels)}
     chance_named = False
@@ -84,6 +98,7 @@ def dot_rows(
             value,
             y,
             s=30,
+            marker=markers[method],
             color="white" if is_twin(method) else colours[method],
             edgecolors=colours[method],
             zorder=3,
