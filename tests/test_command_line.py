@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -23,6 +24,7 @@ from cellfuse.bench import Settings
 from cellfuse.cli import _demo, _run
 from cellfuse.cli._config import read_config
 from cellfuse.cli._header import read_header
+from cellfuse.cli._models import LACKS, NEEDS, OF_TRAIN
 
 CHOICES = {
     "context": "guide",
@@ -560,3 +562,87 @@ def test_an_option_that_a_model_lacks_is_refused(screen_file, in_empty_folder, c
     assert cli.main([*argv, "--image-rep", "crops", "--set-size", "4"]) == 2
     assert "SharedAxes has no --set-size: leave it out" in capfd.readouterr().err
     assert list(in_empty_folder.iterdir()) == []
+
+
+# -- which options a model has ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(LACKS))
+def test_what_the_command_line_says_of_a_model_is_so(name):
+    model = getattr(cf, name)
+    setup = inspect.signature(model.setup_mudata).parameters
+    taken = {
+        *setup,
+        *inspect.signature(model).parameters,
+        *inspect.signature(model.train).parameters,
+    }
+    assert set(LACKS[name]) == set(OF_TRAIN) - taken
+    required = [p.name for p in setup.values() if p.kind == p.KEYWORD_ONLY and p.default is p.empty]
+    assert sorted(NEEDS[name]) == sorted(required)
+
+
+def test_every_model_is_on_the_command_line_but_those_that_are_not_trained_from_a_file():
+    assert set(cf._MODELS) - set(LACKS) == {"Concepts", "ImageRegressor", "TIDE"}
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        (["--model", "petri"], "PETRI needs --context."),
+        (["--model", "DINO"], "DINO needs --image-rep."),
+        (["--model", "DINO", "--context", "guide"], "DINO has no --context: leave it out"),
+        (["--model", "MAE", "--rna-layer", "counts"], "MAE has no --rna-layer: leave it out"),
+    ],
+)
+def test_what_a_model_lacks_or_needs_is_said_before_it_is_imported(
+    more, match, screen_file, in_empty_folder, monkeypatch, capfd
+):
+    monkeypatch.setattr("cellfuse.cli._train.loading", lambda quiet: pytest.fail("imports"))
+    assert cli.main(["train", str(screen_file), *more]) == 2
+    assert match in capfd.readouterr().err
+    assert list(in_empty_folder.iterdir()) == []
+
+
+def test_a_table_of_the_configuration_holds_what_the_model_takes(
+    screen_file, in_empty_folder, capfd
+):
+    (in_empty_folder / "run.toml").write_text('[setup]\nbatch_kee = "well"\n')
+    argv = ["train", str(screen_file), "--context", "guide", "--image-rep", "crops", "--quiet"]
+    assert cli.main([*argv, "--model", "SharedAxes", "--config", "run.toml"]) == 2
+    assert "'batch_kee' is not in what [setup]" in capfd.readouterr().err
+
+
+def test_one_modality_of_a_file_is_embedded_alone_and_other_names_are_refused_at_once(
+    screen_file, in_empty_folder, monkeypatch, capfd
+):
+    argv = ["--context", "guide", "--image-rep", "crops", "--out", "axes", "--quiet"]
+    assert cli.main(["train", str(screen_file), "--model", "SharedAxes", *argv]) == 0
+    alone = str(screen_file.with_name("rna.h5ad"))
+    embed = ["embed", alone, "axes", "--modality", "rna", "--quiet"]
+    assert cli.main([*embed, "--out", "rna.h5mu"]) == 0
+    model = cf.SharedAxes.load("axes", md.read_h5mu(screen_file))
+    np.testing.assert_allclose(
+        md.read_h5mu("rna.h5mu")["rna"].obsm["X_sharedaxes"],
+        model.get_latent_representation(modality="rna"),
+        atol=1e-6,
+    )
+    monkeypatch.setattr("cellfuse.cli._embed.loading", lambda quiet: pytest.fail("imports"))
+    other = md.MuData({"gex": ad.read_h5ad(alone)})
+    other.write("other.h5mu")
+    assert cli.main(["embed", "other.h5mu", "axes", "--out", "no.h5mu"]) == 2
+    assert "the modalities 'gex'; the model in 'axes' (MODEL) was trained on 'image', 'rna'" in (
+        capfd.readouterr().err
+    )
+
+
+def test_a_model_that_embeds_images_alone_says_so(screen_file, in_empty_folder, capfd):
+    argv = ["train", str(screen_file), "--model", "PhenoSeq", "--context", "guide", "--quiet"]
+    argv += ["--image-rep", "latent", "--rna-rep", "latent", "--max-epochs", "1", "--out", "model"]
+    assert cli.main([*argv, "--documents-per-context", "1"]) == 0
+    assert cli.main(["embed", str(screen_file), "model", "--out", "one.h5mu", "--quiet"]) == 0
+    found = md.read_h5mu("one.h5mu")
+    assert "X_phenoseq" in found["image"].obsm and "X_phenoseq" not in found["rna"].obsm
+    alone = str(screen_file.with_name("rna.h5ad"))
+    embed = ["embed", alone, "model", "--modality", "rna", "--quiet", "--out", "no.h5mu"]
+    assert cli.main(embed) == 2
+    assert "PhenoSeq embeds 'image'; the file has 'rna'" in capfd.readouterr().err

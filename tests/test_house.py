@@ -82,6 +82,7 @@ LAYERS = {
 LAYERS["bench"] = set(LAYERS) | {"__init__"}
 LAYERS["cli"] = LAYERS["bench"] | {"bench"}
 LAYERS["__init__"] = set(LAYERS)
+LAYERS["__main__"] = {"cli"}
 
 ANNOTATED = {"anndata", "mudata", "scanpy", "scvi"}
 #: Third-party packages that a layer must not know.

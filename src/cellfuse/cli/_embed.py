@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 import cellfuse as cf
+from cellfuse._errors import listing
 from cellfuse.cli import _options as o
-from cellfuse.cli._header import read_header
+from cellfuse.cli._header import Header, read_header
 from cellfuse.cli._run import check_file, loading, verbosity
 
 __all__ = ["embed", "saved_class"]
@@ -44,7 +45,7 @@ def embed(
     name = saved_class(model)
     key = key_added or f"X_{name.lower()}"
     role = modality.value if modality is not None else None
-    read_header(data, modality=role)
+    _check_modalities(read_header(data, modality=role), model)
     with verbosity(quiet):
         loading(quiet)
         from cellfuse._console import Steps
@@ -54,10 +55,11 @@ def embed(
         steps = Steps(None if quiet else lambda text: print(text, flush=True))
         with steps("reading"):
             mdata = read_screen(data, modality=role)
-            loaded: Any = getattr(cf, name).load(model, mdata)
+            loaded: Any = getattr(cf, name).load(model)
         with steps(f"embedding with {name}"):
             for part, own in _roles(loaded, mdata).items():
-                mdata.mod[own].obsm[key] = loaded.get_latent_representation(modality=part)
+                z = loaded.get_latent_representation(mdata.mod[own], modality=part)
+                mdata.mod[own].obsm[key] = z
         with steps("writing"):
             write_file(mdata, target)
         steps.say(f"obsm[{key!r}] is in {out}")
@@ -78,7 +80,25 @@ def saved_class(folder: str) -> str:
     return str(name)
 
 
+def _check_modalities(header: Header, folder: str) -> None:
+    """Refuse a file that has none of the modalities a model was trained on, under their names."""
+    setup = json.loads((Path(folder) / "cellfuse.json").read_text(encoding="utf-8")).get("setup")
+    names = [one["modality"] for one in (setup or {}).get("inputs", ())]
+    if names and not set(names) & set(header.parts):
+        raise ValueError(
+            f"{str(header.path)!r} (DATA) has the modalities {listing(header.parts)}; the model in "
+            f"{folder!r} (MODEL) was trained on {listing(names)}. Rename them: "
+            "`MuData({name: mdata[own], ...})`."
+        )
+
+
 def _roles(model: Any, mdata: Any) -> dict[str, str]:
-    """Modality of each role that the model can embed and the file has."""
-    inputs = {role: one.modality for role, one in model.inputs.items()}
-    return {role: name for role, name in inputs.items() if name in mdata.mod}
+    """Modality of each role that the model embeds and the file has."""
+    inputs = {role: one.modality for role, one in model.inputs.items() if role in model.embeds}
+    found = {role: name for role, name in inputs.items() if name in mdata.mod}
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} embeds {listing(inputs.values())}; the file has "
+            f"{listing(mdata.mod)}."
+        )
+    return found

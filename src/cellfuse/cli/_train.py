@@ -13,12 +13,10 @@ from cellfuse._errors import missing_key
 from cellfuse.cli import _options as o
 from cellfuse.cli._choices import by_role, check_columns, columns, given_only
 from cellfuse.cli._header import read_header
+from cellfuse.cli._models import check_options, model_name
 from cellfuse.cli._run import check_writable, loading, verbosity
 
-__all__ = ["model_name", "train"]
-
-#: Models that are not trained from a file in one call.
-NOT_HERE = {"Concepts", "ImageRegressor", "TIDE"}
+__all__ = ["train"]
 
 
 def train(
@@ -82,6 +80,17 @@ def train(
     """
     name = model_name(model)
     free = context.obj or {}
+    setup = given_only(
+        image_rep=image_rep, rna_rep=rna_rep, rna_layer=rna_layer, rna_likelihood=rna_likelihood
+    )
+    if context_keys is not None:
+        keys = columns(context_keys)
+        setup["context_keys"] = keys[0] if len(keys) == 1 else keys
+    sizes = given_only(preset=preset, set_size=set_size, crop=crop)
+    training = given_only(
+        max_epochs=max_epochs, documents_per_context=documents_per_context, checkpoint=checkpoint
+    )
+    check_options(name, {**setup, **sizes, **training}, free.get("setup", {}))
     target = Path(out)
     if target.exists() and not overwrite:
         raise FileExistsError(f"{out!r} exists; name another folder (--out), or give --overwrite.")
@@ -104,29 +113,14 @@ def train(
 
         steps = Steps(None if quiet else lambda text: print(text, flush=True))
         chosen: Any = getattr(cf, name)
-        setup = given_only(
-            image_rep=image_rep,
-            rna_rep=rna_rep,
-            rna_layer=rna_layer,
-            rna_likelihood=rna_likelihood,
-        )
-        if context_keys is not None:
-            keys = columns(context_keys)
-            setup["context_keys"] = keys[0] if len(keys) == 1 else keys
-        setup |= {"modalities": {r: p.name for r, p in parts.items()}} | free.get("setup", {})
-        setup = _needed(_setup_of(chosen), setup, name)
-        sizes = given_only(preset=preset, set_size=set_size, crop=crop, seed=seed)
-        sizes = _taken(chosen.__init__, sizes, name) | free.get("model", {})
-        training = given_only(
-            max_epochs=max_epochs,
-            documents_per_context=documents_per_context,
-            accelerator=accelerator,
-            checkpoint=checkpoint,
-        )
-        training = _taken(chosen.train, training, name) | free.get("train", {})
+        setup |= {"modalities": {r: p.name for r, p in parts.items()}}
+        setup = _arguments(chosen.setup_mudata, setup, free, "setup")
+        sizes = _arguments(chosen.__init__, sizes | {"seed": seed}, free, "model")
+        training |= given_only(accelerator=accelerator)
+        training = _arguments(chosen.train, training, free, "train")
         with steps("reading"):
             mdata = read_screen(data, modality=role)
-        _setup_of(chosen)(mdata, **setup)
+        chosen.setup_mudata(mdata, **setup)
         made = chosen(mdata, **sizes)
         with steps(f"training {name}"):
             made.train(**training)
@@ -134,40 +128,15 @@ def train(
         steps.say(f"saved to {out}; next: cellfuse embed {data} {out} --out embedded.h5mu")
 
 
-def model_name(name: str) -> str:
-    """Name of the model's class, in whatever case it was written."""
-    names = [m for m in cf._MODELS if m not in NOT_HERE]
-    found = {m.casefold(): m for m in names}.get(name.casefold().replace("-", ""))
-    if found is None:
-        raise missing_key(name, names, what="the models of `cellfuse train` (--model)")
-    return found
-
-
-def _setup_of(model: Any) -> Any:
-    if not hasattr(model, "setup_mudata"):
-        raise ValueError(
-            f"{model.__name__} is not trained from a MuData; see its page in the docs."
-        )
-    return model.setup_mudata
-
-
-def _needed(function: Any, arguments: dict[str, Any], name: str) -> dict[str, Any]:
-    taken = _taken(function, arguments, name)
-    for parameter in inspect.signature(function).parameters.values():
-        required = parameter.default is parameter.empty and parameter.kind == parameter.KEYWORD_ONLY
-        if required and parameter.name not in taken:
-            option = {"context_keys": "--context"}.get(
-                parameter.name, f"{parameter.name} (in [setup] of --config)"
-            )
-            raise ValueError(f"{name} needs {option}.")
-    return taken
-
-
-def _taken(function: Any, arguments: dict[str, Any], name: str) -> dict[str, Any]:
-    """Arguments that the model has; one that it lacks was asked for in vain, and is refused."""
+def _arguments(
+    function: Any, options: dict[str, Any], free: dict[str, Any], table: str
+) -> dict[str, Any]:
+    """Options that the function has, and all of a table of the configuration."""
     parameters = inspect.signature(function).parameters
-    for argument in arguments:
-        if argument not in parameters and argument not in ("seed", "accelerator", "modalities"):
-            option = argument.replace("_", "-")
-            raise ValueError(f"{name} has no --{option}: leave it out.")
-    return {a: v for a, v in arguments.items() if a in parameters}
+    more = free.get(table, {})
+    if not any(one.kind == one.VAR_KEYWORD for one in parameters.values()):
+        for argument in more:
+            if argument not in parameters:
+                what = f"what [{table}] of --config may hold for this model"
+                raise missing_key(argument, [p for p in parameters if p != "self"], what=what)
+    return {a: v for a, v in options.items() if a in parameters} | more
