@@ -14,7 +14,6 @@ from sklearn.covariance import oas
 from test_shared_axes import fitted, members_of, two_sides
 
 import cellfuse as cf
-from cellfuse.kernels.choosing import simplest_within_error
 from cellfuse.kernels.context_sums import ContextSums
 from cellfuse.kernels.shared_axes import _drawn_to, fit_bases, fit_basis
 
@@ -133,17 +132,6 @@ def test_the_shrinkage_is_that_of_scikit_learn():
     expected, _ = oas(x, assume_centered=True)
     found = _drawn_to(np.eye(12), x.T @ x / len(x), len(x))
     np.testing.assert_allclose(found, expected, atol=1e-10)
-
-
-def test_the_fewest_components_within_the_error_of_the_best():
-    best = np.array([0.1, 0.2, 0.3, 0.4])
-    level = best + np.array([0.02, -0.02, 0.02, -0.01])  # .0025 worse, error .0111
-    worse = best + np.array([0.02, 0.01, 0.02, 0.01])  # .015 worse, error .0029
-    assert simplest_within_error([best, level, worse]) == 1
-    assert simplest_within_error([worse, best, level]) == 2
-    assert simplest_within_error([level, worse, best]) == 2
-    assert simplest_within_error([best, worse, worse]) == 0
-    assert simplest_within_error([best[:1], level[:1]]) == 0
 
 
 def donors(seed: int = 0, n: int = 100) -> md.MuData:

@@ -165,18 +165,18 @@ def test_affine_steps_are_taken_of_means_and_not_of_rows(tmp_path, small_pieces,
     np.testing.assert_allclose(found.X, made(there).X, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("offset", [0.0, 1e5])
 def test_a_covariance_is_read_once_unless_its_first_pieces_were_far_off(offset, monkeypatch):
     monkeypatch.setattr(lazy, "PIECE_BYTES", 40 * D * 4)
-    x = cells().obsm["emb"].copy()
-    x[N // 2 :] += np.float32(offset)
-    x[:10] -= np.float32(3 * offset)
+    x = np.tile(cells().obsm["emb"], (10, 1))
+    x[:20] -= np.float32(offset)
     source = Counted(zarr.array(x, chunks=(20, D)))
     monkeypatch.setattr("cellfuse.kernels.whitening.N_NEAR", 1)
     mean, covariance = mean_and_covariance(LazyMatrix(source), dtype=np.float32)
     np.testing.assert_allclose(mean, x.mean(0, dtype="f8"), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(covariance, np.cov(x.T.astype("f8")), rtol=2e-4, atol=1e-4)
-    assert len(source.reads) <= (len(x) // 20 + 1) * (1 if offset == 0 else 2) + 3
+    once = len(x) // 20 + 5
+    assert len(source.reads) <= once if offset == 0 else once < len(source.reads) <= 2 * once
 
 
 def test_a_transform_takes_all_modalities_together():
