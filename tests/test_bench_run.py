@@ -205,7 +205,8 @@ def test_the_page_is_written_for_readers(result, tmp_path):
          "why": ["ValueError: 22 and 50 dimensions; see `cf.SharedAxes`."]}
     )  # fmt: skip
     told = dataclasses.replace(result, failures=failures)
-    page = cf.report(told, tmp_path / "a.html", figures=[]).read_text()
+    page = cf.report(told, tmp_path / "a.html", about="See `pairs.py`.", figures=[]).read_text()
+    assert "See <code>pairs.py</code>." in page
     note = "mine, alignment (both), seed 0: 22 and 50 dimensions; see <code>cf.SharedAxes</code>."
     assert note in page
     assert "known pairs, AUC" in page and "edges auc" not in page and "edges tpr" not in page

@@ -180,13 +180,16 @@ def _comparisons(paired: pd.DataFrame | None) -> dict[str, Any] | None:
             {
                 "method": row["method"],
                 "what": _head(f"{row['metric']}_{row['score']}"),
+                "correction": row["correction"],
                 "over": f"{int(row['n'])} {row['over']}",
                 "difference": f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]",
                 "pvalue": "–" if pd.isna(row["pvalue"]) else f"{row['pvalue']:.2g}",
                 "apart": bool(low > 0 or high < 0),
             }
         )
-    return {"against": paired["against"].iloc[0], "rows": rows} if rows else None
+    several = kept["correction"].nunique() > 1
+    against = paired["against"].iloc[0]
+    return {"against": against, "rows": rows, "corrections": several} if rows else None
 
 
 def _meanings(result: Benchmark) -> dict[str, str]:
@@ -195,14 +198,18 @@ def _meanings(result: Benchmark) -> dict[str, str]:
 
 
 def _failures(failures: pd.DataFrame) -> list[str]:
-    """What could not be had, the seeds of one reason together."""
-    lines = []
-    keys = ["method", "view", "metric", "why"]
-    for (method, view, metric, why), rows in failures.groupby(keys, sort=False):
+    """What could not be had, the seeds and the methods of one reason together."""
+    methods: dict[tuple[str, str, str], list[str]] = {}
+    for (view, metric, why, method), rows in failures.groupby(
+        ["view", "metric", "why", "method"], sort=False
+    ):
         where = f", {metric} ({view})" if metric else ""
-        seeds = ", ".join(map(str, sorted(rows["seed"].unique())))
-        lines.append(f"{method}{where}, seed {seeds}: {reason(str(why))}")
-    return lines
+        of = ", ".join(map(str, sorted(rows["seed"].unique())))
+        methods.setdefault((where, of, reason(str(why))), []).append(str(method))
+    return [
+        f"{', '.join(names)}{where}, seed {of}: {why}"
+        for (where, of, why), names in methods.items()
+    ]
 
 
 HEADINGS = {

@@ -239,10 +239,34 @@ def conclusion(scores: pd.DataFrame, *, units: Units | None = None) -> str:
             return text
     if known.empty:
         return "Nothing was scored."
+    aligned = known[(known["metric"] == "alignment") & (known["score"] == "foscttm")]
+    if not aligned.empty:
+        return _found_again(aligned)
     views = set(known["view"])
     if not {"image", "rna"} <= views:
         return "One modality was scored: whether another adds anything is not asked."
     return "No metric scored each modality beside both together: whether they add is not known."
+
+
+def _found_again(aligned: pd.DataFrame) -> str:
+    """Whether contexts that no model saw are found from one modality in the other."""
+    medians = aligned.groupby(["method", "correction"], sort=False)["value"].median().dropna()
+    if medians.empty:
+        return "No context that was held out could be aligned."
+    method, correction = (str(part) for part in medians.index[int(medians.argmin())])
+    mine = aligned[(aligned["method"] == method) & (aligned["correction"] == correction)]
+    value = mine["value"].dropna()
+    row = _of_seeds(value - 0.5)
+    numbers = f"FOSCTTM {value.median():.2f} of {method}, chance .50"
+    n = row["n"]
+    if np.isnan(row["difference_high"]):
+        return f"{n} seed{'s' * (n > 1)}, held-out contexts across the modalities: {numbers}."
+    low, high = 0.5 + row["difference_low"], 0.5 + row["difference_high"]
+    found = "are found" if high < 0.5 else "are not shown to be found"
+    return (
+        f"Held-out contexts {found} across the modalities: {numbers}; mean "
+        f"{0.5 + row['difference']:.2f} [{low:.2f}, {high:.2f}] over {n} seeds."
+    )
 
 
 def _gain(part: pd.DataFrame, what: str, metric: str, units: Units | None) -> str:

@@ -1,0 +1,57 @@
+"""What a report concludes and says of what it could not have, from tables written by hand."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from cellfuse.bench._report import _comparisons, _failures
+from cellfuse.bench._summary import conclusion
+
+
+def scores_of(foscttm: dict[str, list[float]]) -> pd.DataFrame:
+    """Scores of alignment alone, a method's seeds in order."""
+    rows = [
+        {"method": method, "seed": seed, "correction": "none", "view": "both", "value": value}
+        for method, values in foscttm.items()
+        for seed, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows).assign(metric="alignment", score="foscttm", ceiling=False)
+
+
+def test_where_alignment_alone_was_scored_the_headline_says_what_it_shows():
+    found = conclusion(scores_of({"PCA": [0.45, 0.52, 0.44], "PETRI": [0.30, 0.34, 0.29]}))
+    assert found.startswith("Held-out contexts are found across the modalities: FOSCTTM 0.30 of")
+    assert "PETRI, chance .50; mean 0.31 [0.24, 0.38] over 3 seeds" in found
+    level = conclusion(scores_of({"PCA": [0.45, 0.52, 0.51], "PETRI": [0.52, 0.50, 0.55]}))
+    assert level.startswith("Held-out contexts are not shown to be found")
+    assert conclusion(scores_of({"PCA": [0.45]})).startswith("1 seed, held-out contexts")
+
+
+def test_one_reason_of_many_methods_is_one_line_of_the_report():
+    rows = [
+        {
+            "method": method,
+            "view": "both",
+            "metric": "alignment",
+            "seed": seed,
+            "why": "V: no ceiling",
+        }
+        for method in ("PETRI", "PCA")
+        for seed in (0, 1)
+    ]
+    rows.append({**rows[0], "method": "CLIP", "seed": 1})
+    lines = _failures(pd.DataFrame(rows))
+    assert len(lines) == 2
+    assert lines[0].startswith("PETRI, PCA, alignment (both), seed 0, 1: ")
+    assert lines[1].startswith("CLIP, alignment (both), seed 1: ")
+
+
+def test_comparisons_under_several_corrections_say_which():
+    row = {
+        "method": "PETRI", "against": "PCA", "metric": "alignment", "score": "foscttm",
+        "view": "both", "over": "seeds", "difference": -0.1, "difference_low": -0.2,
+        "difference_high": -0.05, "pvalue": 0.01, "n": 5,
+    }  # fmt: skip
+    both = _comparisons(pd.DataFrame([{**row, "correction": c} for c in ("zca", "rcc")]))
+    assert [r["correction"] for r in both["rows"]] == ["zca", "rcc"] and both["corrections"]
+    assert not _comparisons(pd.DataFrame([{**row, "correction": "zca"}]))["corrections"]
