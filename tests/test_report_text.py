@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pandas as pd
+import pytest
+from matplotlib.collections import PathCollection
 
+import cellfuse as cf
 from cellfuse.bench._report import _comparisons, _failures
 from cellfuse.bench._summary import conclusion
 
@@ -55,3 +58,21 @@ def test_comparisons_under_several_corrections_say_which():
     both = _comparisons(pd.DataFrame([{**row, "correction": c} for c in ("zca", "rcc")]))
     assert [r["correction"] for r in both["rows"]] == ["zca", "rcc"] and both["corrections"]
     assert not _comparisons(pd.DataFrame([{**row, "correction": "zca"}]))["corrections"]
+
+
+@pytest.mark.parametrize(("correction", "value"), [(None, 0.8), ("zca", 0.8), ("rcc", 0.7)])
+def test_a_method_without_the_correction_is_drawn_beside_those_with_it(correction, value):
+    table = pd.DataFrame(
+        {
+            "method": ["PETRI", "PCA", "PCA"],
+            "correction": ["none", "zca", "rcc"],
+            "view": "average",
+            "edges_auc": [0.9, 0.8, 0.7],
+            "edges_auc_low": [0.9, 0.8, 0.7],
+            "edges_auc_high": [0.9, 0.8, 0.7],
+        }
+    )
+    (ax,) = cf.pl.benchmark(table, correction=correction)
+    dots = [one for one in ax.collections if isinstance(one, PathCollection)]
+    drawn = sorted(float(x) for one in dots for x, _ in one.get_offsets())
+    assert drawn == [value, 0.9]

@@ -56,7 +56,8 @@ def benchmark(
     values
         Columns of the table to draw, such as ``"edges_auc"``; None draws all.
     correction
-        Which correction, where several were scored; None is the first.
+        Which correction, where several were scored; a method that was scored without it (a joint
+        space is not corrected) is drawn as it was scored. None is the first of each method.
     palette
         Colours of ``"both"``, ``"images"`` and ``"expression"``.
     ax
@@ -104,7 +105,7 @@ def benchmark(
     corrections = list(dict.fromkeys(table["correction"]))
     if correction is not None and correction not in corrections:
         raise missing_key(correction, corrections, what="the corrections of the table")
-    part = table[table["correction"] == (correction or corrections[0])]
+    part = _under(table, correction)
     rows = {name: _series(part, name) for name in chosen}
     height = max((row_height(series) for series in rows.values()), default=2.0)
     axes = panels(ax, len(chosen), (WIDTH, height), figsize, n_columns=N_COLUMNS)
@@ -123,6 +124,13 @@ def benchmark(
     if several:
         several[-1].legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False)
     return finish(axes, show=show, save=save, name="benchmark", title=title, return_fig=return_fig)
+
+
+def _under(table: pd.DataFrame, correction: str | None) -> pd.DataFrame:
+    """Rows of each method under a correction, or under its own first where it lacks that."""
+    own = table.groupby("method", sort=False)["correction"]
+    kept = own.transform(lambda of: correction if correction in set(of) else of.iloc[0])
+    return table[table["correction"] == kept]
 
 
 def _series(table: pd.DataFrame, name: str) -> dict[str, pd.DataFrame]:
