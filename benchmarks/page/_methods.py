@@ -26,6 +26,8 @@ def by_seed(name: str, score: str, view: str) -> pd.DataFrame | None:
     if scores is None:
         return None
     of = scores[(scores["score"] == score) & (scores["view"] == view) & ~scores["ceiling"]]
+    # Under one correction each: a joint space has none, the others are whitened by the controls.
+    of = of[of["correction"] != "rcc"]
     return of.pivot_table(index="seed", columns="method", values="value")
 
 

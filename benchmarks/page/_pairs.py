@@ -14,16 +14,16 @@ out, half of each tile's spots for each modality: as they come (raw), each side 
 section (centred), and with depth and darkness regressed out of both sides too (out). CDRP-bio and CPJUMP1:
 compounds that were left out, as they come, centred, and less the first principal axis of each side, which is
 activity (less first). Mean ± standard deviation over folds and splits (in brackets their number), which are
-not independent. Where no number of components is named, SharedAxes has chosen it by contexts left out *of
-the sections (or compounds) that it was trained on*.
+not independent. How many components are kept was chosen by what is left out *of the sections (or compounds)
+that were trained on*: whole sections (`left_out_by="section"`), compounds.
 
 """
 READING = """
 **Read as:** with a profile or two of each compound the closed form finds compounds that it never saw once it keeps
-few components: with fifty it was at chance on CDRP-bio (.48). A quarter of that there, and half on CPJUMP1, is
-one axis, activity. On a tissue
-section that is new altogether, fifty and twenty components are told apart by no section that was seen; twenty
-are better there. PETRI is level with the closed form of as many components.
+few components: with fifty it was at chance on CDRP-bio (.48). Part of that is one axis, activity: see "less
+first". On a tissue section that is new altogether what was left out to choose the components matters: tiles of
+the sections that were seen kept fifty of them (.355 as they come), whole sections keep fewer. PETRI, which
+chooses likewise, is level with the closed form.
 
 """
 COMPOUNDS = """
