@@ -23,8 +23,8 @@ random: what it reaches needs no correspondence between images and expression. *
 of targets of one complex, TPR at 5% false positives and AUC; *alignment* is of targets that were held
 out: share of other guides whose profile in the other modality is closer than the own one (FOSCTTM,
 chance .50), and own less others' cosine (gap, chance 0). The ceiling compares two halves of the data,
-which have half of the cells each. SharedAxes and PETRI with fifty components; left to itself, and with all
-targets to learn from, SharedAxes keeps as many on four of these screens and twenty on the fifth.
+which have half of the cells each. SharedAxes and PETRI choose their number of components by guides that they
+leave out.
 
 """
 READING = """

@@ -118,7 +118,6 @@ def _petri() -> Iterator[Line]:
             ("auc", pairs, "average", ("PCA", "concat"), "PCA, concatenated"),
             ("auc", pairs, "average", ("SharedAxes", "average"), "SharedAxes"),
             ("foscttm", question, "both", ("SharedAxes", "both"), "SharedAxes"),
-            ("foscttm", question, "both", ("PCA", "both"), "PCA of each side, whitened"),
         ):
             found = _of(name, ("PETRI", view), closed, score)
             if found is not None:
