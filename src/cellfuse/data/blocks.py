@@ -309,17 +309,26 @@ class BlockReader:
         return out
 
     def _read_sparse(self, place: Ints, numbers: Ints, parts: list[Ints]) -> sp.csr_matrix:
+        """Rows of several blocks, each written where it belongs: no row is copied twice."""
         if not len(place):
             return sp.csr_matrix((0, self.shape[1]), dtype=self.dtype)
-        found = [
-            self._block(int(number))[place[part] - self._blocks.bounds[number]]
-            for number, part in zip(numbers, parts, strict=True)
-        ]
-        joined = found[0] if len(found) == 1 else sp.vstack(found, format="csr")
-        inverse = np.empty(len(place), np.int64)
-        inverse[np.concatenate(parts)] = np.arange(len(place))
-        joined = sp.csr_matrix(joined)[inverse]
-        joined.sum_duplicates()
+        lengths, pieces = np.empty(len(place), np.int64), []
+        for number, part in zip(numbers, parts, strict=True):
+            block = self._block(int(number))
+            here = place[part] - self._blocks.bounds[number]
+            starts = block.indptr[here]
+            lengths[part] = block.indptr[here + 1] - starts
+            entries = _spans(starts, lengths[part])
+            pieces.append((block.data[entries], block.indices[entries]))
+        indptr = np.zeros(len(place) + 1, np.int64)
+        np.cumsum(lengths, out=indptr[1:])
+        values = np.empty(indptr[-1], block.dtype)
+        columns = np.empty(indptr[-1], block.indices.dtype)
+        for part, piece in zip(parts, pieces, strict=True):
+            to = _spans(indptr[part], lengths[part])
+            values[to], columns[to] = piece
+        joined = sp.csr_matrix((values, columns, indptr), (len(place), block.shape[1]))
+        joined.has_canonical_format = True  # as each block is
         return joined if self._columns is None else joined[:, self._columns]
 
     def _block(self, number: int) -> Any:
@@ -329,7 +338,13 @@ class BlockReader:
                 return self._kept[number]
         first, last = (int(row) for row in self._blocks.bounds[number : number + 2])
         block = self._blocks.fetch(first, last, number)
-        block = sp.csr_matrix(block) if self._blocks.sparse else np.asarray(block)
+        if self._blocks.sparse:
+            block = sp.csr_matrix(block)
+            if not block.has_canonical_format:
+                block = block.copy()  # it may be a matrix of the user
+                block.sum_duplicates()
+        else:
+            block = np.asarray(block)
         with self._lock:
             if number not in self._kept:
                 self._kept[number] = block
@@ -338,6 +353,12 @@ class BlockReader:
             while self._kept_bytes > self.cache_bytes and len(self._kept) > 1:
                 self._kept_bytes -= _n_bytes(self._kept.popitem(last=False)[1])
         return block
+
+
+def _spans(starts: Ints, lengths: Ints) -> Ints:
+    """``lengths[i]`` numbers from ``starts[i]`` on, for each i in turn."""
+    begun = np.cumsum(lengths) - lengths
+    return np.repeat(starts - begun, lengths) + np.arange(lengths.sum())
 
 
 def _n_bytes(block: Any) -> int:
