@@ -21,7 +21,7 @@ that were trained on*: whole sections (`left_out_by="section"`), compounds.
 READING = """
 **Read as:** with a profile or two of each compound the closed form finds compounds that it never saw once it keeps
 few components: with fifty it was at chance on CDRP-bio (.48). Part of that is one axis, activity: see "less
-first". On a tissue section that is new altogether what was left out to choose the components matters: tiles of
+first". (PETRI on CPJUMP1: below, through `cf.benchmark`.) On a tissue section that is new altogether what was left out to choose the components matters: tiles of
 the sections that were seen kept fifty of them (.355 as they come), whole sections keep fewer. PETRI, which
 chooses likewise, is level with the closed form.
 
