@@ -40,7 +40,7 @@ def found_again(mdata: md.MuData, seed: int = 0, **arguments) -> float:
     return float(model.history["validation_foscttm"].iloc[-1, 0])
 
 
-@pytest.mark.filterwarnings("ignore:no context has two cells")
+@pytest.mark.filterwarnings("ignore:no context has two different cells")
 def test_few_profiles_keep_few_components_and_find_contexts_that_fifty_miss(caplog):
     chosen, fifty, twin = [], [], []
     for seed in range(4):
@@ -54,7 +54,7 @@ def test_few_profiles_keep_few_components_and_find_contexts_that_fifty_miss(capl
     assert "principal components of each modality find contexts" in caplog.text
 
 
-@pytest.mark.filterwarnings("ignore:no context has two cells")
+@pytest.mark.filterwarnings("ignore:no context has two different cells")
 def test_the_test_of_shared_axes_chooses_too_and_its_permuted_fits_find_nothing():
     mdata = profiles(100)
     reps = {"image": "flat", "rna": "flat"}
@@ -134,6 +134,21 @@ def test_the_shrinkage_is_that_of_scikit_learn():
     np.testing.assert_allclose(found, expected, atol=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:no context has two different cells")
+def test_rows_that_stand_there_twice_tell_of_no_noise():
+    mdata = profiles(60)
+    twice = {}
+    for m, adata in mdata.mod.items():
+        again = adata[:5].copy()
+        again.obs_names = again.obs_names + "-again"
+        twice[m] = ad.concat([adata, again])
+    z = [fitted(data, n_comps=5).get_latent_representation(modality="image")[:60]
+         for data in (mdata, md.MuData(twice))]  # fmt: skip
+    assert np.abs(z[1]).max() > 0
+    same = [np.corrcoef(a, b)[0, 1] for a, b in zip(*(x @ x.T for x in z), strict=True)]
+    assert np.median(same) > 0.7
+
+
 def donors(seed: int = 0, n: int = 100) -> md.MuData:
     """Profiles of which three directions are common to all donors, and six are one donor's own."""
     rng = np.random.default_rng(seed)
@@ -162,14 +177,14 @@ def test_a_new_donor_is_asked_for_fewer_components_than_new_contexts_of_the_same
     assert same["foscttm"] < 0.1 < 0.2 < new["foscttm"] < 0.4
 
 
-@pytest.mark.filterwarnings("ignore:no context has two cells")
+@pytest.mark.filterwarnings("ignore:no context has two different cells")
 def test_the_model_chooses_by_what_is_left_out_together(caplog):
     with caplog.at_level("INFO", "cellfuse"):
         fitted(donors(), left_out_by="donor")
     assert "10 principal components of each modality" in caplog.text
 
 
-@pytest.mark.filterwarnings("ignore:no context has two cells")
+@pytest.mark.filterwarnings("ignore:no context has two different cells")
 def test_what_is_left_out_together_has_two_values_and_each_context_one():
     mdata = donors()
     for m in ("image", "rna"):

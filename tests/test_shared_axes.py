@@ -322,7 +322,7 @@ def test_pixels_and_counts_are_read_and_nothing_of_the_user_changes():
 
 def test_one_cell_per_context_is_said():
     mdata = two_sides(n_cells=1)
-    with pytest.warns(UserWarning, match="no context has two cells"):
+    with pytest.warns(UserWarning, match="no context has two different cells"):
         model = fitted(mdata)
     assert np.isfinite(model.get_latent_representation(modality="image")).all()
 

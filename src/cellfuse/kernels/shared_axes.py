@@ -26,6 +26,7 @@ __all__ = [
     "fit_basis",
     "fit_shared_axes",
     "pairing",
+    "tells_noise",
 ]
 
 Floats = NDArray[np.float64]
@@ -206,10 +207,9 @@ def _in_scale(moments: ContextMoments, components: Floats, method: Method) -> Ba
     """Coordinates in the scale of a method, and what is known in them."""
     project = components
     total = project.T @ moments.total @ project
-    replicated = moments.n_free > 0
-    within = total
-    if replicated:
-        within = _drawn_to(total, project.T @ moments.within @ project, moments.n_free)
+    within = project.T @ moments.within @ project
+    replicated = tells_noise(moments)
+    within = _drawn_to(total, within, moments.n_free) if replicated else total
     if method == "within":
         turn = _symmetric_power(within, -0.5)
     elif method == "cca":
@@ -226,6 +226,12 @@ def _in_scale(moments: ContextMoments, components: Floats, method: Method) -> Ba
     means = moments.means @ project
     between = _between(means, moments.counts, noise)
     return Basis(project, means, moments.counts, (noise + noise.T) / 2, between)
+
+
+def tells_noise(moments: ContextMoments) -> bool:
+    """Whether cells of a context differ; rows that only stand there twice tell of no noise."""
+    spread = np.trace(moments.within), np.trace(moments.total)
+    return bool(moments.n_free > 0 and spread[0] > RANK * spread[1])
 
 
 def _drawn_to(total: Floats, within: Floats, n_free: float) -> Floats:

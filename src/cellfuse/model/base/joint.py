@@ -25,7 +25,13 @@ from cellfuse.kernels.left_out import (
     choose_n_comps,
     folds_of,
 )
-from cellfuse.kernels.shared_axes import Basis, Method, bases_of_sides, fit_shared_axes
+from cellfuse.kernels.shared_axes import (
+    Basis,
+    Method,
+    bases_of_sides,
+    fit_shared_axes,
+    tells_noise,
+)
 from cellfuse.nn import JointSpace, RidgeMap
 
 __all__ = [
@@ -326,11 +332,11 @@ def _check(moments: Mapping[str, ContextMoments]) -> None:
     for role, each in moments.items():
         if not np.diag(each.total).max() > 0:
             raise ValueError(f"all features of modality {role!r} are constant.")
-        if each.n_free == 0:
+        if not tells_noise(each):
             warn_user(
-                f"no context has two cells of modality {role!r}: nothing tells noise from effect. "
-                "Its features are whitened by the covariance of all cells instead of that within "
-                "contexts, and half of it is taken for noise."
+                f"no context has two different cells of modality {role!r}: nothing tells noise "
+                "from effect. Its features are whitened by the covariance of all cells instead of "
+                "that within contexts, and half of it is taken for noise."
             )
     here = [each.counts > 0 for each in moments.values()]
     n_shared = int(np.logical_and.reduce(here).sum())
