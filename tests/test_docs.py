@@ -1,8 +1,9 @@
-"""What the documentation's own extensions do to a docstring."""
+"""What the documentation's own extensions do to a docstring, and tables of its pages."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -68,3 +69,15 @@ def test_every_function_of_pl_has_a_page_title_that_is_a_sentence():
     for name in cf.pl.__all__:
         summary = getattr(cf.pl, name).__doc__.split("\n")[0]
         assert summary.endswith("."), name
+
+
+PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_rows_of_a_table_stand_together(page):
+    """A blank line ends a table: the rows after it are shown as text, bars and all."""
+    lines = ["", *page.read_text(encoding="utf-8").splitlines(), ""]
+    begun = [k for k, line in enumerate(lines) if line.startswith("|") and not lines[k - 1].strip()]
+    for k in begun:
+        assert re.fullmatch(r"\|[-:| ]+\|", lines[k + 1]), f"row without a table: {lines[k][:60]}"
