@@ -507,13 +507,18 @@ def _raised(text: str) -> str:
     return text.replace("](figures/", "](../figures/")
 
 
+def readable(text: str) -> str:
+    """What was not measured is a dash, and a number keeps its interval on its line."""
+    return text.replace("| nan ", "| – ").replace(" ± ", "\u00a0±\u00a0")
+
+
 def main() -> None:
     """Write the pages and their figures."""
     FIGURES.mkdir(exist_ok=True)
     (DOCS / "results").mkdir(exist_ok=True)
     landing(EVIDENCE / "headroom_table.csv", FIGURES)
     for name, text in pages().items():
-        (DOCS / name).write_text(text)
+        (DOCS / name).write_text(readable(text))
         print(f"wrote docs/{name}")
 
 
