@@ -58,6 +58,21 @@ def test_what_is_typed_already_is_left():
     assert extension("returns").typed(lines, "int") == lines
 
 
+@pytest.mark.parametrize("what", ["attribute", "property"])
+def test_a_colon_in_the_sentence_of_an_attribute_ends_no_type(what):
+    returns = extension("returns")
+    from sphinx.ext.napoleon import Config, NumpyDocstring
+
+    def rendered(lines):
+        found = NumpyDocstring(lines, Config(), what="attribute", name="n_comps")
+        return "\n".join(found.lines())
+
+    lines = ["Components at most; None: chosen by what is left out."]
+    assert ":type:" in rendered(lines)  # what napoleon makes of it
+    returns.process(None, what, "n_comps", None, None, lines)
+    assert ":type:" not in rendered(lines) and "None: chosen" in rendered(lines)
+
+
 def test_types_are_those_of_the_annotation_in_short():
     returns = extension("returns")
     assert returns.type_of(cf.tl.hits) == "DataFrame"

@@ -63,6 +63,10 @@ def process(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: 
     """Change a docstring's lines in place."""
     if what in ("function", "method", "property", "class"):
         lines[:] = typed(lines, type_of(getattr(thing, "fget", thing)))
+    if what in ("attribute", "property") and lines:
+        # Napoleon reads "sentence: more" on the first line of an attribute as "type: description";
+        # an empty comment comes first instead.
+        lines[:0] = ["..", ""]
 
 
 def once(app: Sphinx, domain: str, objtype: str, content: Any) -> None:
