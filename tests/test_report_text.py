@@ -24,10 +24,20 @@ def scores_of(foscttm: dict[str, list[float]]) -> pd.DataFrame:
 def test_where_alignment_alone_was_scored_the_headline_says_what_it_shows():
     found = conclusion(scores_of({"PCA": [0.45, 0.52, 0.44], "PETRI": [0.30, 0.34, 0.29]}))
     assert found.startswith("Held-out contexts are found across the modalities: FOSCTTM 0.30 of")
-    assert "PETRI, chance .50; mean 0.31 [0.24, 0.38] over 3 seeds" in found
+    assert "PETRI, chance .50; mean 0.31 [0.24, 0.38] over 3 seeds, the best of 2." in found
     level = conclusion(scores_of({"PCA": [0.45, 0.52, 0.51], "PETRI": [0.52, 0.50, 0.55]}))
     assert level.startswith("Held-out contexts are not shown to be found")
     assert conclusion(scores_of({"PCA": [0.45]})).startswith("1 seed, held-out contexts")
+
+
+def test_the_headline_speaks_of_no_twin_and_no_floor_and_counts_the_methods_it_chose_from():
+    controls = {"PETRI permuted": [0.1, 0.12, 0.11], "random": [0.2, 0.2, 0.21]}
+    text = conclusion(scores_of({**controls, "PETRI": [0.49, 0.51, 0.5]}))
+    assert "of PETRI, chance" in text and "not shown" in text
+    sure = conclusion(scores_of({"PETRI": [0.41, 0.44, 0.38]}))
+    many = {f"other {k}": [0.5, 0.52, 0.51] for k in range(9)}
+    unsure = conclusion(scores_of({"PETRI": [0.41, 0.44, 0.38], **many}))
+    assert "are found" in sure and "not shown" in unsure
 
 
 def test_one_reason_of_many_methods_is_one_line_of_the_report():

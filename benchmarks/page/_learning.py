@@ -39,8 +39,8 @@ ENOUGH = """
 ### With enough cells
 
 `benchmarks/evidence/enough_cells.toml`: 48 targets, a hundred cells of each guide and modality, five seeds, a
-fifth of the targets seen by no model; fifty components, which SharedAxes with all targets to learn from keeps on
-each of these screens by itself. *truth* are the simulated effects of the cells.
+fifth of the targets seen by no model; fifty components (left to itself, `shared_axes_test` keeps twenty on three of
+these screens and fifty on two). *truth* are the simulated effects of the cells.
 
 """
 ORACLE = """

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-__all__ = ["MissingKeyError", "listing", "missing_key", "warn_user"]
+__all__ = ["MissingKeyError", "listing", "missing_key", "mixed_contexts", "warn_user"]
 
 #: Frames of files in here are the library's own.
 PACKAGE = str(Path(__file__).parent) + os.sep
@@ -56,6 +56,15 @@ def missing_key(
     if fix:
         text += f" {fix}"
     return MissingKeyError(text)
+
+
+def mixed_contexts(key: str, contexts: Iterable[object], *, name: str, modality: str) -> ValueError:
+    """What to raise where an obs column, given as the argument `name`, varies within contexts."""
+    found = list(contexts)
+    return ValueError(
+        f"obs[{key!r}] varies within {len(found)} contexts of modality {modality!r} "
+        f"({listing(found, 3)}); `{name}` needs a column that a context has one value of."
+    )
 
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:

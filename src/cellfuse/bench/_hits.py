@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cellfuse import tl
 from cellfuse._access import context_labels, pair_labels
 from cellfuse.bench._engine import Job, Task
+from cellfuse.bench._methods import without_controls
 from cellfuse.bench._screen import Screen
 from cellfuse.bench._views import View, correct, views_of
 from cellfuse.kernels.cosine import unit_rows
@@ -78,8 +79,7 @@ def best_of(
 
 def _chosen(scores: pd.DataFrame) -> tuple[str, str] | None:
     known = scores[(scores["score"] != "") & ~scores["ceiling"]].dropna(subset=["value"])
-    floors = known["method"].isin(["random", "position", "random numbers"])
-    known = known[~floors] if not floors.all() else known
+    known = without_controls(known)
     for metric, score in BY:
         part = known[(known["metric"] == metric) & (known["score"] == score)]
         if len(part):

@@ -11,19 +11,32 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cellfuse
 from cellfuse._errors import listing, missing_key
 from cellfuse.bench._screen import ROLES
 
-__all__ = ["FUSIONS", "TWINS", "Method", "Source", "model_class", "read_methods"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "FUSIONS",
+    "TWINS",
+    "Method",
+    "Source",
+    "model_class",
+    "read_methods",
+    "without_controls",
+]
 
 #: How the profiles of two modalities become one: their mean, which needs a shared space, or one of
 #: the late fusions of PETRI, A.7.
 FUSIONS = ("average", "concat", "cca_concat", "cca_mean", "min", "mean", "median", "max")
 #: Controls of a model: contexts dealt at random, and weights as they were drawn.
 TWINS = ("permuted", "untrained")
+#: Names of what knows nothing of the cells.
+FLOORS = ("random", "position", "random numbers")
 #: Sources that are no model of the library.
 PLAIN = ("PCA", "features", "random", "position", "scVI")
 #: What a plain source may be told.
@@ -52,6 +65,13 @@ FIELDS = (
 )  # fmt: skip
 #: Models whose embedding is of no use as a method.
 NO_METHODS = ("Concepts",)
+
+
+def without_controls(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores without floors and twins, whose best is no finding; all, where there are none else."""
+    names = scores["method"].astype(str)
+    controls = names.isin(FLOORS) | names.str.lower().str.contains("|".join(TWINS))
+    return scores if controls.all() else scores[~controls]
 
 
 @dataclass(frozen=True)

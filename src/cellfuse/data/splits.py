@@ -13,7 +13,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellfuse._access import context_labels, label_list, obs_column
-from cellfuse._errors import listing, missing_key
+from cellfuse._errors import listing, missing_key, mixed_contexts
 from cellfuse.data.contexts import PAIRED, Contexts
 
 __all__ = [
@@ -234,11 +234,7 @@ def values_of_contexts(
         out[first.index[lacks]] = first.to_numpy()[lacks]
         mixed = np.unique(members.codes[labels != out[members.codes]])
         if len(mixed):
-            raise ValueError(
-                f"obs[{by!r}] varies within {len(mixed)} contexts of modality {role!r} "
-                f"({listing(contexts.names[mixed], 3)}); `{name}` needs a column that a "
-                "context has one value of."
-            )
+            raise mixed_contexts(by, contexts.names[mixed], name=name, modality=role)
     return out
 
 

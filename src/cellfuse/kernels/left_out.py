@@ -26,7 +26,7 @@ __all__ = [
 
 #: Numbers of components that are tried where none is given. With few contexts of few cells (a
 #: profile or two of a hundred compounds) the covariances of fifty components are noise, and five
-#: find contexts that fifty miss; with screens of guides the first is best.
+#: find contexts that fifty miss; simulated screens of guides keep 20 or 50.
 N_COMPS = (50, 20, 10, 5)
 #: Above it the first is taken: so many contexts are enough for fifty.
 MANY_CONTEXTS = 4_000

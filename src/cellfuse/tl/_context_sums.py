@@ -13,7 +13,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from cellfuse._access import check_finite, context_labels, is_mudata
-from cellfuse._errors import listing
+from cellfuse._errors import listing, mixed_contexts
 from cellfuse.kernels.context_sums import ContextSums
 
 __all__ = ["context_codes", "sums_by_part", "labels_of_contexts", "two_modalities"]
@@ -117,9 +117,5 @@ def labels_of_contexts(
     for m, each in labels.items():
         mixed = np.unique(codes[m][out[codes[m]] != each])
         if len(mixed):
-            raise ValueError(
-                f"obs[{key!r}] varies within {len(mixed)} contexts of modality {m!r} "
-                f"({listing(names[mixed], 3)}); `{name}` needs a column that a context has one "
-                "value of."
-            )
+            raise mixed_contexts(key, names[mixed], name=name, modality=m)
     return out

@@ -21,8 +21,7 @@ def choose_share(missed: Callable[[float], NDArray[np.float64]]) -> float:
     Parameters
     ----------
     missed
-        Gives, for a share, a number of each held-out context (or drug), the lower the better, such
-        as its FOSCTTM or its squared error.
+        By share, as for :func:`cellfuse.kernels.choosing.better_beyond_error`.
 
     Examples
     --------
