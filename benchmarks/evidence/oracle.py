@@ -5,10 +5,13 @@
 The same closed form (`SharedAxes`) on ever better features of the same cells: plain statistics of
 the pixels; the best linear map of them onto what the simulation drew its pixels from; a
 convolutional network regressed on the same, which no user can do; those features themselves; and
-the true latents. Maps and network see the targets that are not held out. What lies between the
-first row and the third is what an encoder of the images could win; what lies between the fourth and
-the last is the noise of a dozen cells, which no encoder takes away; with a hundred cells of each
-guide that noise is a third of it. Writes `results/oracle.csv`.
+the true latents. Maps and network see the targets that are not held out. For the counts, the
+latents at which they are most likely, told the programs, levels, depths and dispersions that they
+were drawn from: no encoder can know more of them. What lies between the
+first row and the third is what an encoder of the images could win, between the first and "counts
+read by their own law" what one of the counts could; what lies between the true features
+and the last row is the noise of a dozen cells and of their counts, which no encoder takes away.
+Writes `results/oracle.csv`.
 """
 
 from __future__ import annotations
@@ -21,12 +24,14 @@ import mudata as md
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 import cellfuse as cf
+from cellfuse.datasets._counts import Programs, programs_of
 from cellfuse.datasets._render import draw_features
 from cellfuse.nn import image_statistics
 
@@ -34,9 +39,11 @@ RESULTS = Path(__file__).resolve().parent / "results"
 #: Features of the images and of the expression; None is the data themselves.
 ROWS = {
     "statistics of the images": (None, None),
+    "counts read by their own law": (None, "posterior"),
     "their best linear map onto the true features": ("linear", None),
     "network told the true features": ("network", None),
     "true features of the images": ("features", None),
+    "true features, counts read by their own law": ("features", "posterior"),
     "true features, true latents of the expression": ("features", "latent"),
     "true latents of both": ("latent", "latent"),
 }
@@ -96,6 +103,32 @@ def network_told(
         return torch.cat([net((x.float() - mean) / sd, s) for x, s in parts]).numpy()
 
 
+def likeliest_latents(rna: AnnData, programs: Programs, seen: np.ndarray) -> np.ndarray:
+    """Latents (n, n_latent) of the highest posterior, given what the counts were drawn from."""
+    phase = rna.obsm["nuisance"]["phase"].to_numpy()
+    drivers = np.column_stack([rna.obsm["latent"], np.cos(phase), np.sin(phase)]).astype("f4")
+    levels = programs.levels[rna.obs["batch"].cat.codes]
+    total = np.exp(levels + drivers @ programs.loadings).sum(axis=1)
+    # The expected depth of each cell, told as well.
+    levels += (np.log(rna.obsm["nuisance"]["depth"].to_numpy() / total)).astype("f4")[:, None]
+    precision = torch.as_tensor(np.linalg.inv(np.cov(drivers[seen].T)).astype("f4"))
+    loadings = torch.as_tensor(programs.loadings)
+    dispersion = torch.as_tensor(programs.inverse_dispersion.astype("f4"))
+    parts = []
+    for start in range(0, rna.n_obs, 4096):
+        rows = slice(start, start + 4096)
+        counts, base = torch.as_tensor(rna.X[rows].toarray()), torch.as_tensor(levels[rows])
+        z = torch.zeros(len(counts), len(loadings))
+        for _ in range(15):  # Fisher scoring
+            mean = (base + z @ loadings).clamp(-12, 8).exp()
+            weight = mean * dispersion / (mean + dispersion)
+            slope = (weight * (counts / mean - 1)) @ loadings.T - z @ precision
+            fisher = torch.stack([(weight * each) @ loadings.T for each in loadings], dim=1)
+            z += torch.linalg.solve(fisher + precision, slope).clamp(-2, 2)
+        parts.append(z[:, : rna.obsm["latent"].shape[1]].numpy())
+    return np.concatenate(parts)
+
+
 def screen_of(seed: int, cells: int, steps: int) -> md.MuData:
     """The headroom screen with all features, and a fifth of its targets held out."""
     mdata = cf.datasets.simulated_screen(n_targets=300, cells_per_guide=cells, seed=seed)
@@ -116,6 +149,12 @@ def screen_of(seed: int, cells: int, steps: int) -> md.MuData:
     image.obsm["linear"] = linear.fit(statistics[seen], truth[seen]).predict(statistics)
     image.obsm["network"] = network_told(crops, statistics, truth, seen, steps)
     image.obsm["features"] = truth
+    rna = mdata["rna"]
+    n_latent, n_batches = rna.obsm["latent"].shape[1], len(rna.obs["batch"].cat.categories)
+    programs = programs_of(n_latent, rna.n_vars, n_batches, seed=seed)
+    rna.obsm["posterior"] = likeliest_latents(
+        rna, programs, (rna.obs["part"] == "train").to_numpy()
+    )
     return mdata
 
 

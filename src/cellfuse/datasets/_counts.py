@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy import sparse
 
@@ -34,6 +36,39 @@ def draw_programs(
     return scale * on * rng.standard_normal((n_programs, n_genes))
 
 
+class Programs(NamedTuple):
+    """What a screen's counts are drawn from, beside its cells."""
+
+    #: Change of the genes' logarithms per unit of latent, of cosine and sine of the phase.
+    loadings: np.ndarray
+    #: Logarithmic level of each gene in each batch (n_batches, n_genes).
+    levels: np.ndarray
+    #: Factor of each batch on depth (n_batches,).
+    batch_depth: np.ndarray
+    #: Inverse dispersion of each gene (n_genes,).
+    inverse_dispersion: np.ndarray
+
+
+def programs_of(n_latent: int, n_genes: int, n_batches: int, *, seed: int) -> Programs:
+    """Draw the programs of a screen."""
+    parts = {"programs": (n_latent, PROGRAM_SCALE), "cycle programs": (2, CYCLE_SCALE)}
+    loadings = [
+        draw_programs(n, n_genes, scale=scale, seed=seed, name=name)
+        for name, (n, scale) in parts.items()
+    ]
+    level = (GENE_SPREAD * stream(seed, "levels").standard_normal(n_genes)).astype(np.float32)
+    batch_rng = stream(seed, "rna batches")
+    of_batch = BATCH_GENE * batch_rng.standard_normal((n_batches, n_genes))
+    batch_depth = np.exp(BATCH_DEPTH * batch_rng.standard_normal(n_batches))
+    spread = DISPERSION_SPREAD * stream(seed, "dispersion").standard_normal(n_genes)
+    return Programs(
+        np.concatenate(loadings).astype(np.float32),
+        level + of_batch.astype(np.float32),
+        batch_depth,
+        INVERSE_DISPERSION * np.exp(spread),
+    )
+
+
 def draw_counts(
     latent: np.ndarray,
     phase: np.ndarray,
@@ -63,24 +98,14 @@ def draw_counts(
     """
     n, n_latent = latent.shape
     drivers = np.column_stack([latent, np.cos(phase), np.sin(phase)]).astype(np.float32)
-    loadings = np.concatenate(
-        [
-            draw_programs(n_latent, n_genes, scale=PROGRAM_SCALE, seed=seed, name="programs"),
-            draw_programs(2, n_genes, scale=CYCLE_SCALE, seed=seed, name="cycle programs"),
-        ]
-    ).astype(np.float32)
-    level = (GENE_SPREAD * stream(seed, "levels").standard_normal(n_genes)).astype(np.float32)
-    batch_rng = stream(seed, "rna batches")
-    of_batch = level + (BATCH_GENE * batch_rng.standard_normal((n_batches, n_genes))).astype("f4")
-    batch_depth = np.exp(BATCH_DEPTH * batch_rng.standard_normal(n_batches))
+    loadings, of_batch, batch_depth, inverse_dispersion = programs_of(
+        n_latent, n_genes, n_batches, seed=seed
+    )
     depth = (
         COUNTS_PER_GENE
         * n_genes
         * batch_depth[batch]
         * np.exp(DEPTH_SPREAD * stream(seed, "depth").standard_normal(n))
-    )
-    inverse_dispersion = INVERSE_DISPERSION * np.exp(
-        DISPERSION_SPREAD * stream(seed, "dispersion").standard_normal(n_genes)
     )
 
     gammas, poissons = stream(seed, "gamma"), stream(seed, "poisson")
