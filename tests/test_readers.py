@@ -167,6 +167,33 @@ def test_entries_stored_twice_are_added_up():
     assert twice.nnz == 3  # the user's matrix is as it was
 
 
+@pytest.mark.parametrize("file", [False, True])
+def test_blocks_of_unsorted_and_repeated_entries_are_put_right_and_left_as_they_were(
+    file, tmp_path
+):
+    rough = sp.csr_matrix(
+        (np.array([1.0, 2.0, 4.0, 8.0], "f4"), np.array([2, 0, 2, 1]), np.array([0, 3, 3, 4])),
+        shape=(3, 3),
+    )
+    right, before = [[2, 0, 5], [0, 0, 0], [0, 8, 0]], rough.copy()
+    if file:
+        with h5py.File(tmp_path / "a.h5", "w") as out:
+            ad.io.write_elem(out, "x", rough)
+        array = ad.io.sparse_dataset(h5py.File(tmp_path / "a.h5")["x"])
+    else:
+        import dask.array as da
+
+        array = da.from_array(rough, chunks=(3, 3), asarray=False)
+    rows = np.array([2, 0, 1])
+    reader = make_reader(array)
+    assert gather(reader, rows).dense().tolist() == [right[row] for row in rows]
+    found = reader.read(rows)
+    assert found.has_canonical_format
+    assert (np.diff(found.indices[found.indptr[1] :]) > 0).all()
+    for name in ("data", "indices", "indptr"):  # the user's matrix is as it was
+        assert (getattr(rough, name) == getattr(before, name)).all()
+
+
 @pytest.mark.parametrize("kind", [">u2", ">f4", ">f8", ">i4"])
 def test_the_other_byte_order_is_read(kind):
     values = np.arange(12).reshape(4, 3)

@@ -32,6 +32,8 @@ HEADS = {
     "edges_auc": "known pairs, AUC",
     "alignment_foscttm": "FOSCTTM",
     "alignment_gap": "cosine gap",
+    "guide_consistency_consistent": "consistent guides",
+    "guide_consistency_similarity": "similarity of guides",
 }
 
 
