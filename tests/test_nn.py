@@ -23,6 +23,7 @@ from cellfuse.nn import (
     sincos_positions,
     uniform,
 )
+from cellfuse.nn.genes import distinct_pairs
 
 # -- keyed random numbers -------------------------------------------------------------------------
 
@@ -240,6 +241,39 @@ def test_the_gene_encoder_is_a_perceiver_over_embedding_and_value():
         for layer in layers:
             x = block(layer, x)
     torch.testing.assert_close(encoder(values, keep), norm(encoder.norm, x), rtol=0, atol=1e-5)
+
+
+def test_a_gene_token_that_repeats_is_made_once_and_nothing_else_changes(monkeypatch):
+    encoder = perturbed(GeneEncoder(9, width=16, n_cross=2, n_self=1, n_heads=4, n_latents=3))
+    made = []
+    encoder.tokenize.register_forward_hook(lambda *args: made.append(args[2].shape[:-1].numel()))
+    rng = torch.Generator().manual_seed(0)
+    counts = torch.poisson(torch.ones(40, 9), generator=rng)
+    counts[0] = torch.tensor([-1.0, -0.0, 3e38, 1e-40, 0, 0, 0, 0, 0])
+    keep = torch.rand(40, 9, generator=rng).argsort(dim=1)[:, :6]
+
+    def found(keep):
+        encoder.zero_grad()
+        out = encoder(counts.clamp(max=9), keep)
+        out.square().sum().backward()
+        return [out.detach(), *(p.grad.clone() for p in encoder.parameters())]
+
+    for kept in (None, keep):
+        made.clear()
+        once = found(kept)
+        assert made[0] < 60
+        with monkeypatch.context() as patch:
+            patch.setattr("cellfuse.nn.genes.distinct_pairs", lambda *_: None)
+            each = found(kept)
+        assert made[1] == 40 * (9 if kept is None else 6)
+        for a, b in zip(once, each, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    # What all differ in is not looked up, nor what a gradient is asked of.
+    assert distinct_pairs(torch.rand(40, 9), None) is None
+    assert distinct_pairs(torch.zeros(40, 9, requires_grad=True), None) is None
+    values, genes, places = distinct_pairs(counts, None)
+    assert (values[places] == counts).all()
+    assert (genes[places] == torch.arange(9)).all()
 
 
 def test_the_gene_decoder_is_an_mlp_on_the_mean_latent():

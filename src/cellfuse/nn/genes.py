@@ -27,11 +27,34 @@ class GeneTokenizer(nn.Module):
         self.second = nn.Linear(width, width)
 
     def forward(self, values: Tensor, genes: Tensor | None = None) -> Tensor:
-        """``values`` (N, K) of ``genes`` (N, K), all in order for None; gives (N, K, width)."""
+        """``values`` (..., K) of ``genes`` (..., K), all in order for None: (..., K, width)."""
         by_gene = F.linear(self.embedding, self.first.weight[:, :-1], self.first.bias)
         if genes is not None:
             by_gene = F.embedding(genes, by_gene)
         return self.second(F.gelu(by_gene + values[..., None] * self.first.weight[:, -1]))
+
+
+def distinct_pairs(values: Tensor, genes: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Distinct pairs of gene and value, and which of them each cell's genes are.
+
+    A count of 3 of one gene is the same token in every cell, and most counts are small: a batch
+    has several times fewer tokens than cells times genes. Worked out on a CPU only: a GPU would
+    wait for the number of pairs longer than it takes to compute all tokens.
+
+    Returns
+    -------
+    Values ``(M,)`` and genes ``(M,)`` of the pairs, and the pair of each of `values`, ``(N, K)``;
+    None where there is little to save.
+    """
+    if values.device.type != "cpu" or values.dtype != torch.float32 or values.requires_grad:
+        return None
+    if genes is None:
+        genes = torch.arange(values.shape[-1]).expand_as(values)
+    bits = values.contiguous().view(torch.int32).long() & 0xFFFFFFFF
+    pairs, places = torch.unique((genes << 32) | bits, return_inverse=True)
+    if 2 * len(pairs) > places.numel():
+        return None
+    return (pairs & 0xFFFFFFFF).int().view(torch.float32), pairs >> 32, places
 
 
 class GeneEncoder(nn.Module):
@@ -67,10 +90,12 @@ class GeneEncoder(nn.Module):
         """
         if keep is not None:
             values = values.gather(1, keep)
-        tokens = self.tokenize(values, keep)
-        x = self.latents.expand(len(tokens), -1, -1).to(tokens.dtype)
+        pairs = distinct_pairs(values, keep)
+        shown, genes, places = (values, keep, None) if pairs is None else pairs
+        tokens = self.tokenize(shown, genes)
+        x = self.latents.expand(len(values), -1, -1).to(tokens.dtype)
         for cross, blocks in zip(self.cross, self.self_blocks, strict=True):
-            x = cross(x, tokens)
+            x = cross(x, tokens, places)
             for block in blocks:  # type: ignore[attr-defined]  # a ModuleList of ModuleLists
                 x = block(x)
         return self.norm(x)
