@@ -161,6 +161,39 @@ def test_provenance_with_duplicate_names_and_sparse_x():
     assert "whiten" in provenance.recorded(cells, None)
 
 
+def test_a_witness_is_a_name_that_occurs_once_wherever_it_lies():
+    names = ["twice"] * 900 + [f"cell-{i}" for i in range(5)] + ["twice"] * 95
+    cells = ad.AnnData(np.arange(1000.0, dtype=np.float32)[:, None])
+    cells.obs_names = names
+    provenance.record(cells, None, "whiten", {})
+    assert "whiten" in provenance.recorded(cells, None)
+    cells.X[903] += 1  # another array
+    assert provenance.recorded(cells, None) == {}
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_codes_of_contexts_are_those_of_their_labels(missing):
+    rng = np.random.default_rng(0)
+    words = np.array(["b", "a | b", "a", "10", "9", None], dtype=object)
+    end = len(words) if missing else -1
+    obs = pd.DataFrame({k: rng.choice(words[:end], 200) for k in "xyz"}, dtype=object)
+    obs["y"] = pd.Categorical(obs["y"], categories=["unused", *words[:5]])
+    obs.index = [str(i) for i in range(200)]
+    cells = ad.AnnData(obs=obs)
+    for keys in ("x", ["y"], ["x", "y"], ["z", "x", "y"]):
+        columns = obs[[keys] if isinstance(keys, str) else keys].astype(object)
+        known = columns.notna().all(axis=1)
+        text = columns.fillna("").agg(" | ".join, axis=1).where(known, None)
+        assert access.context_labels(cells, keys, missing=missing).tolist() == text.tolist()
+        codes, names = access.context_codes(cells, keys, missing=missing)
+        expected, found = pd.factorize(text, sort=True)
+        assert codes.tolist() == expected.tolist()
+        assert names.tolist() == found.tolist()
+    nobody = ad.AnnData(obs=pd.DataFrame({"x": [None, None]}, index=list("ab"), dtype=object))
+    codes, names = access.context_codes(nobody, ["x", "x"], missing=True)
+    assert (codes.tolist(), names.tolist()) == ([-1, -1], [])
+
+
 def test_forget_drops_the_note(cells):
     provenance.record(cells, "emb", "whiten", {})
     provenance.forget(cells, "emb")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import combinations
 
 import numpy as np
@@ -14,10 +15,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc
 
 from cellfuse.kernels import nulls
-from cellfuse.kernels.chunks import in_threads, row_blocks
+from cellfuse.kernels.chunks import in_threads, n_threads, row_blocks
 from cellfuse.kernels.cosine import mean_pairwise_cosine, unit_rows
 from cellfuse.kernels.groups import group_means, group_medians, group_rows
-from cellfuse.kernels.robust import center_scale, location_scale
+from cellfuse.kernels.robust import center_scale, grouped_location_scale, location_scale
 from cellfuse.kernels.roc import area_under, bootstrap_roc, roc_curve, thin_curve, tpr_at
 from cellfuse.kernels.whitening import (
     apply_whitening,
@@ -74,6 +75,22 @@ def test_location_and_spread_match_scipy(n, scale):
         iqr(values, axis=0) if scale == "iqr" else 1.4826 * median_abs_deviation(values, axis=0)
     )
     np.testing.assert_allclose(spread, expected, atol=1e-12)
+
+
+def test_columns_are_sorted_a_few_at_a_time_and_groups_that_lie_together_are_not_copied(
+    monkeypatch,
+):
+    values = np.random.default_rng(0).normal(3, 2, (20_000, 256)).astype(np.float32)
+    expected = location_scale(values, scale="mad")
+    monkeypatch.setattr("cellfuse.kernels.robust.SORTED_BYTES", 1 << 20)
+    tracemalloc.start()
+    found = grouped_location_scale(values, [slice(0, 20_000)], scale="mad")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a[0], b, rtol=1e-12)
+    # A thread holds some columns, their deviations and a transposed copy; never a second matrix.
+    assert peak < 3 * n_threads() * (1 << 20) < 2 * values.nbytes
 
 
 def test_spread_within_rounding_counts_as_zero():

@@ -23,6 +23,7 @@ __all__ = [
     "column_list",
     "constant_columns",
     "control_labels",
+    "context_codes",
     "context_labels",
     "control_mask",
     "is_mudata",
@@ -190,21 +191,44 @@ def context_labels(
 
     With `missing` a row without a label gets None; else it is an error.
     """
-    names = column_list(keys)
-    if not names:
+    codes, names = context_codes(adata, keys, modality=modality, missing=missing)
+    text: Any = np.array([*names, None], dtype=object)[codes]
+    return pd.Series(pd.Index(text, dtype=object), index=adata.obs_names)
+
+
+def context_codes(
+    adata: AnnData, keys: str | Iterable[str], *, modality: str = "", missing: bool = False
+) -> tuple[NDArray[np.intp], NDArray[np.object_]]:
+    """Number of each cell's joint label, and the labels, sorted: no text is made per cell.
+
+    With `missing` a row without a label gets -1; else it is an error.
+    """
+    columns = column_list(keys)
+    if not columns:
         raise ValueError("no obs column was named to group by.")
-    columns = []
-    for name in names:
-        column = obs_column(adata, name, modality=modality, missing=missing)
-        try:
-            columns.append(pd.Series(label_text(column), index=column.index, dtype=object))
-        except TypeError as error:
-            raise TypeError(f"obs[{name!r}]{where(modality)} holds no labels: {error}.") from error
-    joint = columns[0]
+    codes, names = _column_codes(adata, columns[0], modality, missing)
     for column in columns[1:]:
-        known = joint.notna() & column.notna()
-        joint = (joint + " | " + column).where(known, None) if missing else joint + " | " + column
-    return joint
+        own, texts = _column_codes(adata, column, modality, missing)
+        pair = np.where((codes >= 0) & (own >= 0), codes * len(texts) + own, -1)
+        place, pairs = pd.factorize(pair)
+        codes = np.where(pair >= 0, place, -1)
+        first, second = np.divmod(pairs, max(1, len(texts)))
+        # A row without a label has a text that no row is given.
+        names = np.append(names, "")[first] + " | " + np.append(texts, "")[second]
+    used = np.bincount(codes[codes >= 0], minlength=len(names)) > 0
+    order = pd.Index(sorted(set(names[used])), dtype=object)
+    place = np.append(order.get_indexer(pd.Index(names, dtype=object)), -1)
+    return place[codes], order.to_numpy(object)
+
+
+def _column_codes(
+    adata: AnnData, key: str, modality: str, missing: bool
+) -> tuple[NDArray[np.intp], NDArray[np.object_]]:
+    column = obs_column(adata, key, modality=modality, missing=missing)
+    try:
+        return label_codes(column)
+    except TypeError as error:
+        raise TypeError(f"obs[{key!r}]{where(modality)} holds no labels: {error}.") from error
 
 
 def profile_labels(adata: AnnData, key: str | None) -> NDArray:
@@ -344,8 +368,8 @@ def control_mask(
 ) -> np.ndarray:
     """Boolean mask of the control cells; an absent label is an error that shows the likely one."""
     # A missing label is no control.
-    text = context_labels(adata, control_key, modality=modality, missing=True)
-    present = sorted(text.dropna().unique())
+    codes, names = context_codes(adata, control_key, modality=modality, missing=True)
+    present = list(names)
     labels = control_labels(control)
     for label in labels:
         if label not in present:
@@ -355,7 +379,7 @@ def control_mask(
                 what=f"obs[{control_key!r}]{where(modality)}",
                 fix="Give `control` the label of the control cells, or None to use all cells.",
             )
-    return text.isin(labels).to_numpy(copy=True)
+    return np.append(np.isin(names, labels), False)[codes]
 
 
 def constant_columns(

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellfuse._access import context_labels, control_mask, where
+from cellfuse._access import context_codes, control_mask, where
 from cellfuse._errors import listing
 from cellfuse.kernels.groups import group_rows
 
@@ -41,9 +40,9 @@ def codes_of(
     for key in keys:
         flat += [] if key is None else [key] if isinstance(key, str) else list(key)
     if not flat:
-        return np.zeros(adata.n_obs, dtype=np.intp), ["all cells"]
-    codes, labels = pd.factorize(context_labels(adata, flat, modality=modality), sort=True)
-    return codes, [str(label) for label in labels]
+        return np.broadcast_to(np.intp(0), adata.n_obs), ["all cells"]
+    codes, labels = context_codes(adata, flat, modality=modality)
+    return codes, list(labels)
 
 
 def batches_of(

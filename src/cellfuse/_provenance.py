@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,14 +48,26 @@ def _row_sums(array: Any, rows: np.ndarray) -> np.ndarray:
 
 
 def _witness(adata: AnnData, array: Any) -> dict[str, float]:
-    # A name that occurs twice names no row.
-    unique = np.flatnonzero(~adata.obs_names.duplicated(keep=False))
-    if not len(unique):
+    rows = np.unique(np.linspace(0, adata.n_obs - 1, min(N_WITNESSES, adata.n_obs)).astype(int))
+    names = adata.obs_names
+    found = _rows_of(adata, names[rows])
+    if len(found) < len(rows):  # a name that occurs twice names no row
+        unique = np.flatnonzero(~names.duplicated(keep=False))
+        chosen = np.linspace(0, len(unique) - 1, min(N_WITNESSES, len(unique))).astype(int)
+        found = {str(names[row]): int(row) for row in unique[np.unique(chosen)]}
+    if not found:
         return {}
-    chosen = np.unique(np.linspace(0, len(unique) - 1, min(N_WITNESSES, len(unique))).astype(int))
-    rows = unique[chosen]
-    sums = _row_sums(array, rows)
-    return {str(adata.obs_names[r]): float(s) for r, s in zip(rows, sums, strict=True)}
+    sums = _row_sums(array, np.fromiter(found.values(), np.intp, len(found)))
+    return dict(zip(found, map(float, sums), strict=True))
+
+
+def _rows_of(adata: AnnData, names: Iterable[str]) -> dict[str, int]:
+    """Row of each name that occurs once; millions of other names are not put into a table."""
+    wanted = list(names)
+    rows = np.flatnonzero(adata.obs_names.isin(wanted)) if wanted else np.empty(0, int)
+    there = adata.obs_names[rows].astype(str)
+    once = ~there.duplicated(keep=False)
+    return {str(name): int(row) for name, row in zip(there[once], rows[once], strict=True)}
 
 
 def _slot(key: str | None) -> str:
@@ -91,13 +103,10 @@ def recorded(adata: AnnData, key: str | None) -> dict[str, Any]:
     if name not in notes or array is None:
         return {}
     note = json.loads(notes[name])
-    # First row of each name: a witness is known by a name that occurred once.
-    first = pd.Series(np.arange(adata.n_obs), index=adata.obs_names.astype(str))
-    first = first[~first.index.duplicated(keep=False)]
-    known = [row for row in note["rows"] if row in first.index]
+    known = _rows_of(adata, note["rows"])
     if known:
-        sums = _row_sums(array, first.loc[known].to_numpy())
-        if not np.allclose(sums, [note["rows"][row] for row in known], rtol=1e-6, atol=1e-9):
+        sums = _row_sums(array, np.fromiter(known.values(), np.intp, len(known)))
+        if not np.allclose(sums, [note["rows"][name] for name in known], rtol=1e-6, atol=1e-9):
             return {}
     return dict(note["verbs"])
 

@@ -99,10 +99,12 @@ class LazyMatrix:
         """Some rows (default: all), cut so that each block is read once; not in their order."""
         rows = np.arange(len(self), dtype=np.int64) if rows is None else np.asarray(rows)
         blocks = self._reader.block_of(rows)
-        order = np.argsort(blocks, kind="stable")
-        begins = np.flatnonzero(np.diff(blocks[order], prepend=-1))
+        if (blocks[1:] < blocks[:-1]).any():
+            order = np.argsort(blocks, kind="stable")
+            rows, blocks = rows[order], blocks[order]
+        begins = np.flatnonzero(np.diff(blocks, prepend=-1))
         filled = begins * self._row_bytes // PIECE_BYTES
-        return np.split(rows[order], begins[1:][np.diff(filled) > 0]) if len(rows) else []
+        return np.split(rows, begins[1:][np.diff(filled) > 0]) if len(rows) else []
 
     def run(self, function: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
         """Results in the order of the jobs, a few at a time, in threads or on dask's cluster."""

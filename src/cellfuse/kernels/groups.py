@@ -72,6 +72,16 @@ def group_means(values: Any, codes: NDArray, n_groups: int) -> NDArray:
         return total / count[:, None]
 
 
+def _numbered(codes: NDArray) -> NDArray:
+    """Codes from 0 on without gaps; by a table, as sorting takes several times their memory."""
+    size = int(codes.max(initial=-1)) + 1
+    if size > 4 * len(codes):
+        return np.unique(codes, return_inverse=True)[1]
+    seen = np.zeros(size, bool)
+    seen[codes] = True
+    return (np.cumsum(seen) - 1)[codes]
+
+
 def _means_before_steps(values: Any, codes: NDArray, n_groups: int) -> NDArray | None:
     """Means of a matrix that is not in memory, with its affine steps taken of means, not of rows.
 
@@ -85,10 +95,12 @@ def _means_before_steps(values: Any, codes: NDArray, n_groups: int) -> NDArray |
     inside = np.flatnonzero(codes >= 0)
     kind = codes[inside].astype(np.int64)
     for step in steps:
-        own = np.asarray(step.codes)[inside].astype(np.int64)
-        if own.size and own.max() > 0:
-            kind = np.unique(kind * (own.max() + 1) + own, return_inverse=True)[1]
-    _, first, kind = np.unique(kind, return_index=True, return_inverse=True)
+        own, n_own = step.codes, int(np.max(step.codes, initial=0)) + 1
+        if n_own > 1:
+            kind = _numbered(kind * n_own + own[inside])
+    kind = _numbered(kind)
+    first = np.empty(int(kind.max(initial=-1)) + 1, np.int64)
+    first[kind[::-1]] = np.arange(len(kind))[::-1]
     if len(first) * values.shape[1] * 8 > MEANS_BYTES:
         return None
     of_row = np.full(len(codes), -1, np.int64)

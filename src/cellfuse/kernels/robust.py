@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,6 +17,8 @@ Scale = Literal["iqr", "mad"]
 
 #: Makes the median absolute deviation of a normal variable equal its standard deviation.
 MAD_TO_SD = 1.4826
+#: Bytes of the columns that a thread sorts at a time, in float64.
+SORTED_BYTES = 32 << 20
 
 
 def _quantile_of_sorted(ordered: NDArray, q: float) -> NDArray:
@@ -45,6 +49,14 @@ def location_scale(values: NDArray, *, scale: Scale = "iqr") -> tuple[NDArray, N
     """
     if scale not in get_args(Scale):
         raise ValueError(f"scale={scale!r} is unknown; choose one of {list(get_args(Scale))}.")
+    # Some columns at a time: a sorted copy of all would be a second matrix.
+    step = max(1, SORTED_BYTES // (8 * max(1, len(values))))
+    columns = [values[:, c : c + step] for c in range(0, values.shape[1], step)]
+    fitted = in_threads(partial(_location_scale, scale=scale), columns)
+    return np.concatenate([f[0] for f in fitted]), np.concatenate([f[1] for f in fitted])
+
+
+def _location_scale(values: NDArray, *, scale: Scale) -> tuple[NDArray, NDArray]:
     # Whole sorts of contiguous rows run vectorised and are several times faster than partitions.
     # Whole numbers have no place for half a step, and unsigned ones none for what is below 0.
     dtype = values.dtype if values.dtype.kind == "f" else np.float64
@@ -64,7 +76,7 @@ def location_scale(values: NDArray, *, scale: Scale = "iqr") -> tuple[NDArray, N
 
 
 def grouped_location_scale(
-    values: NDArray, rows: list[NDArray], *, scale: Scale = "iqr"
+    values: NDArray, rows: Sequence[NDArray | slice], *, scale: Scale = "iqr"
 ) -> tuple[NDArray, NDArray]:
     """Median and spread of each column within each group of rows.
 
@@ -73,7 +85,7 @@ def grouped_location_scale(
     values
         Shape (n, d).
     rows
-        One array of row numbers per group, none empty.
+        Row numbers of each group, or a slice of them; none empty.
 
     Returns
     -------
@@ -82,18 +94,18 @@ def grouped_location_scale(
     if hasattr(values, "hold"):
         return _lazy_location_scale(values, rows, scale)
 
-    def one(chosen: NDArray) -> tuple[NDArray, NDArray]:
+    def one(chosen: NDArray | slice) -> tuple[NDArray, NDArray]:
         return location_scale(values[chosen], scale=scale)
 
     fitted = in_threads(one, rows)
     return np.stack([f[0] for f in fitted]), np.stack([f[1] for f in fitted])
 
 
-def _lazy_location_scale(values: Any, rows: list[NDArray], scale: Scale) -> tuple[NDArray, NDArray]:
+def _lazy_location_scale(values: Any, rows: Sequence[Any], scale: Scale) -> tuple[NDArray, NDArray]:
     """A matrix that is not in memory: its chosen rows are, or as many of their columns as fit."""
     every = np.concatenate(rows)
     ends = np.cumsum([len(chosen) for chosen in rows])
-    groups = np.split(np.arange(len(every)), ends[:-1])
+    groups = [slice(end - len(chosen), end) for chosen, end in zip(rows, ends, strict=True)]
     parts = [
         grouped_location_scale(values.gather(every, columns), groups, scale=scale)
         for columns in values.column_groups(len(every))

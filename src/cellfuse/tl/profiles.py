@@ -17,6 +17,7 @@ from cellfuse._access import (
     Data,
     check_finite,
     constant_columns,
+    context_codes,
     context_labels,
     per_modality,
     representation,
@@ -220,13 +221,15 @@ def _profiles(
     use_rep: str | None,
     sep: str | None,
 ) -> _Profiles:
-    joint, obs_of = context_labels(adata, by, modality=modality), adata.obs
-    if sep is not None:
-        member, joint = several_labels(joint, sep, by)
+    obs_of, member = adata.obs, None
+    if sep is None:
+        codes, names = context_codes(adata, by, modality=modality)
+    else:
+        member, joint = several_labels(context_labels(adata, by, modality=modality), sep, by)
         values, obs_of = take_rows(values, member), obs_of.iloc[member].copy()
         obs_of[by[0]] = joint.to_numpy()
-    codes, found = pd.factorize(joint, sort=True)
-    labels = pd.Index(found, dtype=object)
+        codes, names = pd.factorize(joint.to_numpy(object), sort=True)
+    labels = pd.Index(names, dtype=object)
     n_cells = np.bincount(codes, minlength=len(labels))
     kept = n_cells >= min_cells
     if not kept.any():
@@ -241,10 +244,9 @@ def _profiles(
         rows = over_groups(values, codes, len(labels))
     else:
         inner = [within] if isinstance(within, str) else list(within)
-        inside = context_labels(adata, inner, modality=modality)
-        if sep is not None:
-            inside = inside.iloc[member]
-        sub, found = pd.factorize(joint.to_numpy(object) + "\0" + inside.to_numpy(object))
+        inside, of_inside = context_codes(adata, inner, modality=modality)
+        inside = inside if member is None else inside[member]
+        sub, found = pd.factorize(codes * len(of_inside) + inside)
         sub = np.where(codes >= 0, sub, -1)
         group_of = np.full(len(found), -1)
         group_of[sub[sub >= 0]] = codes[sub >= 0]
