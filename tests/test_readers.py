@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from cellfuse.data import (
     Source,
     SparseRows,
     Stream,
+    chunk_files,
     gather,
     make_reader,
 )
@@ -121,6 +123,35 @@ def test_the_cache_is_bounded_and_forgets_the_block_used_longest_ago():
         assert held <= 2 * 10 * 8
     # 0 was used after 10 when 20 came: 10 went, and is read again.
     assert [start for start, _ in source.reads] == [0, 10, 20, 10]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no advice")
+def test_the_disk_is_asked_ahead_for_what_is_not_kept(images, tmp_path, monkeypatch):
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=images.shape, dtype="u1",
+        chunks=(5, *images.shape[1:]), shards=(10, *images.shape[1:]),
+    )  # fmt: skip
+    array[:] = images
+    done, read = [], chunk_files.READ
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, *of: done.append(("ask", *of[:2])))
+    monkeypatch.setattr(
+        chunk_files, "READ", lambda *of: done.append(("read", of[2], of[1])) or read(*of)
+    )
+    reader = make_reader(array)
+    rows = np.array([22, 0, 7, 0])
+    assert (reader.read(rows) == images[rows]).all()
+    chunks = [(what, *of) for what, *of in done if of[1] != 16 * 2 + 4]  # the shards' index
+    asked = [of for what, *of in chunks if what == "ask"]
+    assert len(asked) == 3
+    assert [of for what, *of in chunks[3:] if what == "read"] == asked  # after all were asked for
+    done.clear()
+    reader.read(rows)
+    assert not done
+    # A shard that is gone says so when it is read.
+    shard = next(p for p in (tmp_path / "a.zarr" / "c").iterdir() if p.name == "1")
+    shutil.rmtree(shard)
+    with pytest.raises(FileNotFoundError, match="rows 10 to 14 would"):
+        reader.read(np.array([12]))
 
 
 def test_a_block_larger_than_the_cache_is_read_all_the_same():

@@ -6,8 +6,8 @@
 A store of `write_store`: crops of 4 x 48 x 48 (9.2 kB) and counts of 500 genes, 200 cells a
 context, cells of a context beside each other. Every reader gives batches of 256 cells of either
 modality, as 16 documents of 16 cells that lie beside each other, documents in random order.
-cellfuse reads documents as training draws them (each of one context, every context in turn); the
-others read blocks of 16 rows, wherever these begin, with a buffer of 64 blocks and the codecs
+cellfuse reads documents as training draws them (each of one context, every context in turn) through
+the loader that training has; the others, through theirs, read blocks of 16 rows, wherever these begin, with a buffer of 64 blocks and the codecs
 (zarrs) that their pages name. Each reader is a process of its own that begins with an empty page
 cache, where this process may empty it, and is timed from its second batch on (the first opens the
 store); they take turns, three of each, and the medians count. Writes `results/readers.json`.
@@ -16,6 +16,7 @@ store); they take turns, three of each, and the medians count. Writes `results/r
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -42,8 +43,10 @@ BATCH = SIZE * DOCUMENTS
 
 
 def ours(path: Path) -> Iterator[Any]:
-    """Documents of both modalities, as training draws them."""
-    from cellfuse.data import Contexts, DocumentPlan, Draw, Stream, gather, make_reader
+    """Documents of both modalities, as training draws them, read ahead by one thread."""
+    from cellfuse.data import (
+        Contexts, DocumentLoader, DocumentPlan, Draw, Source, Stream, make_reader,
+    )  # fmt: skip
 
     mdata = cf.io.open_store(path)
     readers = {
@@ -53,10 +56,10 @@ def ours(path: Path) -> Iterator[Any]:
     contexts = Contexts.from_modalities(dict(mdata.mod), "guide")
     draws = (Draw("image", SIZE), Draw("rna", SIZE))
     plan = DocumentPlan(contexts, Stream(draws, DOCUMENTS)).along(readers)
-    for epoch in range(1_000):
-        for step in range(plan.n_steps):
-            rows = plan.indices(epoch, step).rows
-            yield {role: gather(reader, rows[role]) for role, reader in readers.items()}
+    epoch = itertools.count()
+    loader = DocumentLoader(plan, Source(readers), epoch=epoch.__next__)
+    while True:
+        yield from loader
 
 
 def arrays(path: Path) -> tuple[Any, Any]:

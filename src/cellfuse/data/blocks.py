@@ -43,6 +43,8 @@ class Blocks:
         Whether values are CSR.
     n_bytes
         Size of all values in memory; 0 is that of a dense array.
+    ahead
+        Lets the disk fetch a block, by its number, while others are decoded.
     """
 
     shape: tuple[int, ...]
@@ -51,6 +53,7 @@ class Blocks:
     fetch: Callable[[int, int, int], Any]
     sparse: bool = False
     n_bytes: int = 0
+    ahead: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
         if not self.n_bytes:
@@ -77,8 +80,12 @@ def blocks_of(array: Any) -> Blocks:
         return Blocks(shape, dtype, _even(shape[0], rows), _from_h5(array))
     files = ChunkFiles.of(array) if hasattr(array, "store") else None
     rows = int(array.chunks[0])
-    fetch = _from_zarr(array) if files is None else lambda first, last, number: files.read(number)
-    return Blocks(shape, dtype, _even(shape[0], rows), fetch)
+    if files is None:
+        return Blocks(shape, dtype, _even(shape[0], rows), _from_zarr(array))
+    return Blocks(
+        shape, dtype, _even(shape[0], rows),
+        lambda first, last, number: files.read(number), ahead=files.ahead,
+    )  # fmt: skip
 
 
 def _dask_blocks(array: Any) -> Blocks:
@@ -304,8 +311,17 @@ class BlockReader:
         if self._blocks.sparse:
             return self._read_sparse(place, numbers, parts)
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        for number, part in zip(numbers, parts, strict=True):
-            out[part] = self._block(int(number))[place[part] - self._blocks.bounds[number]]
+        if self._blocks.ahead is not None:
+            for number in numbers.tolist():
+                if number not in self._kept:
+                    self._blocks.ahead(number)
+        for number, part in zip(numbers.tolist(), parts, strict=True):
+            block, here = self._block(number), place[part] - self._blocks.bounds[number]
+            first, last = part[0], part[-1] + 1
+            if last - first == len(part):  # a document's cells: copied once
+                np.take(block, here, axis=0, out=out[first:last], mode="clip")
+            else:
+                out[part] = block[here]
         return out
 
     def _read_sparse(self, place: Ints, numbers: Ints, parts: list[Ints]) -> sp.csr_matrix:
@@ -339,7 +355,7 @@ class BlockReader:
         first, last = (int(row) for row in self._blocks.bounds[number : number + 2])
         block = self._blocks.fetch(first, last, number)
         if self._blocks.sparse:
-            block = sp.csr_matrix(block)
+            block = block if isinstance(block, sp.csr_matrix) else sp.csr_matrix(block)
             if not block.has_canonical_format:
                 block = block.copy()  # it may be a matrix of the user
                 block.sum_duplicates()

@@ -21,6 +21,16 @@ Decode = Callable[[bytes], Any]
 #: What a shard's index holds for a chunk that was never written, as it equals the fill value.
 ABSENT = 2**64 - 1
 CRC_BYTES = 4
+FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+
+
+def _read_at(file: int, length: int, offset: int) -> bytes:
+    """`os.pread`, where there is none."""
+    os.lseek(file, offset, os.SEEK_SET)
+    return os.read(file, length)
+
+
+READ: Callable[[int, int, int], bytes] = getattr(os, "pread", _read_at)
 
 
 def missing(array: str, chunk: str, first: int, last: int) -> FileNotFoundError:
@@ -119,24 +129,48 @@ class ChunkFiles:
 
     def _bytes(self, path: str, shard: int, number: int) -> bytes | None:
         """What stands in the file for a chunk; None for one that equals the fill value."""
-        with open(path, "rb") as file:
-            if not self._per_shard:
+        if not self._per_shard:
+            with open(path, "rb") as file:
                 return file.read()
-            if shard not in self._index:
-                self._index[shard] = self._read_index(file, path, shard)
-            offset, length = map(int, self._index[shard][number % self._per_shard])
-            if offset == ABSENT:
-                return None
-            file.seek(offset)
-            return file.read(length)
+        file_ = os.open(path, FLAGS)
+        try:
+            offset, length = self._place(file_, path, shard, number)
+            return None if offset == ABSENT else READ(file_, length, offset)
+        finally:
+            os.close(file_)
 
-    def _read_index(self, file: Any, path: str, shard: int) -> NDArray[np.uint64]:
+    def ahead(self, number: int) -> None:
+        """Let the disk fetch a chunk meanwhile; what is wrong with it is said when it is read."""
+        if not self._per_shard or not hasattr(os, "posix_fadvise"):
+            return
+        shard = number // self._per_shard
+        path = f"{self.name}/{self._key((shard, *self._ends))}"
+        try:
+            file = os.open(path, FLAGS)
+        except OSError:
+            return
+        try:
+            offset, length = self._place(file, path, shard, number)
+            if offset != ABSENT:
+                os.posix_fadvise(file, offset, length, os.POSIX_FADV_WILLNEED)
+        except OSError:
+            pass
+        finally:
+            os.close(file)
+
+    def _place(self, file: int, path: str, shard: int, number: int) -> tuple[int, int]:
+        """Offset and length of a chunk in its shard."""
+        if shard not in self._index:
+            self._index[shard] = self._read_index(file, path, shard)
+        offset, length = self._index[shard][number % self._per_shard].tolist()
+        return offset, length
+
+    def _read_index(self, file: int, path: str, shard: int) -> NDArray[np.uint64]:
         import google_crc32c
 
         length = 16 * self._per_shard
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - length - CRC_BYTES))
-        found = file.read()
+        end = os.fstat(file).st_size
+        found = READ(file, length + CRC_BYTES, max(0, end - length - CRC_BYTES))
         stated = int.from_bytes(found[length:], "little")
         if len(found) != length + CRC_BYTES or google_crc32c.value(found[:length]) != stated:
             first = shard * self._per_shard * self.rows

@@ -78,7 +78,7 @@ class Reader(Protocol):
     """Rows of one array.
 
     `block_size` is the number of neighbouring rows that cost as much to read as one of them, 1
-    where the array is in memory; `read` takes distinct rows, sorted.
+    where the array is in memory; `read` takes rows in any order, with repeats.
 
     Examples
     --------
@@ -253,10 +253,9 @@ def gather(reader: Reader, rows: Ints) -> Tensor | SparseRows:
     >>> gather(make_reader(np.arange(4)[:, None]), np.array([[3, 0], [3, 1]]))[..., 0].tolist()
     [[3, 0], [3, 1]]
     """
-    distinct, inverse = np.unique(rows.ravel(), return_inverse=True)
-    found = reader.read(distinct)
+    found = reader.read(rows.ravel())
     if sp.issparse(found):
-        asked = sp.csr_matrix(found)[inverse]
+        asked = sp.csr_matrix(found)
         coo_row = np.repeat(np.arange(asked.shape[0]), np.diff(asked.indptr))
         return SparseRows(
             torch.from_numpy(coo_row),
@@ -264,7 +263,7 @@ def gather(reader: Reader, rows: Ints) -> Tensor | SparseRows:
             torch.from_numpy(np.asarray(asked.data, dtype=np.float32)),
             (*rows.shape, asked.shape[1]),
         )
-    values = found[inverse].reshape(*rows.shape, *found.shape[1:])
+    values = found.reshape(*rows.shape, *found.shape[1:])
     if not values.dtype.isnative:  # as ImageJ and many microscopes write it
         values = values.astype(values.dtype.newbyteorder("="))
     if values.dtype == np.uint16:
