@@ -39,8 +39,8 @@ ENOUGH = """
 ### With enough cells
 
 `benchmarks/evidence/enough_cells.toml`: 48 targets, a hundred cells of each guide and modality, five seeds, a
-fifth of the targets seen by no model; fifty components (left to itself, `shared_axes_test` keeps twenty on three of
-these screens and fifty on two). *truth* are the simulated effects of the cells.
+fifth of the targets seen by no model; set up as the screens with headroom. *truth* are the simulated effects of the
+cells.
 
 """
 ORACLE = """
@@ -48,9 +48,10 @@ ORACLE = """
 
 The same closed form on ever better features of the same cells (`benchmarks/evidence/oracle.py`; seeds 10
 and 11, on which settings were chosen; held-out targets for FOSCTTM; 300 targets). The network is told what the
-simulation drew its pixels from, which no user can do: what it wins over the statistics is what *any*
-encoder of these images could win. The rest, down to the true latents, is the noise of the cells.
-{reading}
+simulation drew its pixels from, and *their own law* are the latents at which a cell's counts are most likely,
+told the programs, levels, depths and dispersions that they were drawn from: no user can know either, so that what
+these win is what *any* encoder could win. The rest, down to the true latents, is the noise of the cells and of their
+counts, which no encoder takes away. {reading}
 """
 SCORES = (
     "guide_consistency", "edges_tpr", "edges_auc", "alignment_foscttm", "alignment_gap",
@@ -136,12 +137,21 @@ def _oracle(table: pd.DataFrame) -> str:
 
 
 def _room(average: pd.DataFrame) -> str:
-    """What better images could win, in a sentence for each number of cells."""
-    found = []
+    """What better features could win, in a sentence for each number of cells."""
+    parts = {
+        "a network told the true features of the images": "network told the true features",
+        "counts read by their own law": "counts read by their own law",
+    }
+    text = []
     for cells, rows in average.groupby("cells"):
         mean = rows.groupby("method")[["edges_auc", "alignment_foscttm"]].mean()
-        best = mean.loc["true features of the images"] - mean.loc["statistics of the images"]
-        found.append(
-            f"with {cells} cells {best['edges_auc']:+.3f} AUC and {best['alignment_foscttm']:+.3f} FOSCTTM"
-        )
-    return "Knowing what the images were drawn from would win " + ", ".join(found) + "."
+        won = {
+            what: mean.loc[row] - mean.loc["statistics of the images"]
+            for what, row in parts.items()
+        }
+        found = [
+            f"{what} {gain['edges_auc']:+.3f} AUC and {gain['alignment_foscttm']:+.3f} FOSCTTM"
+            for what, gain in won.items()
+        ]
+        text.append(f"With {cells} cells of each guide this is, of " + "; of ".join(found) + ".")
+    return " ".join(text)

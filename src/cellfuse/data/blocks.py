@@ -311,10 +311,7 @@ class BlockReader:
         if self._blocks.sparse:
             return self._read_sparse(place, numbers, parts)
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        if self._blocks.ahead is not None:
-            for number in numbers.tolist():
-                if number not in self._kept:
-                    self._blocks.ahead(number)
+        self._ask(numbers)
         for number, part in zip(numbers.tolist(), parts, strict=True):
             block, here = self._block(number), place[part] - self._blocks.bounds[number]
             first, last = part[0], part[-1] + 1
@@ -323,6 +320,17 @@ class BlockReader:
             else:
                 out[part] = block[here]
         return out
+
+    def ahead(self, rows: Ints) -> None:
+        """Let the disk fetch the blocks of some rows, which are read next."""
+        if self._blocks.ahead is not None:
+            self._ask(np.unique(self.block_of(rows)))
+
+    def _ask(self, numbers: Ints) -> None:
+        if self._blocks.ahead is not None:
+            for number in numbers.tolist():
+                if number not in self._kept:
+                    self._blocks.ahead(number)
 
     def _read_sparse(self, place: Ints, numbers: Ints, parts: list[Ints]) -> sp.csr_matrix:
         """Rows of several blocks, each written where it belongs: no row is copied twice."""

@@ -141,16 +141,17 @@ class ChunkFiles:
 
     def ahead(self, number: int) -> None:
         """Let the disk fetch a chunk meanwhile; what is wrong with it is said when it is read."""
-        if not self._per_shard or not hasattr(os, "posix_fadvise"):
+        if not hasattr(os, "posix_fadvise"):
             return
-        shard = number // self._per_shard
+        shard = number // self._per_shard if self._per_shard else number
         path = f"{self.name}/{self._key((shard, *self._ends))}"
         try:
             file = os.open(path, FLAGS)
         except OSError:
             return
         try:
-            offset, length = self._place(file, path, shard, number)
+            # A length of 0 reaches to the end of the file.
+            offset, length = self._place(file, path, shard, number) if self._per_shard else (0, 0)
             if offset != ABSENT:
                 os.posix_fadvise(file, offset, length, os.POSIX_FADV_WILLNEED)
         except OSError:

@@ -8,8 +8,9 @@ whitened matrix is never written.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ __all__ = ["LazyMatrix", "is_lazy"]
 #: Bytes of one piece: what a thread or a worker has in memory at a time.
 PIECE_BYTES = 32 << 20
 #: Bytes of chosen rows (controls) that are taken into memory for a fit.
-HELD_BYTES = 1 << 30
+HELD_BYTES = 3 << 29
 #: How often a piece is handed out to a cluster that loses workers, and how long one is waited for.
 TRIES, WAIT_SECONDS = 5, 60
 
@@ -116,8 +117,15 @@ class LazyMatrix:
 
         workers = n_threads()
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-            for some in _portions(jobs, 2 * workers):
-                yield from pool.map(function, some)
+            coming: deque[Future[Any]] = deque()
+            for number, job in enumerate(jobs):
+                coming.append(pool.submit(function, job))
+                for later in jobs[number + 1 : number + 2]:
+                    self._reader.ahead(later)
+                if len(coming) >= 2 * workers:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
 
     def gather(self, rows: Ints, columns: slice = slice(None)) -> NDArray[Any]:
         """Some rows in memory, in their order, in one pass."""
