@@ -7,10 +7,11 @@ A store of `write_store`: crops of 4 x 48 x 48 (9.2 kB) and counts of 500 genes,
 context, cells of a context beside each other. Every reader gives batches of 256 cells of either
 modality, as 16 documents of 16 cells that lie beside each other, documents in random order.
 cellfuse reads documents as training draws them (each of one context, every context in turn) through
-the loader that training has; the others, through theirs, read blocks of 16 rows, wherever these begin, with a buffer of 64 blocks and the codecs
-(zarrs) that their pages name. Each reader is a process of its own that begins with an empty page
-cache, where this process may empty it, and is timed from its second batch on (the first opens the
-store); they take turns, three of each, and the medians count. Writes `results/readers.json`.
+the loader that training has; the others, through theirs, read blocks of 16 rows, wherever these
+begin, with a buffer of 64 blocks and the codecs (zarrs) that their pages name. Each reader is a
+process of its own that begins with an empty page cache, where this process may empty it, and is
+timed from its second batch on (the first opens the store); they take turns, three of each, and the
+medians count. Writes `results/readers.json`.
 """
 
 from __future__ import annotations
@@ -44,14 +45,13 @@ BATCH = SIZE * DOCUMENTS
 
 def ours(path: Path) -> Iterator[Any]:
     """Documents of both modalities, as training draws them, read ahead by one thread."""
-    from cellfuse.data import (
-        Contexts, DocumentLoader, DocumentPlan, Draw, Source, Stream, make_reader,
-    )  # fmt: skip
+    from cellfuse.data import Contexts, DocumentLoader, DocumentPlan, Draw, Source, Stream
+    from cellfuse.data import make_reader as reader_of
 
     mdata = cf.io.open_store(path)
     readers = {
-        "image": make_reader(mdata["image"].obsm["crops"], cache_bytes=256 << 20),
-        "rna": make_reader(mdata["rna"].X, cache_bytes=64 << 20),
+        "image": reader_of(mdata["image"].obsm["crops"], cache_bytes=256 << 20),
+        "rna": reader_of(mdata["rna"].X, cache_bytes=64 << 20),
     }
     contexts = Contexts.from_modalities(dict(mdata.mod), "guide")
     draws = (Draw("image", SIZE), Draw("rna", SIZE))
