@@ -230,6 +230,20 @@ def test_each_block_is_read_once_in_a_pass(piece, monkeypatch):
     assert len(source.reads) == len(set(source.reads))  # the last blocks may be there still
 
 
+def test_a_pass_is_a_few_pieces_ahead_of_what_is_taken_from_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(lazy, "PIECE_BYTES", 64)
+    matrix = LazyMatrix(laid_down(cells(), "zarr", tmp_path).obsm["emb"])
+    asked, begun = [], []
+    monkeypatch.setattr(matrix._reader, "ahead", lambda rows: asked.append(int(rows[0])))
+    pieces = matrix.pieces()
+    assert len(pieces) > 4 * lazy.n_threads()
+    found = matrix.run(lambda piece: begun.append(1) or int(piece[0]), pieces)
+    first = [next(found)]
+    assert len(begun) <= 2 * lazy.n_threads()
+    assert [*first, *found] == [int(piece[0]) for piece in pieces]
+    assert asked == [int(piece[0]) for piece in pieces[1:]]
+
+
 def test_nan_is_named_with_its_row_when_it_is_read(tmp_path):
     adata = cells()
     adata.obsm["emb"][123, 2] = np.nan

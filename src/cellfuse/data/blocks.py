@@ -323,8 +323,7 @@ class BlockReader:
 
     def ahead(self, rows: Ints) -> None:
         """Let the disk fetch the blocks of some rows, which are read next."""
-        if self._blocks.ahead is not None:
-            self._ask(np.unique(self.block_of(rows)))
+        self._ask(np.unique(self.block_of(rows)))
 
     def _ask(self, numbers: Ints) -> None:
         if self._blocks.ahead is not None:
