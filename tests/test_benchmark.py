@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -433,6 +434,24 @@ def test_a_process_that_dies_takes_no_other_along(screen, design):
     assert "the process died" in found.failures["why"].item()
     alone = cf.benchmark(screen, ["truth", "noise"], CONSISTENT, **design, seeds=1)
     pd.testing.assert_frame_equal(found.scores, alone.scores)
+
+
+def test_a_process_that_is_replaced_between_two_tasks_is_no_news(
+    screen, design, monkeypatch, recwarn
+):
+    class Replacing:
+        def __init__(self, **_):
+            pass
+
+        def __call__(self, jobs):
+            for function, given, named in jobs:
+                warnings.warn("A worker stopped while some jobs were given to", stacklevel=1)
+                yield function(*given, **named)
+
+    monkeypatch.setattr("cellfuse.bench._engine.Parallel", Replacing)
+    found = cf.benchmark(screen, ["truth", "noise"], CONSISTENT, **design, seeds=1, n_jobs=2)
+    assert set(found.scores["method"]) == {"truth", "noise"}
+    assert not [w for w in recwarn if "worker stopped" in str(w.message)]
 
 
 # -- comparisons and conclusions ------------------------------------------------------------------

@@ -162,7 +162,12 @@ def _in_processes(
     job: Job, todo: Sequence[tuple[Task, Screen]], n_jobs: int
 ) -> Iterator[tuple[Task, float | None]]:
     threads = max(1, (os.cpu_count() or 1) // n_jobs)
-    with parallel_config(backend="loky", inner_max_num_threads=threads):
+    with (
+        parallel_config(backend="loky", inner_max_num_threads=threads),
+        warnings.catch_warnings(),
+    ):
+        # A process whose memory has grown is replaced between two tasks, and none is lost.
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
         yield from Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
             delayed(_returning)(job, task, screen) for task, screen in todo
         )
