@@ -125,6 +125,27 @@ def test_the_cache_is_bounded_and_forgets_the_block_used_longest_ago():
     assert [start for start, _ in source.reads] == [0, 10, 20, 10]
 
 
+@pytest.mark.parametrize("place", [(2**63, 8), (0, 2**62), (2**64 - 2, 2**64 - 1)])
+def test_a_shard_whose_index_points_beyond_it_is_damaged(images, tmp_path, place):
+    import google_crc32c
+
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=images.shape, dtype="u1",
+        chunks=(5, *images.shape[1:]), shards=(10, *images.shape[1:]),
+    )  # fmt: skip
+    array[:] = images
+    file = next((tmp_path / "a.zarr" / "c" / "1").rglob("0/0/0"))
+    whole = file.read_bytes()
+    index = np.frombuffer(whole[-36:-4], "<u8").copy()
+    index[2:] = place
+    crc = google_crc32c.value(index.tobytes()).to_bytes(4, "little")
+    file.write_bytes(whole[:-36] + index.tobytes() + crc)
+    reader = make_reader(array)
+    assert (reader.read(np.array([0])) == images[:1]).all()
+    with pytest.raises(OSError, match=r"'c/1/0/0/0' .*rows 10 to 19.* beyond its end"):
+        reader.read(np.array([17]))
+
+
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no advice")
 def test_the_disk_is_asked_ahead_for_what_is_not_kept(images, tmp_path, monkeypatch):
     array = zarr.create_array(

@@ -132,12 +132,12 @@ class ChunkFiles:
         if not self._per_shard:
             with open(path, "rb") as file:
                 return file.read()
-        file_ = os.open(path, FLAGS)
+        opened = os.open(path, FLAGS)
         try:
-            offset, length = self._place(file_, path, shard, number)
-            return None if offset == ABSENT else READ(file_, length, offset)
+            offset, length = self._place(opened, path, shard, number)
+            return None if offset == ABSENT else READ(opened, length, offset)
         finally:
-            os.close(file_)
+            os.close(opened)
 
     def ahead(self, number: int) -> None:
         """Let the disk fetch a chunk meanwhile; what is wrong with it is said when it is read."""
@@ -174,12 +174,17 @@ class ChunkFiles:
         found = READ(file, length + CRC_BYTES, max(0, end - length - CRC_BYTES))
         stated = int.from_bytes(found[length:], "little")
         if len(found) != length + CRC_BYTES or google_crc32c.value(found[:length]) != stated:
-            first = shard * self._per_shard * self.rows
-            last = min(first + self._per_shard * self.rows, self._n) - 1
-            raise broken(
-                self.name, path.removeprefix(f"{self.name}/"), first, last, "its index is not there"
-            )
-        return np.frombuffer(found[:length], "<u8").reshape(-1, 2)
+            raise self._no_index(path, shard, "its index is not there")
+        index = np.frombuffer(found[:length], "<u8").reshape(-1, 2)
+        offset, size = index[index[:, 0] != ABSENT].T
+        if ((offset > end) | (size > end - np.minimum(offset, end))).any():
+            raise self._no_index(path, shard, "its index names places beyond its end")
+        return index
+
+    def _no_index(self, path: str, shard: int, why: str) -> OSError:
+        first = shard * self._per_shard * self.rows
+        last = min(first + self._per_shard * self.rows, self._n) - 1
+        return broken(self.name, path.removeprefix(f"{self.name}/"), first, last, why)
 
 
 def _decoders(codecs: Any) -> list[Decode] | None:
