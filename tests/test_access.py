@@ -182,11 +182,11 @@ def test_codes_of_contexts_are_those_of_their_labels(missing):
     cells = ad.AnnData(obs=obs)
     for keys in ("x", ["y"], ["x", "y"], ["z", "x", "y"]):
         columns = obs[[keys] if isinstance(keys, str) else keys].astype(object)
-        known = columns.notna().all(axis=1)
-        text = columns.fillna("").agg(" | ".join, axis=1).where(known, None)
-        assert access.context_labels(cells, keys, missing=missing).tolist() == text.tolist()
+        rows = columns.where(columns.notna(), None).to_numpy(object).tolist()
+        text = [" | ".join(row) if pd.notna(row).all() else None for row in rows]
+        assert access.context_labels(cells, keys, missing=missing).tolist() == text
         codes, names = access.context_codes(cells, keys, missing=missing)
-        expected, found = pd.factorize(text, sort=True)
+        expected, found = pd.factorize(np.array(text, dtype=object), sort=True)
         assert codes.tolist() == expected.tolist()
         assert names.tolist() == found.tolist()
     nobody = ad.AnnData(obs=pd.DataFrame({"x": [None, None]}, index=list("ab"), dtype=object))
