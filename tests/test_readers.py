@@ -55,10 +55,11 @@ def stored(array: np.ndarray, kind: str, folder: Path):
     if kind.startswith("h5py"):
         chunks = (5, *array.shape[1:]) if kind == "h5py chunked" else None
         return h5py.File(folder / "a.h5", "w").create_dataset("a", data=array, chunks=chunks)
-    if kind == "zarr":
+    if kind.startswith("zarr"):
         chunks = (5, *array.shape[1:])
+        shards = (10, *array.shape[1:]) if kind == "zarr shards" else None
         made = zarr.create_array(
-            folder / "a.zarr", shape=array.shape, chunks=chunks, dtype=array.dtype
+            folder / "a.zarr", shape=array.shape, chunks=chunks, shards=shards, dtype=array.dtype
         )
         made[:] = array
         return made
@@ -129,11 +130,7 @@ def test_the_cache_is_bounded_and_forgets_the_block_used_longest_ago():
 def test_a_shard_whose_index_points_beyond_it_is_damaged(images, tmp_path, place):
     import google_crc32c
 
-    array = zarr.create_array(
-        tmp_path / "a.zarr", shape=images.shape, dtype="u1",
-        chunks=(5, *images.shape[1:]), shards=(10, *images.shape[1:]),
-    )  # fmt: skip
-    array[:] = images
+    array = stored(images, "zarr shards", tmp_path)
     file = next((tmp_path / "a.zarr" / "c" / "1").rglob("0/0/0"))
     whole = file.read_bytes()
     index = np.frombuffer(whole[-36:-4], "<u8").copy()
@@ -148,11 +145,7 @@ def test_a_shard_whose_index_points_beyond_it_is_damaged(images, tmp_path, place
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no advice")
 def test_the_disk_is_asked_ahead_for_what_is_not_kept(images, tmp_path, monkeypatch):
-    array = zarr.create_array(
-        tmp_path / "a.zarr", shape=images.shape, dtype="u1",
-        chunks=(5, *images.shape[1:]), shards=(10, *images.shape[1:]),
-    )  # fmt: skip
-    array[:] = images
+    array = stored(images, "zarr shards", tmp_path)
     done, read = [], chunk_files.READ
     monkeypatch.setattr(os, "posix_fadvise", lambda file, *of: done.append(("ask", *of[:2])))
     monkeypatch.setattr(

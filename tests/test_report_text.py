@@ -7,7 +7,8 @@ import pytest
 from matplotlib.collections import PathCollection
 
 import cellfuse as cf
-from cellfuse.bench._report import _comparisons, _failures
+from cellfuse.bench._metrics import METRICS
+from cellfuse.bench._report import _comparisons, _failures, _head
 from cellfuse.bench._summary import conclusion
 
 
@@ -86,3 +87,13 @@ def test_a_method_without_the_correction_is_drawn_beside_those_with_it(correctio
     dots = [one for one in ax.collections if isinstance(one, PathCollection)]
     drawn = sorted(float(x) for one in dots for x, _ in one.get_offsets())
     assert drawn == [value, 0.9]
+
+
+def test_no_heading_says_a_thing_twice():
+    for name, metric in METRICS.items():
+        for score in metric.main:
+            head = _head(f"{name}_{score}")
+            stems = [word[:7] for word in head.lower().replace(",", "").split()]
+            assert len(stems) == len(set(stems)), head
+            initials = "".join(word[0] for word in head.split()[:-1])
+            assert not initials.lower().startswith(head.split()[-1].lower()), head

@@ -165,7 +165,9 @@ def main() -> None:
     parser.add_argument("--cells", type=int, nargs="*", default=[12, 100])
     parser.add_argument("--steps", type=int, default=2500)
     given = parser.parse_args()
-    tables = []
+    tables, file = [], RESULTS / "oracle.csv"
+    # Of other numbers of cells.
+    before = pd.read_csv(file) if file.exists() else pd.DataFrame({"cells": []})
     batch = {"image": "well", "rna": "batch"}
     for cells, seed in itertools.product(given.cells, given.seeds):
         mdata = screen_of(seed, cells, given.steps)
@@ -180,12 +182,9 @@ def main() -> None:
         )  # fmt: skip
         tables.append(result.table.assign(screen=seed, cells=cells))
         print(tables[-1].to_string(), flush=True)
-    table = pd.concat(tables)
-    file = RESULTS / "oracle.csv"
-    if file.exists():  # of other numbers of cells
-        before = pd.read_csv(file)
-        table = pd.concat([before[~before["cells"].isin(given.cells)], table])
-    table.round(4).to_csv(file, index=False)
+        # Written after each, since a hundred cells of each guide take an hour.
+        kept = before[~before["cells"].isin([t["cells"].iloc[0] for t in tables])]
+        pd.concat([kept, *tables]).round(4).to_csv(file, index=False)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ HEADS = {
     "edges_auc": "known pairs, AUC",
     "alignment_foscttm": "FOSCTTM",
     "alignment_gap": "cosine gap",
+    "mean_average_precision_map": "mean average precision",
+    "relationship_recall_recall": "relationship recall",
     "guide_consistency_consistent": "consistent guides",
     "guide_consistency_similarity": "similarity of guides",
 }

@@ -26,7 +26,7 @@ __all__ = ["LazyMatrix", "is_lazy"]
 #: Bytes of one piece: what a thread or a worker has in memory at a time.
 PIECE_BYTES = 32 << 20
 #: Bytes of chosen rows (controls) that are taken into memory for a fit.
-HELD_BYTES = 3 << 29
+HELD_BYTES = 1536 << 20
 #: How often a piece is handed out to a cluster that loses workers, and how long one is waited for.
 TRIES, WAIT_SECONDS = 5, 60
 
@@ -108,7 +108,10 @@ class LazyMatrix:
         return np.split(rows, begins[1:][np.diff(filled) > 0]) if len(rows) else []
 
     def run(self, function: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
-        """Results in the order of the jobs, a few at a time, in threads or on dask's cluster."""
+        """Results in the order of the jobs, each some rows, in threads or on dask's cluster.
+
+        A few are worked on beyond what has been taken, and the disk is asked for one more.
+        """
         client = _cluster()
         if client is not None:
             yield from _on_cluster(client, function, jobs)

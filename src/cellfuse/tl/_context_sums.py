@@ -12,23 +12,24 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from cellfuse._access import check_finite, context_labels, is_mudata
+from cellfuse._access import check_finite, context_codes, context_labels, is_mudata
 from cellfuse._errors import listing, mixed_contexts
 from cellfuse.kernels.context_sums import ContextSums
 
-__all__ = ["context_codes", "sums_by_part", "labels_of_contexts", "two_modalities"]
+__all__ = ["codes_by_modality", "sums_by_part", "labels_of_contexts", "two_modalities"]
 
 #: Cells read at a time.
 BLOCK = 4_096
 
 
-def context_codes(
+def codes_by_modality(
     adatas: dict[str, AnnData], by: str | list[str]
 ) -> tuple[pd.Index, dict[str, NDArray[np.int64]]]:
     """Contexts of all modalities in order, and each cell's number among them."""
-    labels = {m: context_labels(a, by, modality=m).to_numpy(str) for m, a in adatas.items()}
-    names = pd.Index(np.unique(np.concatenate(list(labels.values()))))
-    return names, {m: names.get_indexer(pd.Index(x)) for m, x in labels.items()}
+    own = {m: context_codes(a, by, modality=m) for m, a in adatas.items()}
+    names = pd.Index(sorted(set().union(*(found for _, found in own.values()))), dtype=object)
+    of = {m: names.get_indexer(pd.Index(found, dtype=object)) for m, (_, found) in own.items()}
+    return names, {m: of[m][codes] for m, (codes, _) in own.items()}
 
 
 def sums_by_part(

@@ -20,7 +20,7 @@ from cellfuse.kernels.context_sums import ContextSums
 from cellfuse.kernels.left_out import added
 from cellfuse.kernels.shared_axes import permuted_orders
 from cellfuse.tl._context_sums import (
-    context_codes,
+    codes_by_modality,
     labels_of_contexts,
     sums_by_part,
     two_modalities,
@@ -115,7 +115,7 @@ def alignment(
     check_key(key_added)
     adatas = two_modalities(mdata, "alignment")
     first, second = adatas
-    names, codes = context_codes(adatas, by)
+    names, codes = codes_by_modality(adatas, by)
     chosen = _chosen(names, contexts, by)
     taken = find_nuisances(adatas, regress_out=regress_out)
     z = {m: nuisance_matrix(adatas[m], taken[m], m) for m in adatas}

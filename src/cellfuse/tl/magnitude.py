@@ -15,6 +15,7 @@ from scipy.stats import false_discovery_control
 from cellfuse._access import (
     check_finite,
     check_key,
+    context_codes,
     context_labels,
     label_list,
     profiles_only,
@@ -136,7 +137,7 @@ def perturbation_magnitude(
     batch = np.zeros(len(labels), dtype=np.intp)
     names = np.array(["all rows"])
     if batch_key is not None:
-        batch, found = pd.factorize(context_labels(adata, batch_key), sort=True)
+        batch, found = context_codes(adata, batch_key)
         names = np.asarray(found, dtype=str)
     order = by_name(adata, np.arange(len(labels)))
     controls, others = order[is_control[order]], order[~is_control[order]]

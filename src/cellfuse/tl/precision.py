@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import false_discovery_control
 
-from cellfuse._access import check_key, context_labels, control_mask, label_list, profiles_only
+from cellfuse._access import (
+    check_key,
+    context_codes,
+    context_labels,
+    control_mask,
+    label_list,
+    profiles_only,
+)
 from cellfuse._counts import whole_counts
 from cellfuse._errors import listing
 from cellfuse._provenance import as_json
@@ -272,10 +279,10 @@ def _design(
     n = adata.n_obs
     stratum, strata = np.zeros(n, dtype=np.intp), np.array(["all"])
     if negatives_by is not None:
-        stratum, strata = pd.factorize(context_labels(adata, negatives_by).to_numpy(str), sort=True)
+        stratum, strata = context_codes(adata, negatives_by)
     apart = None
     if across:
-        columns = [pd.factorize(context_labels(adata, key), sort=True)[0] for key in across]
+        columns = [context_codes(adata, key)[0] for key in across]
         apart = np.stack(columns, axis=1)
     chosen = _controls(adata, by, control, control_key)
     # Numbers by sorted label: no order of rows or sets comes in.

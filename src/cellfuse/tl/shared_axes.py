@@ -26,7 +26,7 @@ from cellfuse.kernels.left_out import (
 )
 from cellfuse.kernels.shared_axes import axes_test, bases_of_sides
 from cellfuse.tl._context_sums import (
-    context_codes,
+    codes_by_modality,
     labels_of_contexts,
     sums_by_part,
     two_modalities,
@@ -124,7 +124,7 @@ def shared_axes_test(
 
     check_key(key_added)
     adatas = two_modalities(mdata, "shared_axes_test")
-    names, codes = context_codes(adatas, by)
+    names, codes = codes_by_modality(adatas, by)
     blocks, left_out = (
         labels_of_contexts(adatas, codes, names, key=key, name=name)
         for key, name in ((target_key, "target_key"), (left_out_by, "left_out_by"))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cellfuse._access import (
     check_finite,
     check_key,
+    context_codes,
     context_labels,
     label_list,
     per_side,
@@ -269,7 +270,7 @@ def _side(
         raise ValueError(f"{name} hold no rows.")
     values = representation(adata, rep)
     check_finite(values, "X" if rep is None else f"obsm[{rep!r}]")
-    codes, names = pd.factorize(context_labels(adata, by), sort=True)
+    codes, names = context_codes(adata, by)
     units = None if unit is None else pd.factorize(context_labels(adata, unit))[0]
     return _Side(values, group_rows(codes, len(names)), pd.Index(names, dtype=object), units)
 
