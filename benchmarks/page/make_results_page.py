@@ -46,8 +46,9 @@ SPEED = (
 #: What is to be said of a benchmark's figures.
 NOTES = {
     "model_steps": "Of PETRI's step, what is not a product is GELU and layer norm, Python and the "
-    "augmentation. On the CPU that this was measured on, bf16 makes its products faster and "
-    "casting costs more than that: float32 stays the default without a GPU. "
+    "augmentation. On the CPU that this was measured on, bf16 takes less for the other products "
+    "and more for the backward pass of attention, longer in all: float32 stays the default "
+    "without a GPU. "
     "A step of PhenoSeq or Semi-Clipped has a few milliseconds of products; the rest is Python, "
     "the random numbers of dropout and the optimiser, which larger batches and sizes spread.\n",
 }
