@@ -325,6 +325,7 @@ def equal(one, other) -> bool:
     )
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 def test_worker_processes_read_the_same_batches(images):
     state = torch.get_rng_state()
     ahead = list(loader(2, images=images))

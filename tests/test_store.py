@@ -265,6 +265,86 @@ def test_a_write_that_was_killed_goes_on_and_gives_the_same_store(calls, tmp_pat
     same(cf.io.write_store(tmp_path / "a.h5ad", path, context_keys="guide", **more), adata)
 
 
+def on_disk(folder, order: str, n: int = 400) -> ad.AnnData:
+    """Arrays above 1 MiB in a zarr folder, in chunks of 20 cells; the first ones hold a NaN."""
+    rng = np.random.default_rng(0)
+    adata = cells(n=n)
+    codes = np.arange(n) // 10 if order == "by context" else rng.integers(0, n // 10, n)
+    adata.obs["guide"] = pd.Categorical([f"g{code:02d}" for code in codes])
+    large = {
+        "crops": rng.integers(0, 9, (n, 2, 40, 40), np.uint16),
+        "broken": np.ones((n, 800), "f4"),
+    }
+    large["broken"][np.argmin(codes)] = np.nan  # in the first file
+    for key, values in large.items():
+        chunks = (20, *values.shape[1:])
+        made = zarr.create_array(
+            folder / key, shape=values.shape, chunks=chunks, dtype=values.dtype
+        )
+        made[:] = values
+        adata.obsm[key] = made
+    return adata
+
+
+def same_large(found: ad.AnnData, given_: ad.AnnData) -> None:
+    for key in ("crops", "broken"):
+        assert np.array_equal(found.obsm[key][:], given_.obsm[key][:], equal_nan=key == "broken")
+
+
+@pytest.mark.parametrize("order", ["by context", "shuffled"])
+def test_only_cells_that_do_not_lie_by_context_are_written_twice(order, tmp_path, monkeypatch):
+    from cellfuse.io import _store_arrays
+
+    adata = on_disk(tmp_path, order)
+    monkeypatch.setattr(_store_arrays, "_Buckets", lambda *_: pytest.fail("goes through files"))
+    more = {"context_keys": "guide", "memory": 1 << 20}
+    if order == "shuffled":
+        with pytest.raises(pytest.fail.Exception, match="goes through files"):
+            cf.io.write_store(adata, tmp_path / "o.zarr", **more)
+    else:
+        same_large(cf.io.write_store(adata, tmp_path / "o.zarr", **more), adata)
+
+
+@pytest.mark.parametrize("order", ["by context", "shuffled"])
+def test_a_run_that_goes_on_knows_of_the_nan_that_was_written_before(order, tmp_path, monkeypatch):
+    from cellfuse.io import _store_arrays
+
+    adata, seen, real = on_disk(tmp_path, order), [], _store_arrays._clean
+
+    def clean(values):
+        if False in seen:  # its file has been written
+            raise KeyboardInterrupt
+        seen.append(real(values))
+        return seen[-1]
+
+    more = {"context_keys": "guide", "memory": 1 << 20}
+    with monkeypatch.context() as patched:
+        patched.setattr(_store_arrays, "_clean", clean)
+        with pytest.raises(KeyboardInterrupt):
+            cf.io.write_store(adata, tmp_path / "o.zarr", **more)
+    found = cf.io.write_store(adata, tmp_path / "o.zarr", **more)
+    same_large(found, adata)
+    assert not make_reader(found.obsm["broken"]).checked[0]
+    assert make_reader(found.obsm["crops"]).checked[0]
+
+
+def test_counts_in_memory_are_put_in_order_piece_by_piece(tmp_path):
+    import tracemalloc
+
+    n = 40_000
+    obs = pd.DataFrame(
+        {"guide": pd.Categorical(np.arange(n) % 50)}, index=pd.RangeIndex(n).astype(str)
+    )
+    adata = ad.AnnData(sp.random(n, 400, 0.5, "csr", "f4", np.random.default_rng(0)), obs=obs)
+    cf.io.write_store(adata[:100].copy(), tmp_path / "warm.zarr", context_keys="guide")
+    tracemalloc.start()
+    found = cf.io.write_store(adata, tmp_path / "o.zarr", context_keys="guide", memory=8 << 20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < (adata.X.data.nbytes + adata.X.indices.nbytes) / 1.5
+    assert (found.X[:200] != adata.X[:200]).nnz == 0
+
+
 def test_what_another_data_set_left_half_written_is_not_gone_on_with(tmp_path, monkeypatch):
     first, other = cells(0), cells(5)
     path = tmp_path / "o.zarr"

@@ -229,6 +229,10 @@ def _elements(array: Any) -> Callable[[int, int], NDArray]:
     return read
 
 
+#: Number of a block, and which of the rows asked for, in the order of blocks, lie in it.
+Parts = list[tuple[int, int, int]]
+
+
 class BlockReader:
     """An array on disk (zarr, h5py, CSR) or computed in blocks (dask).
 
@@ -307,18 +311,25 @@ class BlockReader:
         blocks = self.block_of(rows)
         order = np.argsort(blocks, kind="stable")
         numbers, first = np.unique(blocks[order], return_index=True)
-        parts = np.split(order, first[1:]) if len(numbers) else []
-        if self._blocks.sparse:
-            return self._read_sparse(place, numbers, parts)
-        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        ends = np.append(first, len(rows))[1:]
+        parts = list(zip(numbers.tolist(), first.tolist(), ends.tolist(), strict=True))
         self._ask(numbers)
-        for number, part in zip(numbers.tolist(), parts, strict=True):
-            block, here = self._block(number), place[part] - self._blocks.bounds[number]
-            first, last = part[0], part[-1] + 1
-            if last - first == len(part):  # a document's cells: copied once
-                np.take(block, here, axis=0, out=out[first:last], mode="clip")
+        within = (place - self._blocks.bounds[blocks])[order]
+        if self._blocks.sparse:
+            return self._read_sparse(parts, within, order)
+        return self._read_dense(parts, within, order)
+
+    def _read_dense(self, parts: Parts, within: Ints, order: Ints) -> NDArray[Any]:
+        """Rows of several blocks; those that stay together are copied together."""
+        out = np.empty((len(order), *self.shape[1:]), self.dtype)
+        for number, begin, end in parts:
+            block, to = self._block(number), order[begin:end]
+            first = int(to[0])
+            if int(to[-1]) - first == end - begin - 1:  # a document's cells: copied once
+                into = out[first : first + end - begin]
+                np.take(block, within[begin:end], axis=0, out=into, mode="clip")
             else:
-                out[part] = block[here]
+                out[to] = block[within[begin:end]]
         return out
 
     def ahead(self, rows: Ints) -> None:
@@ -331,27 +342,35 @@ class BlockReader:
                 if number not in self._kept:
                     self._blocks.ahead(number)
 
-    def _read_sparse(self, place: Ints, numbers: Ints, parts: list[Ints]) -> sp.csr_matrix:
-        """Rows of several blocks, each written where it belongs: no row is copied twice."""
-        if not len(place):
+    def _read_sparse(self, parts: Parts, within: Ints, order: Ints) -> sp.csr_matrix:
+        """Rows of several blocks, block by block, then in the order asked for."""
+        n, width = len(order), int(self._blocks.shape[1])
+        if not n:
             return sp.csr_matrix((0, self.shape[1]), dtype=self.dtype)
-        lengths, pieces = np.empty(len(place), np.int64), []
-        for number, part in zip(numbers, parts, strict=True):
-            block = self._block(int(number))
-            here = place[part] - self._blocks.bounds[number]
-            starts = block.indptr[here]
-            lengths[part] = block.indptr[here + 1] - starts
-            entries = _spans(starts, lengths[part])
-            pieces.append((block.data[entries], block.indices[entries]))
-        indptr = np.zeros(len(place) + 1, np.int64)
+        begun, lengths = np.empty(n, np.int64), np.empty(n, np.int64)
+        blocks = []
+        for number, begin, end in parts:
+            block = self._block(number)
+            begun[begin:end] = block.indptr[within[begin:end]]
+            lengths[begin:end] = block.indptr[within[begin:end] + 1]
+            blocks.append(block)
+        lengths -= begun
+        indptr = np.zeros(n + 1, np.int64)
         np.cumsum(lengths, out=indptr[1:])
         values = np.empty(indptr[-1], block.dtype)
         columns = np.empty(indptr[-1], block.indices.dtype)
-        for part, piece in zip(parts, pieces, strict=True):
-            to = _spans(indptr[part], lengths[part])
-            values[to], columns[to] = piece
-        joined = sp.csr_matrix((values, columns, indptr), (len(place), block.shape[1]))
+        entries = np.repeat(begun - indptr[:-1], lengths) + np.arange(indptr[-1])
+        for (_, begin, end), block in zip(parts, blocks, strict=True):
+            some = slice(int(indptr[begin]), int(indptr[end]))
+            np.take(block.data, entries[some], out=values[some], mode="clip")
+            np.take(block.indices, entries[some], out=columns[some], mode="clip")
+        joined = sp.csr_matrix((values, columns, indptr), (n, width))
         joined.has_canonical_format = True  # as each block is
+        if (np.diff(order) != 1).any():
+            back = np.empty(n, np.int64)
+            back[order] = np.arange(n)
+            joined = joined[back]
+            joined.has_canonical_format = True
         return joined if self._columns is None else joined[:, self._columns]
 
     def _block(self, number: int) -> Any:
@@ -376,12 +395,6 @@ class BlockReader:
             while self._kept_bytes > self.cache_bytes and len(self._kept) > 1:
                 self._kept_bytes -= _n_bytes(self._kept.popitem(last=False)[1])
         return block
-
-
-def _spans(starts: Ints, lengths: Ints) -> Ints:
-    """``lengths[i]`` numbers from ``starts[i]`` on, for each i in turn."""
-    begun = np.cumsum(lengths) - lengths
-    return np.repeat(starts - begun, lengths) + np.arange(lengths.sum())
 
 
 def _n_bytes(block: Any) -> int:

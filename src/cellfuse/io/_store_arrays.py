@@ -1,9 +1,10 @@
 """Rows of an array into the order of a store, in bounded memory, so that a killed run goes on.
 
-An array that is larger than the memory granted is first dealt, in the order in which it lies, to
-buckets on the disk beside the store: each holds the rows of one stretch of the store. Then each
-bucket, which fits into memory, is put in order and written. Everything is read once and written
-twice.
+Where the rows of one stretch of the store lie in few blocks of the source, as they do if its cells
+are by context already, stretch after stretch is read and written. Else the source is first dealt, in
+the order in which it lies, to buckets on the disk beside the store: each holds the rows of one
+stretch. Then each bucket, which fits into memory, is put in order and written. Everything is read
+once and written twice.
 """
 
 from __future__ import annotations
@@ -26,16 +27,19 @@ __all__ = ["write_csr", "write_dense"]
 CHUNK_BYTES = 128 << 10
 #: A document of 16 cells then reads one or two chunks; more cells per chunk are read in vain.
 CHUNK_CELLS = (16, 256)
+#: How often the entries of some rows stand in memory while they are put in order and written.
+CSR_COPIES = 3
 #: Bytes of one file, before compression.
 SHARD_BYTES = 32 << 20
 
 Ints = NDArray[np.int64]
 
 
-def rows_of(row_bytes: float, chunk_cells: int | None) -> tuple[int, int]:
-    """Rows of a chunk, and of a file."""
+def rows_of(row_bytes: float, chunk_cells: int | None, memory: int) -> tuple[int, int]:
+    """Rows of a chunk, and of a file, of which two fit into memory."""
     chunk = chunk_cells or int(np.clip(CHUNK_BYTES // max(1.0, row_bytes), *CHUNK_CELLS))
-    per_shard = max(1, int(SHARD_BYTES // max(1.0, chunk * row_bytes)))
+    file_bytes = min(SHARD_BYTES, memory / 2)
+    per_shard = max(1, int(file_bytes // max(1.0, chunk * row_bytes)))
     return chunk, chunk * min(per_shard, 1024)
 
 
@@ -58,13 +62,12 @@ def write_dense(
 ) -> None:
     """Write the rows of a dense array in the order `stored`, which names rows of the source."""
     row_bytes = int(np.prod(source.shape[1:], dtype=np.int64)) * source.dtype.itemsize
-    chunk, shard = rows_of(row_bytes, chunk_cells)
+    chunk, shard = rows_of(row_bytes, chunk_cells, memory)
     if chunk * row_bytes > memory:
         raise ValueError(
             f"a chunk of {chunk} cells of {source.name} takes {chunk * row_bytes:,} bytes, more "
             f"than memory={memory:,}. Give a smaller `chunk_cells` or more `memory`."
         )
-    shard = min(shard, max(chunk, memory // max(1, 2 * row_bytes) // chunk * chunk))
     if source.name in group:
         array: Any = group[source.name]
     else:
@@ -78,24 +81,39 @@ def write_dense(
             config={"write_empty_chunks": True},
         )
         array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-    if source.in_memory:
-        pieces: Iterator[tuple[int, Any]] = (
-            (start, source.read(stored[start : start + shard]))
-            for start in range(0, len(stored), shard)
-        )
-    else:
-        rows = max(shard, memory // max(1, 2 * row_bytes) // shard * shard)
-        pieces = _through_buckets(source, stored, rows, shard, work)
-    clean = True
-    for start, values in pieces:
+    rows = max(shard, memory // max(1, 2 * row_bytes) // shard * shard)
+    way = _straight if source.lies_as(stored, rows) else _through_buckets
+    for start, values in way(source, stored, rows, shard, work):
         part = np.ascontiguousarray(values, dtype=source.dtype)
+        if not _clean(part):
+            array.attrs["cellfuse-finite"] = False  # at once: a run that goes on does not see it
         array[start : start + len(part)] = part
-        clean = clean and _clean(part)
-    array.attrs["cellfuse-finite"] = clean and array.attrs.get("cellfuse-finite", True)
+    array.attrs["cellfuse-finite"] = array.attrs.get("cellfuse-finite", True)
 
 
 def _clean(values: NDArray) -> bool:
     return values.dtype.kind in "bui" or bool(np.isfinite(values).all())
+
+
+def _straight(
+    source: Source, stored: Ints, rows: int, shard: int, work: Path
+) -> Iterator[tuple[int, NDArray]]:
+    """Files of the store, in order, from a source that lies nearly as they do."""
+    done = work / "written"
+    begin = int(done.read_text()) if done.exists() else 0
+    for start in range(begin, len(stored), rows):
+        found = source.read(stored[start : start + rows])
+        for first in range(0, len(found), shard):
+            yield start + first, found[first : first + shard]
+        _note(done, str(start + rows))  # only after all of it has been written
+
+
+def _note(path: Path, text: str) -> None:
+    """Write down how far a run has come, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)
 
 
 class _Buckets:
@@ -123,9 +141,7 @@ class _Buckets:
 
     def note(self, next_row: int, *, whole: bool = False) -> None:
         sizes = [file.stat().st_size if file.exists() else 0 for file in self.files]
-        new = self._state.with_suffix(".new")
-        new.write_text(json.dumps({"row": next_row, "sizes": sizes, "whole": whole}))
-        new.replace(self._state)
+        _note(self._state, json.dumps({"row": next_row, "sizes": sizes, "whole": whole}))
 
 
 def _deal(source: Source, place: Ints, rows: int, buckets: _Buckets, add: Any) -> None:
@@ -180,17 +196,14 @@ def write_csr(
     chunk_cells: int | None,
 ) -> None:
     """Write the rows of a sparse matrix, in anndata's CSR layout, in the order `stored`."""
-    if source.in_memory:
-        pieces = [source.read(stored[s : s + 65_536]) for s in range(0, len(stored), 65_536)]
-        lengths = np.concatenate([np.diff(p.indptr) for p in pieces]) if pieces else np.empty(0)
-        found: Iterator[sp.csr_matrix] = iter(pieces)
-    else:
-        lengths, found = _csr_through_buckets(source, stored, work, memory)
+    rows = max(1, len(stored) * memory // max(1, CSR_COPIES * source.n_bytes))
+    way = _csr_straight if source.lies_as(stored, rows) else _csr_through_buckets
+    lengths, found = way(source, stored, rows, work)
     indptr = np.zeros(len(stored) + 1, np.int64)
     np.cumsum(lengths, out=indptr[1:])
     nnz, n_columns = int(indptr[-1]), int(source.shape[1])
     row_bytes = nnz / max(1, len(stored)) * (source.dtype.itemsize + 4)
-    chunk, shard = rows_of(row_bytes, chunk_cells)
+    chunk, shard = rows_of(row_bytes, chunk_cells, memory)
     each = max(1, round(nnz / max(1, len(stored)) * chunk))
     if source.name in group:
         del group[source.name]  # half written: its buckets are whole
@@ -264,16 +277,26 @@ class _Stretch:
             self._flush(self._n_waiting)
 
 
+def _csr_straight(
+    source: Source, stored: Ints, rows: int, work: Path
+) -> tuple[Ints, Iterator[sp.csr_matrix]]:
+    """Length of every row of the store, and its rows in order; the source is gone through twice."""
+
+    def matrices() -> Iterator[sp.csr_matrix]:
+        for start in range(0, len(stored), rows):
+            yield source.read(stored[start : start + rows])
+
+    lengths = [np.empty(0, np.int64), *(np.diff(matrix.indptr) for matrix in matrices())]
+    return np.concatenate(lengths), matrices()
+
+
 def _csr_through_buckets(
-    source: Source, stored: Ints, work: Path, memory: int
+    source: Source, stored: Ints, rows: int, work: Path
 ) -> tuple[Ints, Iterator[sp.csr_matrix]]:
     """Length of every row of the store, and its rows in order."""
     n = len(stored)
     place = np.empty(n, np.int64)
     place[stored] = np.arange(n)
-    n_bytes = sum(getattr(reader, "n_bytes", 0) for reader in source.readers)
-    n_buckets = max(1, min(n, -(-3 * n_bytes // memory)))
-    rows = -(-n // n_buckets)
     parts = ("data", "indices", "lengths")
     names = [f"{number}.{part}" for number in range(-(-n // rows)) for part in parts]
     dtypes = {"data": source.dtype, "indices": np.dtype("i8"), "lengths": np.dtype("i8")}

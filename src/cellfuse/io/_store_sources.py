@@ -26,6 +26,8 @@ from cellfuse.io._hdf5 import inspect, inspect_folder, reading
 
 __all__ = ["Source", "as_parts", "concatenated_obs", "frame_of", "is_table", "sources_of"]
 
+#: How often a block may be read, on average, before files in between are worth their while.
+READ_AGAIN = 1.5
 #: Bytes of a source that are in memory at a time while it is gone through.
 SWEEP_BYTES = 64 << 20
 
@@ -87,6 +89,24 @@ class Source:
         """Whether rows in any order cost no more than in theirs."""
         return not any(isinstance(r, BlockReader) for r in self.readers)
 
+    @property
+    def n_bytes(self) -> int:
+        """Size of all values in memory."""
+        return sum(_bytes_of(reader) for reader in self.readers)
+
+    def lies_as(self, order: NDArray[np.int64], rows: int) -> bool:
+        """Whether it can be read in an order, `rows` at a time, with hardly a block read twice."""
+        if self.in_memory:
+            return True
+        blocks, end, n_before = np.empty(len(order), np.int64), 0, 0
+        for reader in self.readers:
+            begin, end = end, end + reader.shape[0]
+            here = (begin <= order) & (order < end)
+            blocks[here] = reader.block_of(order[here] - begin) + n_before
+            n_before += reader.shape[0]  # there are no more blocks than rows
+        reads = np.unique(np.arange(len(order)) // rows * n_before + blocks)
+        return len(reads) <= READ_AGAIN * len(np.unique(blocks))
+
     def sweep(self, first: int = 0) -> Iterator[tuple[int, Any]]:
         """Go through all rows from `first` on: the first row of each piece, and its values."""
         begin = 0
@@ -100,6 +120,13 @@ class Source:
                 rows = np.arange(start, min(start + step, n), dtype=np.int64)
                 yield begin + start, reader.read(rows)
             begin += n
+
+
+def _bytes_of(reader: Reader) -> int:
+    if isinstance(reader, CSRReader):
+        return int(reader.matrix.data.nbytes + reader.matrix.indices.nbytes)
+    dense = int(np.prod(reader.shape, dtype=np.int64)) * reader.dtype.itemsize
+    return int(getattr(reader, "n_bytes", dense))
 
 
 def as_parts(data: object) -> tuple[dict[str, list[AnnData]], bool]:

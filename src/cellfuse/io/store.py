@@ -48,7 +48,7 @@ def write_store(
     memory
         Bytes that may be taken, 1 GiB by default, besides `data` itself and its obs. Arrays that
         are larger go through files beside the store, which take as much room as the array does
-        uncompressed.
+        uncompressed, unless their cells lie by context already.
     overwrite
         Replace a store at `path`; what was there stays until the new one is whole.
     seed
