@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cellfuse.nn.blocks import Attention, Block, CrossBlock
+from cellfuse.nn.blocks import Attention, Block, CrossBlock, MeanTokens
 
 
 def both(module, *given, monkeypatch):
@@ -31,6 +31,24 @@ def test_a_few_questions_get_the_same_answers_and_teach_the_same(n_heads, asked,
     assert module.attention._asks_little(x, context)
     for folded, plain in zip(*both(module, x, context, monkeypatch=monkeypatch), strict=True):
         torch.testing.assert_close(folded, plain)
+
+
+def test_the_gradient_of_mean_tokens_is_the_one_of_their_formula():
+    torch.manual_seed(0)
+    leaves = [torch.randn(2, n, 5, dtype=torch.double, requires_grad=True) for n in (3, 7)]
+    assert torch.autograd.gradcheck(MeanTokens.apply, leaves)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = MeanTokens.apply(*(x.float() for x in leaves))
+    assert found.dtype == torch.bfloat16
+    found.float().square().sum().backward()
+    mixed = [x.grad.clone() for x in leaves]
+    for x in leaves:
+        x.grad = None
+    questions, tokens = leaves
+    plain = (questions @ tokens.transpose(1, 2)).softmax(dim=-1) @ tokens
+    plain.square().sum().backward()
+    for x, near in zip(leaves, mixed, strict=True):
+        assert (x.grad - near).norm() < 0.03 * x.grad.norm()
 
 
 def test_many_questions_and_masks_take_the_plain_way(monkeypatch):

@@ -85,9 +85,16 @@ def whole_files(folder: Path) -> dict[str, bytes]:
     }
 
 
+class Files(dict[str, bytes]):
+    """Hypothesis prints what a failing test was given: not all bytes of all files."""
+
+    def __repr__(self) -> str:
+        return f"files {sorted(self)}"
+
+
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return whole_files(tmp_path_factory.mktemp("good"))
+def good(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return Files(whole_files(tmp_path_factory.mktemp("good")))
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -112,6 +119,15 @@ def test_good_files_with_some_bytes_changed_are_right_or_told(tmp_path, good, na
         data[place : place + 1] = change
     (tmp_path / name).write_bytes(bytes(data))
     right_or_told(READERS[name], tmp_path / name)
+
+
+def test_damage_of_what_pandas_says_of_itself_is_told(tmp_path, good):
+    """Its note on the index, in the schema in base 64, has a "start"."""
+    assert b"LCAic3RhcnQi" in good["p.parquet"]
+    file = tmp_path / "p.parquet"
+    file.write_bytes(good["p.parquet"].replace(b"LCAic3RhcnQi", b"LCAiS3RhcnQi"))
+    with pytest.raises(ValueError, match=r"p\.parquet.* cannot be read as a table: 'start'"):
+        cf.io.read_profiles(file)
 
 
 def test_damage_is_told_where_pyarrow_raises_an_error_of_the_system(tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ LAYERS = {
     "_errors": set(),
     "_counts": set(),
     "_files": set(),
+    "_memory": set(),
     "_labels": set(),
     "_decoupler": set(),
     "_mudata": {"_files"},
@@ -35,8 +36,9 @@ LAYERS = {
     "kernels": {"_errors"},
     "_batches": {"_access", "_errors", "kernels"},
     "nn": {"_errors", "kernels"},
-    "data": {"_access", "_provenance", "_errors", "kernels", "nn"},
+    "data": {"_access", "_provenance", "_errors", "_memory", "kernels", "nn"},
     "model": {
+        "_memory",
         "_mudata",
         "_access",
         "_provenance",

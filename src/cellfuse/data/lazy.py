@@ -17,14 +17,16 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from cellfuse._memory import keep_freed
 from cellfuse.data.blocks import BlockReader
 from cellfuse.data.contexts import Ints
 from cellfuse.kernels.chunks import n_threads
 
 __all__ = ["LazyMatrix", "is_lazy"]
 
-#: Bytes of one piece: what a thread or a worker has in memory at a time.
-PIECE_BYTES = 32 << 20
+#: Bytes of one piece: what a thread or a worker has in memory at a time. Blocks of 32 MB and more
+#: would go back to the system each time and be cleared anew.
+PIECE_BYTES = 16 << 20
 #: Bytes of chosen rows (controls) that are taken into memory for a fit.
 HELD_BYTES = 1536 << 20
 #: How often a piece is handed out to a cluster that loses workers, and how long one is waited for.
@@ -118,6 +120,7 @@ class LazyMatrix:
             return
         from threadpoolctl import threadpool_limits
 
+        keep_freed()
         workers = n_threads()
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
             coming: deque[Future[Any]] = deque()

@@ -1,8 +1,8 @@
 """Rows of an array into the order of a store, in bounded memory, so that a killed run goes on.
 
 Where the rows of one stretch of the store lie in few blocks of the source, as they do if its cells
-are by context already, stretch after stretch is read and written. Else the source is first dealt, in
-the order in which it lies, to buckets on the disk beside the store: each holds the rows of one
+are by context already, stretch after stretch is read and written. Else the source is first dealt,
+in the order in which it lies, to buckets on the disk beside the store: each holds the rows of one
 stretch. Then each bucket, which fits into memory, is put in order and written. Everything is read
 once and written twice.
 """

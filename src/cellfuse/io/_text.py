@@ -69,7 +69,7 @@ def check_declared(path: Path, declared: int, stored: int) -> None:
 
 @contextmanager
 def damage(path: Path, what: str) -> Iterator[None]:
-    """Name the file in whatever a reader says of broken bytes."""
+    """Name the file in whatever a reader says, or falls over, of broken bytes."""
     try:
         yield
     except (
@@ -77,6 +77,11 @@ def damage(path: Path, what: str) -> Iterator[None]:
         OSError,
         EOFError,
         MemoryError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
         zlib.error,
         zipfile.BadZipFile,
         csv.Error,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 __all__ = ["Block", "CrossBlock", "init_weights"]
 
@@ -15,6 +18,36 @@ def init_weights(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+class MeanTokens(torch.autograd.Function):
+    """Means of tokens, weighed by the softmax of how well they match each question.
+
+    Tokens are read twice, as keys and as values. Their two gradients are one product here, so that
+    what is as large as all tokens is made once instead of three times.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, questions: Tensor, tokens: Tensor) -> Tensor:
+        """Questions (N, Q, width) and tokens (N, T, width) to means (N, Q, width)."""
+        shares = (questions @ tokens.transpose(1, 2)).softmax(dim=-1)
+        ctx.save_for_backward(questions, tokens, shares)
+        ctx.device_type = tokens.device.type
+        ctx.mixed = torch.is_autocast_enabled(ctx.device_type)
+        return shares @ tokens
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_means: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of questions and tokens."""
+        questions, tokens, shares = ctx.saved_tensors
+        with torch.autocast(ctx.device_type, enabled=ctx.mixed):
+            of_shares = of_means @ tokens.transpose(1, 2)
+            mean = (of_shares * shares).sum(dim=-1, keepdim=True)
+            of_scores = shares * (of_shares - mean)
+            both = torch.cat([of_scores, shares], dim=1)
+            times = torch.cat([questions, of_means.to(questions.dtype)], dim=1)
+            return of_scores @ tokens, both.transpose(1, 2) @ times
 
 
 class Attention(nn.Module):
@@ -53,8 +86,7 @@ class Attention(nn.Module):
         q = self._heads(self.query(x))  # (N, heads, L, width / heads)
         key, value = self.key_value.weight.view(2, self.n_heads, -1, width)
         questions = torch.einsum("nhld,hdw->nhlw", q * q.shape[-1] ** -0.5, key).flatten(1, 2)
-        shares = (questions @ context.transpose(1, 2)).softmax(dim=-1)
-        answers = (shares @ context).unflatten(1, (self.n_heads, -1))
+        answers = MeanTokens.apply(questions, context).unflatten(1, (self.n_heads, -1))
         out = torch.einsum("nhlw,hdw->nlhd", answers, value).flatten(2)
         return out + self.key_value.bias[width:]
 

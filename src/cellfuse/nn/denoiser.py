@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cellfuse.nn.blocks import Attention
+from cellfuse.nn.dropout import Dropout, dropout
 
 __all__ = ["ContextEncoder", "Denoiser", "DenoiserSizes", "FoldedDenoiser"]
 
@@ -87,7 +88,7 @@ class SetLayer(nn.Module):
         self.norm_ff = nn.LayerNorm(width)
         self.widen = nn.Linear(width, ff_ratio * width)
         self.narrow = nn.Linear(ff_ratio * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         normed = self.norm_attention(x)
@@ -112,7 +113,7 @@ class ContextEncoder(nn.Module):
         super().__init__()
         width = sizes.width
         self.project = nn.Sequential(
-            nn.Linear(n_features, width), nn.Mish(), nn.LayerNorm(width), nn.Dropout(sizes.dropout)
+            nn.Linear(n_features, width), nn.Mish(), nn.LayerNorm(width), Dropout(sizes.dropout)
         )
         self.layers = nn.ModuleList(
             [
@@ -162,7 +163,7 @@ class OneTokenAttention(nn.Module):
         value = self.value(x)
         if self.training and self.dropout:
             # Dropout of attention weights: here of whole heads.
-            kept = F.dropout(value.new_ones(*value.shape[:-1], self.n_heads, 1), self.dropout)
+            kept = dropout(value.new_ones(*value.shape[:-1], self.n_heads, 1), self.dropout)
             value = (value.unflatten(-1, (self.n_heads, -1)) * kept).flatten(-2)
         return self.out(value)
 
@@ -181,7 +182,7 @@ class GatedFeedForward(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.widen = nn.Linear(width, 2 * ratio * width)
         self.narrow = nn.Linear(ratio * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.widen(self.norm(x)).chunk(2, dim=-1)

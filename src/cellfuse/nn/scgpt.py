@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from cellfuse._errors import listing
 from cellfuse.nn.blocks import Attention
 from cellfuse.nn.checkpoints import read_tensors
+from cellfuse.nn.dropout import Dropout
 
 __all__ = ["ScGPT", "ScGPTCheckpoint", "read_scgpt"]
 
@@ -48,7 +49,7 @@ class ValueEmbedding(nn.Module):
         self.first = nn.Linear(1, width)
         self.second = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, values: Tensor) -> Tensor:
         x = F.relu(self.first(values.clamp(max=MAX_VALUE)[..., None]))
@@ -65,7 +66,7 @@ class PostNormBlock(nn.Module):
         self.first = nn.Linear(width, hidden)
         self.second = nn.Linear(hidden, width)
         self.norm_mlp = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = self.norm_attention(x + self.dropout(self.attention(x, x, mask)))

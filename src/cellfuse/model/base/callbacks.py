@@ -39,6 +39,8 @@ class Averaged(L.Callback):
         self.n_steps, self.lowest = 0, math.inf
         self.average: dict[str, Tensor] = {}
         self.best: dict[str, Tensor] = {}
+        #: Weights as they are trained, in the order of the average, once steps are made.
+        self._now: list[Tensor] = []
 
     def _trained(self) -> dict[str, Tensor]:
         return {n: p.detach() for n, p in self._network.named_parameters() if p.requires_grad}
@@ -49,6 +51,7 @@ class Averaged(L.Callback):
         place = self._trained()
         self.average = {n: found[n].clone().to(place[n].device) for n in place}
         self.n_steps = self.n_steps or trainer.global_step
+        self._now = []
 
     def on_train_batch_end(
         self,
@@ -63,8 +66,8 @@ class Averaged(L.Callback):
             return
         self.n_steps = trainer.global_step
         decay = min(self.decay, (1 + self.n_steps) / (10 + self.n_steps))
-        weights = self._trained()
-        torch._foreach_lerp_(list(self.average.values()), list(weights.values()), 1 - decay)
+        self._now = self._now or list(self._trained().values())
+        torch._foreach_lerp_(list(self.average.values()), self._now, 1 - decay)
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Keep the average of the epoch with the lowest loss."""

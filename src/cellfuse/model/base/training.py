@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cellfuse._console import quiet, shows_progress
+from cellfuse._memory import keep_freed
 from cellfuse.data import Batch, DocumentDataModule
 from cellfuse.model.base.checks import plain
 from cellfuse.model.base.history import Frames, History
@@ -237,6 +238,7 @@ def _run(
         if settings.get("enable_progress_bar", True) and shows_progress():
             settings["callbacks"] = [*settings["callbacks"], Progress()]
         settings["enable_progress_bar"] = False
+    keep_freed()
     with quiet():
         _fit(L.Trainer(**settings), training, datamodule, keeping, ckpt_path, keeps)
 
