@@ -71,15 +71,19 @@ def _like(argument: Any) -> Any:
 
 
 class Clock(Callback):
-    """Seconds of each step after the first; the products of the first are written down."""
+    """Seconds of each step after the first, and of its products alone, which follow it at once.
+
+    The products of the first step are written down. What else the machine does falls on both.
+    """
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
+        self.floors: list[dict[str, float]] = []
         self.written: Written | None = None
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         """Of several stages the last one counts."""
-        self.steps, self.written = [], None
+        self.steps, self.floors, self.written = [], [], None
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         if self.written is None:
@@ -90,11 +94,14 @@ class Clock(Callback):
     def on_train_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        assert self.written is not None
         if self.steps or trainer.global_step > 1:
             self.steps.append(since(*self._start))
-        elif self.written is not None:
+            with torch.no_grad(), torch.autocast("cpu", enabled=False):
+                self.floors.append(timed(self._floor))
+        else:
             self.written.__exit__(None, None, None)
-            self.steps = []
+            self._floor = self.written.floor()
 
 
 def since(wall: float, cpu: float) -> dict[str, float]:
@@ -158,17 +165,14 @@ def measure(name: str, precision: str, n_steps: int) -> dict[str, Any]:
         max_epochs=10_000, max_steps=n_steps + 1, precision=precision, accelerator="cpu",
         enable_progress_bar=False, callbacks=[clock], **short,
     )  # fmt: skip
-    assert clock.written is not None
-    floor = clock.written.floor()
-    with torch.no_grad():
-        floors = [timed(floor) for _ in range(n_steps + 2)][2:]
     found: dict[str, Any] = {"model": name, "precision": precision, "cells": cells}
-    for side, runs in (("step", clock.steps), ("floor", floors)):
+    for side, runs in (("step", clock.steps[2:]), ("floor", clock.floors[2:])):
         for key in ("seconds", "cpu_seconds"):
             found[f"{side}_{key}"] = statistics.median(run[key] for run in runs)
-    found["products"] = len(clock.written.products)
-    found["ratio"] = found["step_seconds"] / found["floor_seconds"]
-    found["ratio_cpu"] = found["step_cpu_seconds"] / found["floor_cpu_seconds"]
+    found["products"] = len(clock.written.products) if clock.written else 0
+    for name, key in (("ratio", "seconds"), ("ratio_cpu", "cpu_seconds")):
+        pairs = zip(clock.steps[2:], clock.floors[2:], strict=True)
+        found[name] = statistics.median(step[key] / floor[key] for step, floor in pairs)
     return found
 
 

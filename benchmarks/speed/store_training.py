@@ -158,6 +158,7 @@ def measured(n: int, n_steps: int, tiles: int) -> dict[str, Any]:
         "write_store_seconds": written - made, "turns": turns,
         "speeds_of_memory": speeds, "speed_of_memory": statistics.median(speeds),
         "peak_mb": max(t["peak_mb"] for t in turns if t["where"] == "store"),
+        **({"tiles": tiles} if tiles <= 64 else {}),
     }  # fmt: skip
 
 
