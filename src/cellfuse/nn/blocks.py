@@ -32,8 +32,13 @@ class MeanTokens(torch.autograd.Function):
         """Questions (N, Q, width) and tokens (N, T, width) to means (N, Q, width)."""
         shares = (questions @ tokens.transpose(1, 2)).softmax(dim=-1)
         ctx.save_for_backward(questions, tokens, shares)
-        ctx.device_type = tokens.device.type
-        ctx.mixed = torch.is_autocast_enabled(ctx.device_type)
+        device = tokens.device.type
+        # Gradients are computed after the precision of the forward pass has been put back.
+        ctx.precision = {
+            "device_type": device,
+            "dtype": torch.get_autocast_dtype(device),
+            "enabled": torch.is_autocast_enabled(device),
+        }
         return shares @ tokens
 
     @staticmethod
@@ -41,7 +46,7 @@ class MeanTokens(torch.autograd.Function):
     def backward(ctx: Any, of_means: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of questions and tokens."""
         questions, tokens, shares = ctx.saved_tensors
-        with torch.autocast(ctx.device_type, enabled=ctx.mixed):
+        with torch.autocast(**ctx.precision):
             of_shares = of_means @ tokens.transpose(1, 2)
             mean = (of_shares * shares).sum(dim=-1, keepdim=True)
             of_scores = shares * (of_shares - mean)
