@@ -286,8 +286,8 @@ class BlockReader:
     @property
     def checked(self) -> tuple[bool, bool]:
         """Whether writing the store has found all values finite, and all of them counts."""
-        inside = getattr(self.array, "group", self.array)
-        known = getattr(inside, "attrs", {}) if self._place is not None else {}
+        inside = getattr(self.array, "group", getattr(self.array, "stored", None))
+        known = inside.attrs if self._place is not None and inside is not None else {}
         return bool(known.get("cellfuse-finite")), bool(known.get("cellfuse-counts"))
 
     @property
