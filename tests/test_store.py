@@ -305,6 +305,27 @@ def test_only_cells_that_do_not_lie_by_context_are_written_twice(order, tmp_path
         same_large(cf.io.write_store(adata, tmp_path / "o.zarr", **more), adata)
 
 
+def test_cells_of_several_files_that_lie_by_context_are_not_written_twice(tmp_path, monkeypatch):
+    """Each file has all contexts: a stretch of the store reads some blocks of either."""
+    from cellfuse.io import _store_arrays
+
+    parts = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        parts.append(on_disk(tmp_path / name, "by context"))
+        parts[-1].obs_names = name + parts[-1].obs_names
+        del parts[-1].obsp["near"]
+    monkeypatch.setattr(_store_arrays, "_Buckets", lambda *_: pytest.fail("goes through files"))
+    sources = _store_arrays.Source("obsm", "crops", [make_reader(p.obsm["crops"]) for p in parts])
+    found = cf.io.write_store(parts, tmp_path / "o.zarr", context_keys="guide", memory=1 << 20)
+    for key in ("crops", "broken"):
+        both = np.concatenate([part.obsm[key][:] for part in parts])
+        assert np.array_equal(found.obsm[key][:], both, equal_nan=key == "broken")
+    # One file after the other, a block at a time: blocks of the two are not taken for each other.
+    assert sources.lies_as(np.arange(800), 20)
+    assert not sources.lies_as(np.random.default_rng(0).permutation(800), 40)
+
+
 @pytest.mark.parametrize("order", ["by context", "shuffled"])
 def test_a_run_that_goes_on_knows_of_the_nan_that_was_written_before(order, tmp_path, monkeypatch):
     from cellfuse.io import _store_arrays
@@ -322,7 +343,10 @@ def test_a_run_that_goes_on_knows_of_the_nan_that_was_written_before(order, tmp_
         patched.setattr(_store_arrays, "_clean", clean)
         with pytest.raises(KeyboardInterrupt):
             cf.io.write_store(adata, tmp_path / "o.zarr", **more)
+    again: list[bool] = []
+    monkeypatch.setattr(_store_arrays, "_clean", lambda x: again.append(real(x)) or again[-1])
     found = cf.io.write_store(adata, tmp_path / "o.zarr", **more)
+    assert False not in again  # what was written is not written again
     same_large(found, adata)
     assert not make_reader(found.obsm["broken"]).checked[0]
     assert make_reader(found.obsm["crops"]).checked[0]

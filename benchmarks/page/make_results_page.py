@@ -49,8 +49,8 @@ NOTES = {
     "augmentation. On the CPU that this was measured on, bf16 takes less for the other products "
     "and more for the backward pass of attention, longer in all: float32 stays the default "
     "without a GPU. "
-    "A step of PhenoSeq or Semi-Clipped has a few milliseconds of products; the rest is Python, "
-    "the random numbers of dropout and the optimiser, which larger batches and sizes spread.\n",
+    "A step of PhenoSeq or Semi-Clipped has few products; the rest is Python, many small "
+    "operations and the optimiser, which larger batches and sizes spread.\n",
 }
 METRICS = {"tpr": "TPR at 5% FPR", "auc": "AUC", "guide_consistency": "consistent targets"}
 

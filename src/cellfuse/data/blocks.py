@@ -365,12 +365,11 @@ class BlockReader:
             np.take(block.data, entries[some], out=values[some], mode="clip")
             np.take(block.indices, entries[some], out=columns[some], mode="clip")
         joined = sp.csr_matrix((values, columns, indptr), (n, width))
-        joined.has_canonical_format = True  # as each block is
         if (np.diff(order) != 1).any():
             back = np.empty(n, np.int64)
             back[order] = np.arange(n)
             joined = joined[back]
-            joined.has_canonical_format = True
+        joined.has_canonical_format = True  # as each block is
         return joined if self._columns is None else joined[:, self._columns]
 
     def _block(self, number: int) -> Any:
