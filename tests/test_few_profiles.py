@@ -14,8 +14,8 @@ from sklearn.covariance import oas
 from test_shared_axes import fitted, members_of, two_sides
 
 import cellfuse as cf
+from cellfuse.kernels.context_bases import _drawn_to, fit_bases, fit_basis
 from cellfuse.kernels.context_sums import ContextSums
-from cellfuse.kernels.shared_axes import _drawn_to, fit_bases, fit_basis
 
 # -- how many components ---------------------------------------------------------------------------
 

@@ -11,13 +11,9 @@ import scipy.sparse as sp
 from sklearn.metrics import roc_auc_score
 
 import cellfuse as cf
+from cellfuse.kernels.context_bases import fit_basis
 from cellfuse.kernels.context_sums import ContextSums
-from cellfuse.kernels.shared_axes import (
-    fit_basis,
-    fit_shared_axes,
-    pairing,
-    permuted_orders,
-)
+from cellfuse.kernels.shared_axes import fit_shared_axes, pairing, permuted_orders
 
 
 def members_of(code: np.ndarray, n: int) -> sp.csr_matrix:

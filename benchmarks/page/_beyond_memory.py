@@ -72,7 +72,8 @@ def _training(found: dict[str, Any], table: Table) -> str:
         "worker processes.\n\n"
         + table(pd.DataFrame(rows, columns=columns))
         + f"\nMemory, the interpreter included (aimed at: 4,000 MB, {_met(peak <= 4_000)}), grows "
-        "with the number of cells by what obs, their names and their order take." + FEW * few + "\n"
+        "with the number of cells: by obs, names and order, and by the buffers of the arrays until "
+        "these are full, at 1 GiB each." + FEW * few + "\n"
     )
 
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from cellfuse.kernels.alignment import Alignment, align
 from cellfuse.kernels.choosing import simplest_within_error
+from cellfuse.kernels.context_bases import Basis
 from cellfuse.kernels.context_sums import ContextMoments, ContextSums
-from cellfuse.kernels.shared_axes import Basis, fit_shared_axes, permuted_orders
+from cellfuse.kernels.shared_axes import fit_shared_axes, permuted_orders
 
 __all__ = [
     "MANY_CONTEXTS",

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from cellfuse._access import Data
 from cellfuse.data.readers import read_dense
 from cellfuse.data.splits import Held, HeldContexts, sample_rows
+from cellfuse.kernels.context_bases import Method
 from cellfuse.kernels.left_out import N_COMPS
-from cellfuse.kernels.shared_axes import Method
 from cellfuse.model.base.checks import check_whole, one_of
 from cellfuse.model.base.joint_model import JointModel
 from cellfuse.nn import JointSpace, PlainFeatures

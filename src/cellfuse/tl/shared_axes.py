@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cellfuse._access import check_key, per_modality, representation
 from cellfuse._counts import whole_counts
 from cellfuse._provenance import as_json
+from cellfuse.kernels.context_bases import bases_of_sides
 from cellfuse.kernels.left_out import (
     MANY_CONTEXTS,
     N_COMPS,
@@ -24,7 +25,7 @@ from cellfuse.kernels.left_out import (
     choose_n_comps,
     folds_of,
 )
-from cellfuse.kernels.shared_axes import axes_test, bases_of_sides
+from cellfuse.kernels.shared_axes import axes_test
 from cellfuse.tl._context_sums import (
     codes_by_modality,
     labels_of_contexts,

@@ -15,6 +15,7 @@ from cellfuse.data import Contexts, Reader
 from cellfuse.data.readers import read_dense
 from cellfuse.kernels.alignment import Alignment, align
 from cellfuse.kernels.choosing import better_beyond_error
+from cellfuse.kernels.context_bases import Basis, Method, bases_of_sides, tells_noise
 from cellfuse.kernels.context_sums import ContextMoments, ContextSums
 from cellfuse.kernels.left_out import (
     MANY_CONTEXTS,
@@ -25,13 +26,7 @@ from cellfuse.kernels.left_out import (
     choose_n_comps,
     folds_of,
 )
-from cellfuse.kernels.shared_axes import (
-    Basis,
-    Method,
-    bases_of_sides,
-    fit_shared_axes,
-    tells_noise,
-)
+from cellfuse.kernels.shared_axes import fit_shared_axes
 from cellfuse.nn import JointSpace, RidgeMap
 
 __all__ = [
@@ -197,7 +192,7 @@ def fit_joint_space(
         Components of each modality. None: the fewest of `N_COMPS` that contexts left out of the fit
         are found as well with as with the best, where there are two modalities.
     method, n_draws, seed
-        As in :mod:`cellfuse.kernels.shared_axes`.
+        As in :func:`cellfuse.kernels.context_bases.fit_bases`.
     powers
         Of each role's plain features, see :func:`cellfuse.nn.plain_features.power_of`.
     n_learnt

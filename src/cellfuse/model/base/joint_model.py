@@ -20,8 +20,8 @@ from cellfuse.data import Contexts, Source
 from cellfuse.data.nuisances import Keys, Nuisance, find_nuisances, nuisance_matrix
 from cellfuse.data.readers import read_dense
 from cellfuse.data.splits import values_of_contexts
+from cellfuse.kernels.context_bases import Method
 from cellfuse.kernels.left_out import N_COMPS
-from cellfuse.kernels.shared_axes import Method
 from cellfuse.model.base.checks import check_whole
 from cellfuse.model.base.document_model import DocumentModel
 from cellfuse.model.base.embedding import embed, identity_of_embedding

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from cellfuse.data import Contexts, Members, Reader
 from cellfuse.data.readers import read_dense
 from cellfuse.data.splits import rank_within, sample_rows
+from cellfuse.kernels.context_bases import Basis, fit_basis
 from cellfuse.kernels.context_sums import ContextMoments
 from cellfuse.kernels.left_out import added, align_left_out
-from cellfuse.kernels.shared_axes import Basis, fit_basis
 from cellfuse.model.base.choosing import choose_share
 from cellfuse.model.base.joint import Blocks, fit_joint_space, sum_parts
 from cellfuse.model.tide.images import ImageReading
