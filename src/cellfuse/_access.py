@@ -242,6 +242,11 @@ def profile_labels(adata: AnnData, key: str | None) -> NDArray:
     return context_labels(adata, key).to_numpy(str)
 
 
+def has_label(column: pd.Series) -> NDArray[np.bool_]:
+    """Rows that hold a label: neither NaN nor empty text."""
+    return (column.notna() & (column.astype(str).str.strip() != "")).to_numpy(bool, copy=True)
+
+
 def pair_labels(
     pairs: pd.DataFrame, columns: tuple[str, ...] = ("source", "target")
 ) -> pd.DataFrame:

@@ -15,13 +15,14 @@ from mudata import MuData
 from cellfuse._errors import missing_key
 from cellfuse._files import writing
 from cellfuse.bench._design import Design
-from cellfuse.bench._engine import Job, Task, check_metrics, data_of, noted, run_tasks, tasks_of
+from cellfuse.bench._engine import check_metrics, noted, run_tasks
 from cellfuse.bench._folder import GO_ON
 from cellfuse.bench._methods import Method, Source, fingerprint, read_methods
 from cellfuse.bench._metrics import read_metrics
 from cellfuse.bench._result import Benchmark, collect, notes_of, reason
 from cellfuse.bench._screen import Screen, open_screen
 from cellfuse.bench._store import Store, check_results
+from cellfuse.bench._tasks import Job, Task, data_of, tasks_of
 from cellfuse.bench._views import CORRECTIONS
 
 __all__ = ["benchmark"]
@@ -113,8 +114,12 @@ def benchmark(
         `image_rep`, `rna_rep`, `rna_layer`, `rna_likelihood`, `crop`, `batch_key` (obs column of
         the batches that are corrected apart, or a dict by role), `background_key`, `drop_missing`;
         `hold_out` (share of the values of `hold_out_by`, by default of the targets, that no model
-        sees, drawn for each seed; or an obs column whose ``"test"`` rows are held out, or a dict
-        ``{column: label}``).
+        sees, drawn for each seed; a whole number of folds, of which each seed holds out the next;
+        an obs column whose ``"test"`` rows are held out; or a dict ``{column: label}``);
+        `pair_key` (obs column of the pair, where cells were measured in both modalities: models
+        and profiles see each pair from one side, drawn for each seed, and
+        ``alignment(of="pairs")`` scores the pairs of held-out contexts); `n_genes` (how many
+        genes are read, those with most counts in the cells that models see; None reads all).
 
     Returns
     -------

@@ -30,6 +30,8 @@ class Design:
     background_key: str | None = None
     hold_out: float | str | Mapping[str, str] | None = None
     hold_out_by: str | None = None
+    pair_key: str | None = None
+    n_genes: int | None = None
     drop_missing: bool = False
 
     @property

@@ -16,11 +16,12 @@ from cellfuse._access import layers_of, representation, stored_x
 from cellfuse._errors import listing, missing_key
 from cellfuse._mudata import make_mudata
 from cellfuse.bench import _plain
+from cellfuse.bench._design import Design
 from cellfuse.bench._methods import EMBEDS, Source, model_class
 from cellfuse.bench._screen import Screen
 from cellfuse.data import CellInput
 
-__all__ = ["Embedded", "embed"]
+__all__ = ["Embedded", "embed", "input_of"]
 
 #: One step at no learning rate: statistics are taken, weights stay as they were drawn.
 UNTRAINED = {"max_epochs": 1, "lr": 1e-12, "limit_train_batches": 1}
@@ -91,7 +92,7 @@ def _plainly(
             )
             found[role] = function(
                 adata,
-                _input_of(adata, role, name, screen),
+                input_of(adata, role, name, screen.design),
                 screen.train[name],
                 crop=screen.design.crop,
                 seed=seed,
@@ -125,8 +126,8 @@ def _position_keys(given: Any, screen: Screen, role: str) -> list[str]:
     return [keys] if isinstance(keys, str) else list(keys)
 
 
-def _input_of(adata: AnnData, role: str, name: str, screen: Screen) -> CellInput:
-    design = screen.design
+def input_of(adata: AnnData, role: str, name: str, design: Design) -> CellInput:
+    """What models read of a modality, by the benchmark's design."""
     image = role == "image"
     return CellInput.resolve(
         adata,

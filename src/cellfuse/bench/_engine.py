@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,102 +23,27 @@ from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import BrokenProcessPool, TerminatedWorkerError
 
 from cellfuse._errors import listing
-from cellfuse.bench._design import Design
 from cellfuse.bench._embed import embed
-from cellfuse.bench._methods import Method, Source
 from cellfuse.bench._metrics import Metric
 from cellfuse.bench._scorers import Value
 from cellfuse.bench._screen import Screen
-from cellfuse.bench._store import SourceFailed, Store, fingerprint_of, key_of
-from cellfuse.bench._views import View, correct, halves, halves_of_each, redealt, views_of
+from cellfuse.bench._store import SourceFailed
+from cellfuse.bench._tasks import Job, Task, corrections_of
+from cellfuse.bench._views import (
+    View,
+    correct,
+    halves,
+    halves_of_each,
+    own_and_paired,
+    redealt,
+    views_of,
+)
 
-__all__ = ["Job", "Task", "check_metrics", "noted", "run_tasks", "score_arrays", "tasks_of"]
+__all__ = ["check_metrics", "noted", "run_tasks", "score_arrays"]
 
 #: Whose ceiling is that of guides that all do the same, and that of two halves of the data.
 REDEALT = ("guide_consistency", "mean_average_precision")
 HALVED = ("edges", "relationship_recall")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What all tasks of a run share."""
-
-    design: Design
-    corrections: tuple[str, ...]
-    metrics: tuple[Metric, ...]
-    store: Store
-    ceiling_of: frozenset[str] = frozenset()
-    keep_model: bool = False
-
-    @property
-    def draws(self) -> bool:
-        """Whether a metric looks at drawn profiles."""
-        return any(metric.synthetic for metric in self.metrics)
-
-
-@dataclass(frozen=True)
-class Task:
-    """One cell of work: embed a source, or score a method; `target` is what it leaves."""
-
-    seed: int
-    label: str
-    target: Path
-    source: Source | None = None
-    method: Method | None = None
-    #: Embedding folders by role, or under ``""``.
-    parts: tuple[tuple[str, Path], ...] = ()
-
-    @property
-    def what(self) -> str:
-        """For a line of progress."""
-        return f"{'embed' if self.source else 'score'} {self.label}, seed {self.seed}"
-
-
-def tasks_of(
-    job: Job, methods: Sequence[Method], screen: Screen, seed: int, *, data: dict[str, Any]
-) -> tuple[list[Task], list[Task]]:
-    """Tasks of a seed: sources to embed, each once, and methods to score."""
-    described = {"design": job.design.as_json(), "data": data}
-    sources: dict[Path, Task] = {}
-    scores = []
-    for method in methods:
-        parts = []
-        for role, source in method.sources.items():
-            key = key_of(
-                {**described, "source": source.as_json(), "seed": seed, "draws": job.draws}
-            )
-            target = job.store.embedding_folder(source.name, seed, key)
-            # By the method that wants it first: a model and its permuted twin have one name.
-            label = method.name if len(method.sources) == 1 else f"{source.name} ({method.name})"
-            sources.setdefault(target, Task(seed, label, target, source=source))
-            parts.append((role, target))
-        key = key_of(
-            {
-                "parts": [(role, target.name) for role, target in parts],
-                "fusion": method.fusion,
-                "corrections": corrections_of(job, method),
-                "metrics": {m.name: m.as_json() for m in job.metrics},
-                "ceiling": method.name in job.ceiling_of,
-            }
-        )
-        target = job.store.cell_file(method.name, seed, key)
-        scores.append(Task(seed, method.name, target, method=method, parts=tuple(parts)))
-    return list(sources.values()), scores
-
-
-def corrections_of(job: Job, method: Method) -> tuple[str, ...]:
-    """The benchmark's corrections, or the method's own."""
-    return job.corrections if method.correction is None else (method.correction,)
-
-
-def data_of(screen: Screen) -> dict[str, str]:
-    """What tells this screen from another."""
-    design = screen.design
-    batch = design.batch_key
-    keys = [*design.contexts, design.target_key, design.control_key, design.background_key]
-    keys += list(batch.values()) if isinstance(batch, Mapping) else [batch]
-    named = [key for key in keys if isinstance(key, str)]
-    return fingerprint_of(screen.mdata, dict.fromkeys(screen.mdata.mod, named))
 
 
 # -- running --------------------------------------------------------------------------------------
@@ -325,7 +250,10 @@ def score_arrays(
             continue
         cells = screen.cells(arrays)
         correct(cells, screen, correction)
-        views = views_of(cells, screen, fusion=fusion, seed=seed, synthetic=synthetic)
+        cells, paired = own_and_paired(cells, screen)
+        views = views_of(
+            cells, screen, fusion=fusion, seed=seed, synthetic=synthetic, paired=paired
+        )
         others = _other_views(job, views[-1], fusion) if ceiling else {}
         for metric in job.metrics:
             for view in views if metric.scope == "view" else views[-1:]:

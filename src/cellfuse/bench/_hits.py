@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from cellfuse import tl
 from cellfuse._access import context_labels, pair_labels
-from cellfuse.bench._engine import Job, Task
 from cellfuse.bench._methods import without_controls
 from cellfuse.bench._screen import Screen
+from cellfuse.bench._tasks import Job, Task
 from cellfuse.bench._views import View, correct, views_of
 from cellfuse.kernels.cosine import unit_rows
 

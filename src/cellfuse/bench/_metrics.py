@@ -16,6 +16,7 @@ import pandas as pd
 
 from cellfuse._errors import missing_key
 from cellfuse.bench import _scorers
+from cellfuse.bench._alignment import alignment
 from cellfuse.bench._methods import fingerprint
 from cellfuse.bench._scorers import Scores, Value
 from cellfuse.bench._views import View
@@ -112,7 +113,7 @@ METRICS: dict[str, Metric] = {
             about="Do profiles of a target find one another among all others?",
         ),
         Metric(
-            "alignment", _scorers.alignment, scope="pair", main=("foscttm", "gap"), better="low",
+            "alignment", alignment, scope="pair", main=("foscttm", "gap"), better="low",
             about="On contexts that no model saw: the share of other contexts that are closer to "
             "an image profile than its own expression profile, and the reverse (FOSCTTM, 0 is "
             "perfect, chance .5); cosine of a context's own two profiles less that of others.",

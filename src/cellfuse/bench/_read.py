@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 
+from cellfuse._access import has_label
 from cellfuse._errors import listing, missing_key
 from cellfuse._mudata import columns_stay, make_mudata
-from cellfuse.bench._screen import ROLES, has_label
+from cellfuse.bench._screen import ROLES
 from cellfuse.io._hdf5 import check_sparse, inspect, reading
 from cellfuse.io._tables import read_table
 

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from cellfuse._errors import warn_user
 from cellfuse._files import write_csv
-from cellfuse.bench._engine import Job, Task
 from cellfuse.bench._hits import Best, best_of, hits_of
 from cellfuse.bench._screen import Screen
 from cellfuse.bench._store import SourceFailed
 from cellfuse.bench._summary import comparisons, conclusion, table_of
+from cellfuse.bench._tasks import Job, Task
 
 __all__ = [
     "Benchmark",

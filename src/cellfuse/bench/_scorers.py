@@ -16,12 +16,10 @@ from cellfuse._access import context_labels, representation
 from cellfuse._errors import missing_key
 from cellfuse._mudata import make_mudata
 from cellfuse.bench._views import REP, View
-from cellfuse.kernels.alignment import align
 
 __all__ = [
     "Scores",
     "Value",
-    "alignment",
     "classification",
     "concepts",
     "edges",
@@ -280,43 +278,6 @@ def target_discovery(
 
 
 # -- do the two modalities meet -------------------------------------------------------------------
-
-
-def alignment(view: View, *, k: int = 5) -> Scores:
-    """Whether a context's two profiles find each other, on contexts that no model saw.
-
-    ``foscttm``: share of other contexts that are closer (0 is perfect, chance .5). ``gap``: cosine
-    of a context's own two profiles less that of others. ``mrr``, ``top<k>``: retrieval both ways.
-    """
-    if len(view.own) != 2:
-        raise ValueError(f"alignment needs two modalities; this method has {list(view.own)}.")
-    first, second = (
-        view.unseen(profiles[~view.controls(profiles)].copy()) for profiles in view.own.values()
-    )
-    if first.n_vars != second.n_vars:
-        raise ValueError(
-            f"the modalities have {first.n_vars} and {second.n_vars} dimensions: no shared space."
-        )
-    n = first.n_obs
-    if n < 3:
-        raise ValueError(f"{n} contexts of both modalities: too few to find one another.")
-    found = align(np.asarray(first.X), np.asarray(second[first.obs_names].X))
-    chance = {
-        "foscttm": 0.5, "gap": 0.0, "mrr": float((1 / np.arange(1, n + 1)).mean()),
-        f"top{k}": min(k / n, 1.0),
-    }  # fmt: skip
-    # Guides of one target are not independent: targets are what is compared.
-    target = view.design.target_key
-    label = first.obs_names if target is None else context_labels(first, target)
-    units = pd.DataFrame({"foscttm": found.closer.mean(axis=0)}, index=pd.Index(label))
-    return Scores(
-        {
-            name: Value(value, chance=chance[name], n=float(n))
-            for name, value in found.summary(k).items()
-        },
-        units.groupby(level=0, sort=False).mean(),
-        "foscttm",
-    )
 
 
 def fidelity(view: View, *, by: str | None = None, n_boot: int = N_BOOT) -> Scores:

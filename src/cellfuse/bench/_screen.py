@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,23 +14,16 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from cellfuse._access import context_labels, control_mask, is_mudata, label_text, obs_column
+from cellfuse._access import context_labels, has_label, is_mudata, label_text, matrix_of, obs_column
 from cellfuse._errors import listing, missing_key
 from cellfuse._mudata import make_mudata
 from cellfuse.bench._design import Design
+from cellfuse.bench._held_out import held_out_cells
+from cellfuse.bench._pairs import dealt_cells
 
-__all__ = ["ROLES", "Screen", "has_label", "open_screen"]
+__all__ = ["ROLES", "Screen", "open_screen"]
 
 ROLES = ("image", "rna")
-#: Label that :func:`cellfuse.tl.split` gives to what no training sees.
-HELD_OUT = "test"
-#: Spreads the choice of held-out contexts over seeds (a prime).
-STREAM = 32_452_843
-
-
-def has_label(column: pd.Series) -> NDArray[np.bool_]:
-    """Rows that hold a label: neither NaN nor empty text."""
-    return (column.notna() & (column.astype(str).str.strip() != "")).to_numpy(bool, copy=True)
 
 
 @dataclass(frozen=True)
@@ -46,15 +40,19 @@ class Screen:
         obs of each modality, in which a context has one target or none (``""``).
     design
         The choices of the run.
-    train
-        For each modality which cells models may see; all, unless contexts are held out.
+    out
+        For each modality which cells are of held-out contexts.
+    own
+        For each modality which cells are its own: all, but of pairs, cells that were measured in
+        both modalities, each is dealt to one.
     """
 
     mdata: MuData
     roles: dict[str, str]
     tables: dict[str, pd.DataFrame]
     design: Design
-    train: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    out: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    own: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
         """State for another process: a MuData itself cannot be sent to one."""
@@ -77,20 +75,26 @@ class Screen:
             }
         )
 
+    @property
+    def train(self) -> dict[str, NDArray[np.bool_]]:
+        """For each modality which cells models may see."""
+        return {name: ~out & self.own[name] for name, out in self.out.items()}
+
     def held_out(self) -> frozenset[str]:
         """Labels of the contexts that no model sees."""
         found: set[str] = set()
-        for name, train in self.train.items():
-            if not train.all():
+        for name, out in self.out.items():
+            if out.any():
                 labels = context_labels(self.mdata.mod[name], self.design.contexts)
-                found |= set(labels[~train])
+                found |= set(labels[out])
         return frozenset(found)
 
 
 def open_screen(mdata: MuData, design: Design, *, seed: int = 0) -> Screen:
     """Take the modalities that the run reads, refusing what cannot be scored.
 
-    `seed` draws the contexts that are held out, where a share of them is.
+    `seed` draws the contexts that are held out, where a share of them is, and which side of a pair
+    is seen.
     """
     if not is_mudata(mdata):
         raise TypeError("expected a MuData, found an AnnData; wrap it: `MuData({'rna': adata})`.")
@@ -111,73 +115,9 @@ def open_screen(mdata: MuData, design: Design, *, seed: int = 0) -> Screen:
         _one_target(tables, design.target_key, design.contexts)
     if design.background_key is not None:
         _one_background(tables, design)
-    train = _training_cells(parts, tables, design, seed)
-    return Screen(used, roles, tables, design, train)
-
-
-# -- what is held out -----------------------------------------------------------------------------
-
-
-def _training_cells(
-    parts: dict[str, AnnData], tables: dict[str, pd.DataFrame], design: Design, seed: int
-) -> dict[str, NDArray[np.bool_]]:
-    """Cells that models may see, by modality; a context is on one side as a whole."""
-    chosen = design.hold_out
-    if chosen is None or chosen == 0:
-        return {name: np.ones(adata.n_obs, bool) for name, adata in parts.items()}
-    if isinstance(chosen, str):
-        chosen = {chosen: HELD_OUT}
-    if isinstance(chosen, Mapping):
-        ((key, label),) = chosen.items()
-        train = {
-            name: ~control_mask(adata, key, str(label), modality=name)
-            for name, adata in parts.items()
-        }
-    else:
-        train = _by_share(parts, tables, design, float(chosen), seed)
-    sides: dict[str, set[bool]] = {}
-    for name, adata in parts.items():
-        labels = context_labels(adata, design.contexts, modality=name)
-        for label, value in set(zip(labels, train[name].tolist(), strict=True)):
-            sides.setdefault(label, set()).add(value)
-    crossing = [label for label, values in sides.items() if len(values) > 1]
-    if crossing:
-        raise ValueError(
-            f"{len(crossing)} contexts by {' and '.join(design.contexts)} have held-out and other "
-            f"cells ({listing(crossing, 3)}). Hold whole contexts out (`hold_out_by` a column that "
-            "is constant within them)."
-        )
-    return train
-
-
-def _by_share(
-    parts: dict[str, AnnData],
-    tables: dict[str, pd.DataFrame],
-    design: Design,
-    share: float,
-    seed: int,
-) -> dict[str, NDArray[np.bool_]]:
-    """Hold out a share of the targets (or contexts) with all their cells; never the controls."""
-    if not 0 < share < 1:
-        raise ValueError(f"hold_out={share}: expected a share between 0 and 1, or an obs column.")
-    keys = design.hold_out_by or design.target_key or design.contexts
-    labels = {}
-    for name, adata in parts.items():
-        # Of targets the ones that stand: "" where a context has several.
-        obs = tables[name] if keys == design.target_key else adata.obs
-        label = context_labels(AnnData(obs=obs), keys, modality=name)
-        free = has_label(label)
-        if design.control is not None and design.control_key is not None:
-            free &= ~control_mask(adata, design.control_key, design.control, modality=name)
-        labels[name] = label.where(free, "")
-    names = sorted(set().union(*(set(label) for label in labels.values())) - {""})
-    n = round(share * len(names))
-    if not 1 <= n <= len(names) - 1:
-        raise ValueError(
-            f"hold_out={share} of {len(names)} values of {keys!r} leaves nothing on one side."
-        )
-    out = set(np.random.default_rng([seed, STREAM]).choice(names, n, replace=False).tolist())
-    return {name: ~label.isin(out).to_numpy() for name, label in labels.items()}
+    out = held_out_cells(parts, tables, design, seed)
+    screen = Screen(used, roles, tables, design, out, dealt_cells(parts, design, seed))
+    return screen if design.n_genes is None else _of_most_counted(screen, design.n_genes)
 
 
 # -- what is read ---------------------------------------------------------------------------------
@@ -283,3 +223,25 @@ def _with_contexts(adata: AnnData, design: Design, *, modality: str) -> AnnData:
         raise ValueError(f"{what}; none is left.")
     warnings.warn(f"{what}: they are left out.", UserWarning, stacklevel=3)
     return adata[kept].copy()
+
+
+def _of_most_counted(screen: Screen, n: int) -> Screen:
+    """The same with those genes alone that have most counts among the cells that models see."""
+    name = screen.roles.get("rna")
+    if name is None or screen.design.rna_rep is not None:
+        raise ValueError(
+            f"n_genes={n} chooses genes of the expression's counts; this run reads "
+            + ("no expression." if name is None else f"obsm[{screen.design.rna_rep!r}].")
+        )
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+        raise ValueError(f"n_genes={n!r}: expected a whole number of genes from 1.")
+    adata = screen.mdata.mod[name]
+    if n >= adata.n_vars:
+        return screen
+    counts, _ = matrix_of(adata, screen.design.rna_layer, modality=name)
+    total = np.asarray(counts[np.flatnonzero(screen.train[name])].sum(axis=0)).ravel()
+    genes = np.sort(np.argsort(-total, kind="stable")[: int(n)])
+    parts = {**screen.mdata.mod, name: adata[:, genes].copy()}
+    mdata = make_mudata(parts)
+    mdata.uns.update(screen.mdata.uns)
+    return replace(screen, mdata=mdata)

@@ -25,7 +25,15 @@ from cellfuse._files import put_in_place
 from cellfuse._mudata import write_file
 from cellfuse.bench._folder import MARK, check_folder
 
-__all__ = ["MARK", "SourceFailed", "Store", "check_results", "fingerprint_of", "key_of"]
+__all__ = [
+    "MARK",
+    "SourceFailed",
+    "Store",
+    "check_results",
+    "digest_of",
+    "fingerprint_of",
+    "key_of",
+]
 
 #: Rows of each array that tell one data set from another.
 N_WITNESSES = 32
@@ -55,10 +63,16 @@ def fingerprint_of(mdata: MuData, keys: Mapping[str, list[str]]) -> dict[str, st
     return found
 
 
+def digest_of(obs: pd.DataFrame, keys: list[str]) -> str:
+    """A digest of those of some columns that are there."""
+    columns = obs[[key for key in keys if key in obs]].astype(str)
+    content = pd.util.hash_pandas_object(columns).to_numpy().tobytes()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def _digest(adata: AnnData, keys: list[str]) -> str:
     found = hashlib.sha256(str(adata.shape).encode())
-    obs = adata.obs[[key for key in keys if key in adata.obs]].astype(str)
-    found.update(pd.util.hash_pandas_object(obs).to_numpy().tobytes())
+    found.update(digest_of(adata.obs, keys).encode())
     rows = np.unique(np.linspace(0, adata.n_obs - 1, N_WITNESSES).astype(int))
     arrays = {"X": stored_x(adata), **layers_of(adata), **dict(adata.obsm.items())}
     for name, array in sorted(arrays.items()):

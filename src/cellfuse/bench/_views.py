@@ -17,14 +17,15 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from cellfuse import pp, tl
-from cellfuse._access import context_labels, control_mask
+from cellfuse._access import context_labels, control_mask, has_label
 from cellfuse._errors import MissingKeyError, listing, missing_key
 from cellfuse._mudata import make_mudata
 from cellfuse.bench._design import Design
-from cellfuse.bench._screen import Screen, has_label
+from cellfuse.bench._pairs import pair_rows, rank_within
+from cellfuse.bench._screen import Screen
 from cellfuse.tl.fusion import Fusion
 
-__all__ = ["CORRECTIONS", "View", "correct", "halves", "views_of"]
+__all__ = ["CORRECTIONS", "View", "correct", "halves", "own_and_paired", "views_of"]
 
 REP = "rep"
 #: What is done to cells before they are averaged: nothing, robust centring and scaling by the
@@ -67,6 +68,9 @@ class View:
     pairs
         Pairs that count as known in the place of what a metric was told: of two halves of the data,
         each target and itself.
+    paired
+        Of cells that were measured in both modalities both sides by role, pair by pair: those of
+        contexts that no model saw.
 
     Examples
     --------
@@ -101,6 +105,7 @@ class View:
     seed: int
     synthetic: AnnData | None = None
     pairs: pd.DataFrame | None = None
+    paired: Mapping[str, AnnData] | None = None
 
     @property
     def design(self) -> Design:
@@ -171,6 +176,20 @@ def correct(cells: MuData, screen: Screen, correction: str) -> None:
     )
 
 
+def own_and_paired(cells: MuData, screen: Screen) -> tuple[MuData, dict[str, AnnData] | None]:
+    """Cells that are their modality's own, and where there are pairs both sides of these by role.
+
+    Whatever is made of profiles knows a cell by one side, as it would on a screen.
+    """
+    if screen.design.pair_key is None:
+        return cells, None
+    own = make_mudata({name: a[screen.own[name]].copy() for name, a in cells.mod.items()})
+    if len(cells.mod) < 2:
+        return own, None
+    rows = pair_rows(screen)
+    return own, {role: cells.mod[screen.roles[role]][at].copy() for role, at in rows.items()}
+
+
 def views_of(
     cells: MuData,
     screen: Screen,
@@ -178,6 +197,7 @@ def views_of(
     fusion: str,
     seed: int,
     synthetic: AnnData | None = None,
+    paired: Mapping[str, AnnData] | None = None,
 ) -> list[View]:
     """Each modality's view, and that of both, all over the same contexts."""
     design = screen.design
@@ -200,6 +220,7 @@ def views_of(
         held_out=screen.held_out(),
         seed=seed,
         synthetic=synthetic,
+        paired=paired,
     )
     views = [replace(shared, name=r, guides=guides[r], genes=genes.get(r)) for r in roles]
     if len(roles) == 2:
@@ -329,12 +350,7 @@ def _last_context(design: Design) -> str:
 
 def _half(labels: NDArray, rng: np.random.Generator) -> NDArray[np.bool_]:
     """Half of the rows of each label, at random; of an odd number one more or one less."""
-    codes = pd.factorize(labels)[0]
-    order = np.lexsort((rng.random(len(codes)), codes))
-    starts = np.concatenate([[0], np.cumsum(np.bincount(codes))[:-1]])
-    rank = np.empty(len(codes), np.int64)
-    rank[order] = np.arange(len(codes)) - starts[codes[order]]
-    return rank % 2 == 0
+    return rank_within(pd.factorize(labels)[0], rng) % 2 == 0
 
 
 def halves_of_each(view: View) -> Iterator[View]:
