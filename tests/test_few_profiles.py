@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import anndata as ad
@@ -14,8 +15,12 @@ from sklearn.covariance import oas
 from test_shared_axes import fitted, members_of, two_sides
 
 import cellfuse as cf
+import cellfuse.kernels.left_out as kernel
+from cellfuse.kernels.alignment import Alignment
 from cellfuse.kernels.context_bases import _drawn_to, fit_bases, fit_basis
 from cellfuse.kernels.context_sums import ContextSums
+from cellfuse.kernels.left_out import N_DRAWS
+from cellfuse.kernels.side_by_side import all_sets
 
 # -- how many components ---------------------------------------------------------------------------
 
@@ -41,7 +46,7 @@ def found_again(mdata: md.MuData, seed: int = 0, **arguments) -> float:
 
 
 @pytest.mark.filterwarnings("ignore:no context has two different cells")
-def test_few_profiles_keep_few_components_and_find_contexts_that_fifty_miss(caplog):
+def test_of_few_profiles_numbers_side_by_side_find_contexts_that_fifty_miss(caplog):
     chosen, fifty, twin = [], [], []
     for seed in range(4):
         mdata = profiles(100, seed=seed)
@@ -51,7 +56,7 @@ def test_few_profiles_keep_few_components_and_find_contexts_that_fifty_miss(capl
         twin.append(found_again(mdata, seed, permute_contexts=True))
     assert np.mean(chosen) < np.mean(fifty) - 0.1
     assert np.mean(twin) == pytest.approx(0.5, abs=0.1)
-    assert "principal components of each modality find contexts" in caplog.text
+    assert "SharedAxes: 5 principal components of each modality find contexts" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore:no context has two different cells")
@@ -66,10 +71,64 @@ def test_the_test_of_shared_axes_chooses_too_and_its_permuted_fits_find_nothing(
     assert table.attrs["foscttm_permuted"] > 0.4
 
 
-def test_contexts_of_many_cells_keep_all_components(caplog):
+def test_contexts_of_many_cells_lose_nothing_by_fewer_components_beside_fifty(caplog):
+    mdata = two_sides(n_shared=45, width=60, n_cells=20, n_contexts=400)
     with caplog.at_level("INFO", "cellfuse"):
-        fitted(two_sides(n_shared=45, width=60, n_cells=20, n_contexts=400))
-    assert "principal components" not in caplog.text
+        chosen = found_again(mdata)
+    assert "50 principal components of each modality" in caplog.text
+    assert chosen < found_again(mdata, n_comps=50) + 0.002
+
+
+def test_a_space_of_several_numbers_is_their_spaces_side_by_side(caplog):
+    mdata = two_sides(n_shared=45, width=60, n_cells=20, n_contexts=400)
+    with caplog.at_level("INFO", "cellfuse"):
+        model = fitted(mdata, n_draws=N_DRAWS)
+    numbers = [int(n) for n in re.findall(r"\d+", caplog.messages[-1].split("principal")[0])]
+    assert len(numbers) > 1 and "joint spaces side by side" in caplog.text
+    alone = [fitted(mdata, n_comps=n, n_draws=N_DRAWS) for n in numbers]
+    z = {m: model.get_latent_representation(modality=m) for m in ("image", "rna")}
+    members = {
+        m: np.hstack([each.get_latent_representation(modality=m) for each in alone])
+        for m in ("image", "rna")
+    }
+    for first, second in (("image", "image"), ("image", "rna"), ("rna", "rna")):
+        expected = members[first] @ members[second].T
+        atol = 1e-4 * np.abs(expected).max()
+        np.testing.assert_allclose(z[first] @ z[second].T, expected, atol=atol)
+    assert z["image"].shape[1] == 100  # as wide as that of fifty alone, however many there are
+    spread = np.concatenate(list(z.values())).var(axis=0)
+    assert (np.diff(spread) < 1e-6 * spread[0]).all()
+
+
+def test_numbers_that_no_feature_is_left_for_are_not_tried(caplog):
+    with caplog.at_level("INFO", "cellfuse"):
+        fitted(two_sides(n_shared=3, width=8, n_cells=10, n_contexts=60))
+    (line,) = [m for m in caplog.messages if "principal components" in m]
+    assert "20" not in line and "50" not in line
+
+
+def left_out(*missed: list[float]) -> list[list[Alignment]]:
+    """One fold of each way whose contexts are missed by so much."""
+    none = np.zeros(len(missed[0]))
+    return [[Alignment(none, none, np.array([m, m]), np.array([m, m]))] for m in missed]
+
+
+def test_all_numbers_stand_unless_some_are_better_beyond_the_error(monkeypatch):
+    sets = all_sets(4)
+    assert sets[0] == (0, 1, 2, 3) and sets[-4:] == [(0,), (1,), (2,), (3,)] and len(sets) == 15
+    sums = [[ContextSums(60, 30, 0, shift=np.zeros(60, "f4"))]]
+
+    def chosen(better: dict[tuple[int, ...], list[float]]):
+        ways = [better.get(each, [0.4, 0.2, 0.3, 0.3]) for each in sets]
+        monkeypatch.setattr(kernel, "align_left_out_each", lambda *_, **__: left_out(*ways))
+        return kernel.choose_n_comps(sums, None)
+
+    assert chosen({}).joint == (50, 20, 10, 5)
+    assert chosen({(0, 2): [0.1, 0.5, 0.1, 0.4]}).joint == (50, 20, 10, 5)  # .025 +- .1
+    found = chosen({(0, 2): [0.3, 0.1, 0.2, 0.2]})
+    assert found.joint == (50, 10) and found.alignments[0].closer.mean() == pytest.approx(0.2)
+    assert found.axes == 5  # single numbers are alike: the fewest
+    assert chosen({(1,): [0.3, 0.1, 0.2, 0.2]}).axes == 20
 
 
 @pytest.mark.parametrize("method", ["within", "cca", "ibfa"])
@@ -181,7 +240,7 @@ def test_a_new_donor_is_asked_for_fewer_components_than_new_contexts_of_the_same
 def test_the_model_chooses_by_what_is_left_out_together(caplog):
     with caplog.at_level("INFO", "cellfuse"):
         fitted(donors(), left_out_by="donor")
-    assert "10 principal components of each modality" in caplog.text
+    assert "50" not in caplog.messages[-1] and "side by side" in caplog.messages[-1]
 
 
 @pytest.mark.filterwarnings("ignore:no context has two different cells")

@@ -20,14 +20,23 @@ def read(name: str, *, folder: Path = EVIDENCE) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.exists() else None
 
 
-def by_seed(name: str, score: str, view: str) -> pd.DataFrame | None:
-    """A score of one of `run.py`'s configurations, by seed and method, without the ceilings."""
+def by_seed(
+    name: str, score: str, view: str, *, metric: str | None = None
+) -> pd.DataFrame | None:
+    """A score of one of `run.py`'s configurations, by seed and method, without the ceilings.
+
+    `metric` tells several of one score apart; None takes the one that has the score.
+    """
     scores = read(f"{name}_scores")
     if scores is None:
         return None
     of = scores[(scores["score"] == score) & (scores["view"] == view) & ~scores["ceiling"]]
     # Under one correction each: a joint space has none, the others are whitened by the controls.
     of = of[of["correction"] != "rcc"]
+    metrics = of["metric"].unique()
+    if metric is None and len(metrics) > 1:
+        metric = str(metrics[0])  # as it comes: what is taken out stands behind it
+    of = of if metric is None else of[of["metric"] == metric]
     return of.pivot_table(index="seed", columns="method", values="value")
 
 

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellfuse.kernels.alignment import Alignment, align
-from cellfuse.kernels.choosing import simplest_within_error
+from cellfuse.kernels.choosing import better_beyond_error, simplest_within_error
 from cellfuse.kernels.context_bases import Basis
 from cellfuse.kernels.context_sums import ContextMoments, ContextSums
 from cellfuse.kernels.shared_axes import fit_shared_axes, permuted_orders
+from cellfuse.kernels.side_by_side import all_sets
 
 __all__ = [
     "MANY_CONTEXTS",
     "N_COMPS",
+    "N_DRAWS",
+    "Chosen",
     "added",
     "align_left_out",
     "align_left_out_each",
     "choose_n_comps",
     "folds_of",
+    "missed",
 ]
 
-#: Numbers of components that are tried where none is given. With few contexts of few cells (a
-#: profile or two of a hundred compounds) the covariances of fifty components are noise, and five
-#: find contexts that fifty miss; simulated screens of guides keep 20 or 50.
+#: Numbers of components where none is given. With few contexts of few cells (a profile or two of a
+#: hundred compounds) the covariances of fifty components are noise, and five find contexts that
+#: fifty miss; on simulated screens of guides 20 and 50 do.
 N_COMPS = (50, 20, 10, 5)
 #: Above it the first is taken: so many contexts are enough for fifty.
 MANY_CONTEXTS = 4_000
@@ -61,7 +65,7 @@ def align_left_out(
     bases_of: Callable[[list[ContextMoments]], list[Basis]],
     **how: Any,
 ) -> list[Alignment]:
-    """As :func:`align_left_out_each`, in one way alone."""
+    """As :func:`align_left_out_each`, of one fit alone."""
     return align_left_out_each(parts, lambda moments: [bases_of(moments)], **how)[0]
 
 
@@ -70,6 +74,7 @@ def align_left_out_each(
     bases_of: Callable[[list[ContextMoments]], list[list[Basis]]],
     *,
     profiles: Sequence[Sequence[ContextSums]] | None = None,
+    together: Sequence[Sequence[int]] | None = None,
     blocks: NDArray | None = None,
     folds: Sequence[int] | None = None,
     permute: bool = False,
@@ -82,10 +87,12 @@ def align_left_out_each(
     parts
         Per modality the sums of each fold's contexts.
     bases_of
-        From the moments of each modality to its coordinates, for each of the ways.
+        From the moments of each modality to its coordinates, for each of several fits.
     profiles
         Two sets of sums by fold whose context means are aligned, where they are others than the two
         modalities: the halves of the cells of one.
+    together
+        For each way the fits whose joint spaces stand side by side; None: each fit alone.
     blocks
         Label of each context, permuted together.
     folds
@@ -103,16 +110,10 @@ def align_left_out_each(
     for left in range(len(parts[0])) if folds is None else folds:
         rest = [[p for number, p in enumerate(each) if number != left] for each in parts]
         moments = [added(each).moments() for each in rest]
-        for way, bases in enumerate(bases_of(moments)):
-            if way == len(found):
-                found.append([])
+        sides: list[list[NDArray]] = []  # of each fit, both profiles of the contexts left out
+        for bases in bases_of(moments):
             if permute:
-                seen = np.logical_and.reduce([basis.counts > 0 for basis in bases])
-                order = permuted_orders(seen, blocks, n_draws=1, seed=seed + left)[0]
-                other = replace(
-                    bases[1], means=bases[1].means[order], counts=bases[1].counts[order]
-                )
-                bases = [bases[0], other]
+                bases = _permuted(bases, blocks, seed + left)
             # What permuted axes reach is asked, but no p-value.
             fit = fit_shared_axes(bases, blocks=blocks, n_draws=N_DRAWS, max_axes=0, seed=seed)
             pair = []
@@ -121,14 +122,65 @@ def align_left_out_each(
                 means, counts = each[left].profiles(moments[of])
                 pair.append((means @ bases[of].project @ fit.joint[of], counts > 0))
             test = pair[0][1] & pair[1][1]
-            if test.sum() >= 3:
-                found[way].append(align(pair[0][0][test], pair[1][0][test]))
+            sides.append([pair[0][0][test], pair[1][0][test]])
+        ways = [(fit,) for fit in range(len(sides))] if together is None else together
+        found = found or [[] for _ in ways]
+        if len(sides[0][0]) >= 3:
+            for way, members in enumerate(ways):
+                a, b = (np.hstack([sides[fit][side] for fit in members]) for side in (0, 1))
+                found[way].append(align(a, b))
     return found
 
 
-def choose_n_comps(found: Sequence[Sequence[Alignment]]) -> int:
-    """The fewest of `N_COMPS` that find left-out contexts as well as the best, within its error."""
-    missed = [
-        np.concatenate([one.closer.mean(axis=0) for one in each] or [np.zeros(0)]) for each in found
-    ]
-    return N_COMPS[simplest_within_error(missed)]
+def _permuted(bases: list[Basis], blocks: NDArray | None, seed: int) -> list[Basis]:
+    """Coordinates of which those of the second modality were dealt to other contexts."""
+    first, second = bases
+    seen = np.logical_and.reduce([basis.counts > 0 for basis in bases])
+    order = permuted_orders(seen, blocks, n_draws=1, seed=seed)[0]
+    return [first, replace(second, means=second.means[order], counts=second.counts[order])]
+
+
+def missed(found: Sequence[Alignment]) -> NDArray[np.float64]:
+    """FOSCTTM of every left-out context, in one way."""
+    return np.concatenate([one.closer.mean(axis=0) for one in found] or [np.zeros(0)])
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Numbers of components that contexts left out of the fit speak for.
+
+    Attributes
+    ----------
+    joint
+        Those whose joint spaces stand side by side: all that were tried, unless some of them find
+        left-out contexts better beyond error.
+    axes
+        The one in which shared axes are counted: the fewest that find left-out contexts as well as
+        the best, within its error.
+    alignments
+        Of the contexts left out, side by side.
+    """
+
+    joint: tuple[int, ...]
+    axes: int
+    alignments: list[Alignment]
+
+
+def choose_n_comps(
+    parts: Sequence[Sequence[ContextSums]],
+    bases_of: Callable[[list[ContextMoments], Sequence[int]], list[list[Basis]]],
+    **how: Any,
+) -> Chosen:
+    """Choose among `N_COMPS`, as far as there are so many features.
+
+    `bases_of` gives coordinates for each of several numbers; the rest as in
+    :func:`align_left_out_each`.
+    """
+    most = max(each[0].n_features for each in parts)
+    numbers = [n for n, fewer in zip(N_COMPS, (*N_COMPS[1:], 0), strict=True) if fewer < most]
+    sets = all_sets(len(numbers))
+    found = align_left_out_each(parts, lambda given: bases_of(given, numbers), together=sets, **how)
+    miss = [missed(each) for each in found]
+    best = better_beyond_error(miss.__getitem__, 0, range(1, len(sets)))
+    axes = numbers[simplest_within_error(miss[-len(numbers) :])]
+    return Chosen(tuple(numbers[member] for member in sets[best]), axes, found[best])

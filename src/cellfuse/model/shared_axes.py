@@ -47,10 +47,11 @@ class SharedAxes(JointModel):
     adata
         MuData on which :meth:`setup_mudata` was called.
     n_comps
-        Principal components of each modality's (standardised) features. None: the fewest of 50,
-        20, 10 and 5 with which contexts that are left out of the fit in turn are found as well as
-        with the best of these, within the error of the comparison; a line of the log says so. With
-        one or two profiles of a hundred compounds the covariances of 50 components are noise.
+        Principal components of each modality's (standardised) features. None: the joint spaces of
+        50, 20, 10 and 5 stand side by side, which errs less than any one of them; fewer of these
+        where contexts that are left out of the fit in turn are found better with those, beyond the
+        error of the comparison. Shared axes are counted in the fewest components that find
+        left-out contexts as well as the best. A line of the log says what was chosen.
     method
         ``"within"``: whitened within contexts, as above. ``"cca"``: by the covariance of context
         means (canonical correlations of group means). ``"ibfa"``: not whitened (Tucker's

@@ -158,19 +158,20 @@ def shared_axes_test(
             "needed to test anything."
         )
     chooses = n_comps is None and len(names) <= MANY_CONTEXTS
-    numbers = list(N_COMPS) if chooses else [n_comps or N_COMPS[0]]
-
-    bases_of = partial(bases_of_sides, powers=powers)
-    held, kept = {}, {}
-    for name, permute in (("foscttm", False), ("foscttm_permuted", True)):
-        aligned = align_left_out_each(
-            list(parts.values()), partial(bases_of, n_comps=numbers),
-            blocks=blocks, permute=permute, seed=seed,
-        )  # fmt: skip
-        kept[name] = choose_n_comps(aligned) if chooses else numbers[0]
-        each = [float(one.closer.mean()) for one in aligned[numbers.index(kept[name])]]
-        held[name] = float(np.mean(each)) if each else np.nan
-    bases = bases_of(moments, [kept["foscttm"]])[0]
+    n_axes_in = n_comps or N_COMPS[0]
+    sums, bases_of = list(parts.values()), partial(bases_of_sides, powers=powers)
+    one = partial(bases_of_sides, n_comps=[n_axes_in], powers=powers)
+    held = {}
+    for name, permute in (("foscttm_permuted", True), ("foscttm", False)):
+        how: dict[str, Any] = {"blocks": blocks, "permute": permute, "seed": seed}
+        if chooses:
+            chosen = choose_n_comps(sums, bases_of, **how)
+            n_axes_in, aligned = chosen.axes, chosen.alignments
+        else:
+            (aligned,) = align_left_out_each(sums, one, **how)
+        held[name] = float(np.mean([fold.closer.mean() for fold in aligned] or [np.nan]))
+    held = {name: held[name] for name in ("foscttm", "foscttm_permuted")}
+    bases = bases_of(moments, [n_axes_in])[0]
     test = axes_test(*bases, blocks=blocks, n_draws=n_draws, seed=seed)
     table = pd.DataFrame(
         {"value": test.values, "null_mean": test.null_mean, "pvalue": test.pvalue},
@@ -178,7 +179,7 @@ def shared_axes_test(
     )
     table["shared"] = table["pvalue"] < alpha
     n_axes = int(table["shared"].sum())
-    found: dict[str, Any] = {"n_axes": n_axes, **held, "n_comps": kept["foscttm"]}
+    found: dict[str, Any] = {"n_axes": n_axes, **held, "n_comps": n_axes_in}
     found["verdict"] = _verdict(n_axes, held, int(here.sum()))
     table.attrs.update(found)
     mdata.uns[key_added] = {

@@ -20,13 +20,15 @@ from cellfuse.kernels.context_sums import ContextMoments, ContextSums
 from cellfuse.kernels.left_out import (
     MANY_CONTEXTS,
     N_COMPS,
+    N_DRAWS,
     added,
-    align_left_out,
     align_left_out_each,
     choose_n_comps,
     folds_of,
+    missed,
 )
 from cellfuse.kernels.shared_axes import fit_shared_axes
+from cellfuse.kernels.side_by_side import side_by_side
 from cellfuse.nn import JointSpace, RidgeMap
 
 __all__ = [
@@ -177,7 +179,7 @@ def fit_joint_space(
     left_out: NDArray | None = None,
     n_draws: int = 200,
     seed: int = 0,
-) -> int:
+) -> tuple[int, ...]:
     """Fit the maps of `space` on the cells of `contexts`.
 
     Parameters
@@ -189,8 +191,8 @@ def fit_joint_space(
     contexts
         Who shares a context; held-out cells are in none.
     n_comps
-        Components of each modality. None: the fewest of `N_COMPS` that contexts left out of the fit
-        are found as well with as with the best, where there are two modalities.
+        Components of each modality. None: where there are two modalities, joint spaces of several
+        numbers of them side by side, see :func:`cellfuse.kernels.left_out.choose_n_comps`.
     method, n_draws, seed
         As in :func:`cellfuse.kernels.context_bases.fit_bases`.
     powers
@@ -207,7 +209,7 @@ def fit_joint_space(
 
     Returns
     -------
-    Components of each modality at most.
+    Numbers of components whose joint spaces stand side by side.
 
     Raises
     ------
@@ -240,48 +242,63 @@ def fit_joint_space(
         options: dict[str, Any] = {"method": method, "n_one_scale": n_learnt, "weight": weight}
         return bases_of_sides(given, numbers, powers=[powers[role] for role in cells], **options)
 
+    n_axes = n_comps or N_COMPS[0]
+    numbers: tuple[int, ...] = (n_axes,)
     if chooses_n:
         begun = 0.0 if chooses else 1.0 if weight is None else weight
-        n_comps = choose_n_comps(
-            align_left_out_each(
-                parts, lambda given: bases_of_each(given, begun, N_COMPS), blocks=blocks, seed=seed
-            )
+        chosen = choose_n_comps(
+            parts,
+            lambda given, numbers: bases_of_each(given, begun, numbers),
+            blocks=blocks,
+            seed=seed,
         )
-    n_kept = N_COMPS[0] if n_comps is None else n_comps
-
-    def bases_of(given: list[ContextMoments], weight: float) -> list[Basis]:
-        return bases_of_each(given, weight, [n_kept])[0]
-
+        numbers, n_axes = chosen.joint, chosen.axes
     if chooses:
-        profiles = next(iter(halves.values())) if n_halves == 2 else None
-        weight = _choose_weight(parts, bases_of, profiles=profiles, blocks=blocks, seed=seed)
+        weight = _choose_weight(
+            parts,
+            lambda given, weight: bases_of_each(given, weight, numbers),
+            profiles=next(iter(halves.values())) if n_halves == 2 else None,
+            together=[range(len(numbers))],
+            blocks=blocks,
+            seed=seed,
+        )
     weight = 1.0 if weight is None else weight
     _put(space.learnt_weight, np.asarray(weight))
-    found = dict(zip(cells, bases_of(list(moments.values()), weight), strict=True))
-    fit = fit_shared_axes(list(found.values()), blocks=blocks, n_draws=n_draws, seed=seed)
-    for number, (role, basis) in enumerate(found.items()):
-        target = space.cell(role)
-        each = moments[role]
+    given = list(moments.values())
+    every = tuple(dict.fromkeys((*numbers, n_axes)))
+    maps = []
+    for number, bases in zip(every, bases_of_each(given, weight, every), strict=True):
+        # Axes are counted and tested once; what permuted contexts reach takes few draws.
+        tested = {"n_draws": n_draws} if number == n_axes else {"n_draws": N_DRAWS, "max_axes": 0}
+        fit = fit_shared_axes(bases, blocks=blocks, seed=seed, **tested)
+        if number in numbers:
+            maps.append([b.project @ turn for b, turn in zip(bases, fit.joint, strict=True)])
+        if number == n_axes:
+            shared = [b.project @ turn for b, turn in zip(bases, fit.shared, strict=True)]
+            if fit.test is not None:
+                axes = np.stack([fit.test.values, fit.test.null_mean, fit.test.pvalue])
+                _put(space.axes, axes)
+    joint = side_by_side(maps, [each.total for each in given], width=space.width)
+    for role, *both in zip(cells, joint, shared, strict=True):
+        target, each = space.cell(role), moments[role]
         _put(target.offset, each.offset)
         _put(target.nuisance_mean, each.nuisance_means)
-        for name, turn in (("joint", fit.joint[number]), ("shared", fit.shared[number])):
-            _put(getattr(target, name), basis.project @ turn)
-            _put(getattr(target, f"nuisance_{name}"), each.coefficients @ basis.project @ turn)
-    if fit.test is not None:
-        _put(space.axes, np.stack([fit.test.values, fit.test.null_mean, fit.test.pvalue]))
-    return n_kept
+        for name, to in zip(("joint", "shared"), both, strict=True):
+            _put(getattr(target, name), to)
+            _put(getattr(target, f"nuisance_{name}"), each.coefficients @ to)
+    return numbers
 
 
 def _choose_weight(
     parts: list[list[ContextSums]],
-    bases_of: Callable[[list[ContextMoments], float], list[Basis]],
+    bases_of: Callable[[list[ContextMoments], float], list[list[Basis]]],
     **options: Any,
 ) -> float:
     """Weight by which left-out contexts are found best; above 0 where that is beyond its error."""
 
     def closer(weight: float) -> NDArray[np.float64]:
-        found = align_left_out(parts, lambda moments: bases_of(moments, weight), **options)
-        return np.concatenate([one.closer.mean(axis=0) for one in found] or [np.zeros(0)])
+        (found,) = align_left_out_each(parts, lambda given: bases_of(given, weight), **options)
+        return missed(found)
 
     return better_beyond_error(closer, WEIGHTS[0], WEIGHTS[1:])
 

@@ -144,7 +144,7 @@ class JointModel(DocumentModel):
         for name in ("target_key", "left_out_by"):
             key = getattr(self, name)
             labels[name] = None if key is None else self._labels_of_contexts(key, name)
-        n_kept = fit_joint_space(
+        numbers = fit_joint_space(
             self._space,
             {role: partial(self._blocks, source, role, trained) for role in self.inputs},
             trained,
@@ -157,12 +157,14 @@ class JointModel(DocumentModel):
             n_draws=self.n_draws,
             seed=self.seed,
         )
-        if self.n_comps is None and n_kept < N_COMPS[0]:
+        if self.n_comps is None and numbers != (N_COMPS[0],):
             logger.info(
-                "%s: %d principal components of each modality find contexts that were left out "
-                "as well as up to %d do, or better, and are kept (`n_comps`).",
-                type(self).__name__, n_kept, N_COMPS[0],
-            )  # fmt: skip
+                "%s: %s principal components of each modality%s find contexts that were left out "
+                "best, and are kept (`n_comps`).",
+                type(self).__name__,
+                ", ".join(map(str, sorted(numbers))),
+                ", in joint spaces side by side," if len(numbers) > 1 else "",
+            )
 
     def _labels_of_contexts(self, key: str, name: str) -> NDArray:
         """Value of an obs column in each context, by which contexts are taken together."""
