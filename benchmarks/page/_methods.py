@@ -20,9 +20,7 @@ def read(name: str, *, folder: Path = EVIDENCE) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.exists() else None
 
 
-def by_seed(
-    name: str, score: str, view: str, *, metric: str | None = None
-) -> pd.DataFrame | None:
+def by_seed(name: str, score: str, view: str, *, metric: str | None = None) -> pd.DataFrame | None:
     """A score of one of `run.py`'s configurations, by seed and method, without the ceilings.
 
     `metric` tells several of one score apart; None takes the one that has the score.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -52,6 +53,8 @@ def alignment(
         raise ValueError(f"alignment needs two modalities; this method has {list(view.own)}.")
     if of not in ("contexts", "pairs"):
         raise missing_key(str(of), ["contexts", "pairs"], what="what alignment is of (`of`)")
+    if isinstance(less_axes, bool) or not isinstance(less_axes, Integral) or less_axes < 0:
+        raise ValueError(f"less_axes={less_axes!r}: expected a whole number of axes from 0.")
     sides = _contexts(view) if of == "contexts" else _pairs(view)
     first, second = sides
     if first.n_vars != second.n_vars:
@@ -148,7 +151,7 @@ def _nuisances(view: View, of: str, keys: str | Sequence[str]) -> NDArray[np.flo
 
 def _column(adata: AnnData, rows: NDArray[np.intp], key: str, role: str) -> NDArray[np.float32]:
     """An obs column or obsm array of some cells; words one column each but the first."""
-    obsm = {} if key in adata.obs else {key: np.asarray(adata.obsm[key][rows])}
+    obsm = {} if key in adata.obs else {key: np.asarray(adata.obsm[key])[rows]}
     part = AnnData(obs=adata.obs.iloc[rows], obsm=obsm)
     found = nuisance_matrix(part, find_nuisances({role: part}, regress_out=key)[role], role)
     assert found is not None  # one key was named

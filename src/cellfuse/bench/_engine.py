@@ -305,7 +305,7 @@ def _ceiling_rows(metric: Metric, view: View, others: Mapping[str, View]) -> lis
             found = [metric(others["redealt"]).values]
         elif metric.base in HALVED and "halved" in others:
             found = [metric(others["halved"]).values]
-        elif metric.base == "alignment":
+        elif metric.base == "alignment" and metric.options.get("of") != "pairs":
             found = [metric(half).values for half in halves_of_each(view)]
         else:
             return []
