@@ -78,7 +78,7 @@ def spots(names):
 
 def test_a_pair_is_seen_from_one_side_and_held_out_ones_from_none(tissue):
     found = cf.benchmark(
-        tissue, {"spy": Spy}, {"alignment": {"of": "pairs"}}, **DESIGN, seeds=1,
+        tissue, {"spy": Spy}, {"spots": {"metric": "alignment", "of": "pairs"}}, **DESIGN, seeds=1,
         hold_out=5, hold_out_by="section", correction="none",
     )  # fmt: skip
     image, rna = (spots(Spy.seen[m]) for m in BOTH)
@@ -86,6 +86,9 @@ def test_a_pair_is_seen_from_one_side_and_held_out_ones_from_none(tissue):
     assert not found.scores["ceiling"].any()  # a cell has no halves
     row = found.scores.query("score == 'foscttm'").iloc[0]
     assert row["n"] == 36  # both sides of the spots of the section left out
+    assert found.conclusion.startswith(
+        "1 seed, held-out contexts across the modalities: FOSCTTM 0."
+    )
     held = {str(k) for k in range(N)} - image - rna
     x, y = (tissue[m][[f"{m}-{k}" for k in sorted(held)]].obsm["state"][:, :3] for m in BOTH)
     assert row["value"] == pytest.approx(by_hand(x, y), abs=1e-6) and row["value"] < 0.2

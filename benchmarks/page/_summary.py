@@ -27,7 +27,7 @@ READING = """
 kept by as much as held-out contexts are found better with. So a method is level with its closed form (in one row
 below it, by less than .01) or
 ahead of it, and **ahead of the ridge regression that is usual** (standardised features, means of contexts) on
-CPJUMP1: Semi-Clipped on each question, PhenoSeq on held-out plates; and of expression alone, ahead of principal
+CPJUMP1: Semi-Clipped on each question, PhenoSeq on held-out plates and compounds; and of expression alone, ahead of principal
 components of the counts. What networks add *beyond* the closed
 form that they begin at is little at the sizes that two cores train on, and they say so (`learnt_weight`). Each
 model's guide page says when to prefer the closed form alone; in short: up to some tens of cells per guide,

@@ -240,9 +240,9 @@ def conclusion(scores: pd.DataFrame, *, units: Units | None = None) -> str:
             return text
     if known.empty:
         return "Nothing was scored."
-    aligned = known[(known["metric"] == "alignment") & (known["score"] == "foscttm")]
-    if not aligned.empty:
-        return _found_again(aligned)
+    aligned = known[known["score"] == "foscttm"]
+    if not aligned.empty:  # under whatever name; of several the first
+        return _found_again(aligned[aligned["metric"] == aligned["metric"].iloc[0]])
     views = set(known["view"])
     if not {"image", "rna"} <= views:
         return "One modality was scored: whether another adds anything is not asked."
