@@ -1,9 +1,9 @@
 """Joint spaces of several numbers of components side by side, as one space.
 
 Five components see what is strong in few contexts, fifty what is faint in many; each errs in its
-own way. Side by side their similarities are added, and so errors average (bagging, Breiman 1996, over
-the truncation): what was left out is found better than by any one of them, or as well as by the one
-that would have been chosen (`benchmarks/evidence/side_by_side.py`).
+own way. Side by side their similarities are added, and so errors average (bagging, Breiman 1996,
+over the truncation): what was left out is found better than by any one of them, or as well as by
+the one that would have been chosen (`benchmarks/evidence/side_by_side.py`).
 """
 
 from __future__ import annotations
