@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ def tiny(config: cf.bench.Config) -> cf.bench.Config:
     return config.changed(methods=methods, arguments=config.arguments | {"seeds": 1})
 
 
+def configs(names: Iterable[str]) -> Iterator[tuple[str, cf.bench.Config]]:
+    """Configurations by name; one whose data are not here is left out, and said so."""
+    for name in names:
+        try:
+            yield name, cf.bench.read_config(HERE / f"{name}.toml")
+        except FileNotFoundError as error:
+            print(f"{name}: left out, {error}", flush=True)
+
+
 def main() -> None:
     """Command line."""
     names = sorted(path.stem for path in HERE.glob("*.toml"))
@@ -41,12 +51,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args()
-    for name in given.names:
-        try:
-            config = cf.bench.read_config(HERE / f"{name}.toml")
-        except FileNotFoundError as error:
-            print(f"{name}: left out, {error}", flush=True)
-            continue
+    for name, config in configs(given.names):
         print(f"{name}:", flush=True)
         if given.tiny:
             with tempfile.TemporaryDirectory() as folder:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+from run import configs
 
 import cellfuse as cf
 from cellfuse.kernels import left_out
@@ -58,12 +59,7 @@ def main() -> None:
     warnings.simplefilter("ignore")  # a script of its own process
     ways = {"side by side": None, "one number, chosen": None} | {f"{n} alone": n for n in N_COMPS}
     rows = []
-    for name in given.names:
-        try:
-            config = cf.bench.read_config(HERE / f"{name}.toml")
-        except FileNotFoundError as error:
-            print(f"{name}: left out, {error}", flush=True)
-            continue
+    for name, config in configs(given.names):
         for way, n_comps in ways.items():
             found = scores_of(config, way, n_comps, 2 if given.tiny else given.seeds)
             rows += [

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from cellfuse._access import context_labels, has_label
 from cellfuse._errors import listing
 from cellfuse.bench._design import Design
+from cellfuse.data.splits import rank_within
 
 if TYPE_CHECKING:
     from cellfuse.bench._screen import Screen
 
-__all__ = ["dealt_cells", "pair_rows", "rank_within"]
+__all__ = ["dealt_cells", "pair_rows"]
 
 #: Spreads the deal over seeds (a prime).
 STREAM = 15_485_863
@@ -56,7 +57,8 @@ def dealt_cells(
     rng = np.random.default_rng([seed, STREAM])
     codes, names = pd.factorize(context)
     # Of an odd number of pairs either side gets one more.
-    to_first = (rank_within(codes, rng) + rng.integers(0, 2, len(names))[codes]) % 2 == 0
+    order = np.argsort(rng.random(len(codes)))
+    to_first = (rank_within(codes, order) + rng.integers(0, 2, len(names))[codes]) % 2 == 0
     own[name][first[~to_first]] = False
     own[other_name][second[to_first]] = False
     return own
@@ -100,12 +102,3 @@ def pair_rows(screen: Screen) -> dict[str, NDArray[np.intp]]:
     seen = ~np.logical_or.reduce(outs)
     kept = np.ones(len(seen), bool) if seen.all() else ~seen
     return {role: rows[name][kept] for role, name in screen.roles.items()}
-
-
-def rank_within(codes: NDArray[np.integer], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Place of each row among those of its code, in an order drawn at random."""
-    order = np.lexsort((rng.random(len(codes)), codes))
-    starts = np.concatenate([[0], np.cumsum(np.bincount(codes))[:-1]])
-    rank = np.empty(len(codes), np.int64)
-    rank[order] = np.arange(len(codes)) - starts[codes[order]]
-    return rank

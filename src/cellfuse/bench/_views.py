@@ -21,8 +21,9 @@ from cellfuse._access import context_labels, control_mask, has_label
 from cellfuse._errors import MissingKeyError, listing, missing_key
 from cellfuse._mudata import make_mudata
 from cellfuse.bench._design import Design
-from cellfuse.bench._pairs import pair_rows, rank_within
+from cellfuse.bench._pairs import pair_rows
 from cellfuse.bench._screen import Screen
+from cellfuse.data.splits import rank_within
 from cellfuse.tl.fusion import Fusion
 
 __all__ = ["CORRECTIONS", "View", "correct", "halves", "own_and_paired", "views_of"]
@@ -350,7 +351,7 @@ def _last_context(design: Design) -> str:
 
 def _half(labels: NDArray, rng: np.random.Generator) -> NDArray[np.bool_]:
     """Half of the rows of each label, at random; of an odd number one more or one less."""
-    return rank_within(pd.factorize(labels)[0], rng) % 2 == 0
+    return rank_within(pd.factorize(labels)[0], np.argsort(rng.random(len(labels)))) % 2 == 0
 
 
 def halves_of_each(view: View) -> Iterator[View]:
