@@ -247,3 +247,16 @@ def test_a_column_that_an_option_names_is_part_of_the_result(tissue, tmp_path):
     tissue["rna"].obs["section"] = tissue["rna"].obs["section"].replace("s0", "s9")
     run()  # what is held out may be another
     assert lines == [(True, 1), (False, 1), (False, 2), (True, 3)]
+
+
+def test_centred_takes_away_what_lies_between_the_modalities(tissue):
+    """Far from the origin, and on either side of it, cosines say little of the state."""
+    for m, offset in zip(BOTH, (20, -20), strict=True):
+        tissue[m].obsm["far"] = tissue[m].obsm["state"][:, :3] + np.float32([offset, 0, 0])
+    ways = {"raw": {}, "centred": {"centred": True}}
+    found = cf.benchmark(
+        tissue, ["far"], {k: {"metric": "alignment", "of": "pairs", **v} for k, v in ways.items()},
+        **DESIGN, seeds=1, correction="none",
+    )  # fmt: skip
+    value = found.scores.query("score == 'foscttm'").set_index("metric")["value"]
+    assert value["centred"] < 0.1 < 0.2 < value["raw"]
