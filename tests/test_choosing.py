@@ -42,3 +42,13 @@ def test_the_simplest_within_the_error_of_the_best(missed, kept):
 )
 def test_the_first_stands_unless_another_is_better_beyond_the_error(missed, kept):
     assert better_beyond_error(lambda way: missed[way], 0, range(1, len(missed))) == kept
+
+
+def test_few_numbers_need_a_clearer_difference_than_many():
+    # A mean of 1.1 standard errors: three numbers pass it by chance more often than one in six.
+    few = np.array([-1.0, 0.0, 1.0]) * 3**0.5 + 1.1
+    many = np.tile([1.0, -1.0], 200) * 399**0.5 + 1.1
+    for gain, better in ((few, 0), (many, 1)):
+        ways = [gain, np.zeros(len(gain))]
+        assert better_beyond_error(ways.__getitem__, 0, [1]) == better
+        assert simplest_within_error(ways[::-1]) == 1 - better

@@ -16,10 +16,9 @@ from test_shared_axes import fitted, members_of, two_sides
 
 import cellfuse as cf
 import cellfuse.kernels.left_out as kernel
-from cellfuse.kernels.alignment import Alignment
 from cellfuse.kernels.context_bases import _drawn_to, fit_bases, fit_basis
 from cellfuse.kernels.context_sums import ContextSums
-from cellfuse.kernels.left_out import N_DRAWS
+from cellfuse.kernels.left_out import N_DRAWS, LeftOut
 from cellfuse.kernels.side_by_side import all_sets
 
 # -- how many components ---------------------------------------------------------------------------
@@ -107,10 +106,9 @@ def test_numbers_that_no_feature_is_left_for_are_not_tried(caplog):
     assert "20" not in line and "50" not in line
 
 
-def left_out(*missed: list[float]) -> list[list[Alignment]]:
+def left_out(*missed: list[float]) -> list[list[LeftOut]]:
     """One fold of each way whose contexts are missed by so much."""
-    none = np.zeros(len(missed[0]))
-    return [[Alignment(none, none, np.array([m, m]), np.array([m, m]))] for m in missed]
+    return [[LeftOut(np.arange(len(m)), np.array(m))] for m in missed]
 
 
 def test_all_numbers_stand_unless_some_are_better_beyond_the_error(monkeypatch):
@@ -126,9 +124,73 @@ def test_all_numbers_stand_unless_some_are_better_beyond_the_error(monkeypatch):
     assert chosen({}).joint == (50, 20, 10, 5)
     assert chosen({(0, 2): [0.1, 0.5, 0.1, 0.4]}).joint == (50, 20, 10, 5)  # .025 +- .1
     found = chosen({(0, 2): [0.3, 0.1, 0.2, 0.2]})
-    assert found.joint == (50, 10) and found.alignments[0].closer.mean() == pytest.approx(0.2)
+    assert found.joint == (50, 10) and found.left_out[0].closer.mean() == pytest.approx(0.2)
     assert found.axes == 5  # single numbers are alike: the fewest
     assert chosen({(1,): [0.3, 0.1, 0.2, 0.2]}).axes == 20
+
+
+def test_what_is_left_out_together_is_one_piece_of_evidence():
+    fold = LeftOut(np.array([0, 2, 3]), np.array([0.1, 0.3, 0.5]))
+    other = LeftOut(np.array([1, 4, 5]), np.array([0.6, 0.0, 0.2]))
+    labels = np.array(["a", "b", "a", "c", "b", "d"])
+    np.testing.assert_allclose(kernel.missed([fold, other], labels), [0.2, 0.3, 0.5, 0.2])
+    np.testing.assert_allclose(kernel.missed([fold, other]), [0.1, 0.3, 0.5, 0.6, 0.0, 0.2])
+    assert len(kernel.missed([], labels)) == 0
+
+
+def test_a_section_of_many_contexts_chooses_no_number_alone(monkeypatch):
+    sets, n = all_sets(4), 60
+    sums = [[ContextSums(60, n, 0, shift=np.zeros(60, "f4"))]]
+    labels = np.repeat(["a", "b", "c"], n // 3)
+    # One section is found better with ten components, by far; the two others a little worse.
+    ten = np.where(labels == "a", 0.2, 0.31)
+    ways = [list(ten) if each == (2,) else [0.3] * n for each in sets]
+    monkeypatch.setattr(kernel, "align_left_out_each", lambda *_, **__: left_out(*ways))
+    assert kernel.choose_n_comps(sums, None).joint == (10,)
+    assert kernel.choose_n_comps(sums, None, labels=labels).joint == (50, 20, 10, 5)
+
+
+@pytest.mark.parametrize("by", [None, "target_key", "left_out_by"])
+def test_models_and_the_test_count_what_is_left_out_together(monkeypatch, by):
+    seen = []
+
+    def noted(found, labels=None):
+        seen.append(labels)
+        return kernel_missed(found, labels)
+
+    kernel_missed = kernel.missed
+    monkeypatch.setattr(kernel, "missed", noted)
+    mdata = two_sides(n_shared=3, width=8, n_cells=10, n_contexts=60)
+    for m in ("image", "rna"):
+        number = mdata[m].obs["guide"].str.extract(r"(\d+)", expand=False).astype(int)
+        mdata[m].obs["section"] = [f"s{k % 3}" for k in number]
+    how = {} if by is None else {by: "section"}
+    fitted(mdata, **how)
+    reps = {"image": "flat", "rna": "flat"}
+    cf.tl.shared_axes_test(mdata, "guide", use_rep=reps, n_draws=5, **how)
+    assert len({len(np.unique(labels)) for labels in seen}) == 1 and len(seen) > 4
+    assert len(np.unique(seen[0])) == (60 if by is None else 3)
+
+
+def one_side(mdata: md.MuData, **arguments) -> cf.SharedAxes:
+    keys = {"context_keys": "guide", "image_rep": "flat", "modalities": {"image": "image"}}
+    cf.SharedAxes.setup_mudata(mdata, **keys)
+    model = cf.SharedAxes(mdata, **arguments)
+    model.train()
+    return model
+
+
+def test_one_modality_alone_stands_side_by_side_too_and_chooses_by_halves_of_its_cells(caplog):
+    mdata = two_sides(n_shared=20, width=60, n_cells=20, n_contexts=200)
+    with caplog.at_level("INFO", "cellfuse"):
+        model = one_side(mdata)
+    numbers = [int(n) for n in re.findall(r"\d+", caplog.messages[-1].split("principal")[0])]
+    assert numbers == [5, 10, 20, 50]
+    z = model.get_latent_representation(modality="image")
+    members = np.hstack([one_side(mdata, n_comps=n).get_latent_representation() for n in numbers])
+    expected = members @ members.T
+    np.testing.assert_allclose(z @ z.T, expected, atol=1e-4 * np.abs(expected).max())
+    assert z.shape[1] == 50
 
 
 @pytest.mark.parametrize("method", ["within", "cca", "ibfa"])

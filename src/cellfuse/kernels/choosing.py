@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm, t
 
 __all__ = ["better_beyond_error", "simplest_within_error"]
 
@@ -21,8 +22,8 @@ def better_beyond_error(
     Parameters
     ----------
     missed
-        Gives, for a way, a number of each held-out context (or drug), the lower the better, such
-        as its FOSCTTM or its squared error.
+        Gives, for a way, a number of each held-out context (or drug, or whatever is left out
+        together), the lower the better, such as its FOSCTTM or its squared error.
     first
         What is kept where nothing is told apart, or fewer than two were held out.
     others
@@ -33,7 +34,7 @@ def better_beyond_error(
         return first
     for way in others:
         gain = without - missed(way)
-        if gain.mean() > max(best, gain.std(ddof=1) / len(gain) ** 0.5):
+        if gain.mean() > max(best, _error(gain)):
             best, chosen = float(gain.mean()), way
     return chosen
 
@@ -55,6 +56,16 @@ def simplest_within_error(missed: Sequence[NDArray[np.float64]]) -> int:
     best = min(range(len(missed)), key=lambda way: missed[way].mean())
     for way in range(len(missed) - 1, best, -1):
         worse = missed[way] - missed[best]
-        if worse.mean() <= worse.std(ddof=1) / len(worse) ** 0.5:
+        if worse.mean() <= _error(worse):
             return way
     return best
+
+
+def _error(differences: NDArray[np.float64]) -> float:
+    """What chance makes of their mean, as often as it passes one standard error of many.
+
+    Of a few (three sections) the standard error is itself uncertain: Student's t makes it wider.
+    """
+    n = len(differences)
+    wider = float(t.ppf(norm.cdf(1.0), n - 1))
+    return wider * float(differences.std(ddof=1)) / n**0.5

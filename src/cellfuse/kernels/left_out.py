@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellfuse.kernels.alignment import Alignment, align
+from cellfuse.kernels.alignment import align
 from cellfuse.kernels.choosing import better_beyond_error, simplest_within_error
 from cellfuse.kernels.context_bases import Basis
 from cellfuse.kernels.context_sums import ContextMoments, ContextSums
@@ -21,6 +21,7 @@ __all__ = [
     "N_COMPS",
     "N_DRAWS",
     "Chosen",
+    "LeftOut",
     "added",
     "align_left_out",
     "align_left_out_each",
@@ -60,11 +61,27 @@ def added(parts: Sequence[ContextSums]) -> ContextSums:
     return total
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Contexts of a fold, looked for among each other in a space that was fitted on the others.
+
+    Attributes
+    ----------
+    contexts
+        Which they are, ``(n,)``.
+    closer
+        FOSCTTM of each: share of the fold's other contexts that are closer, mean of both ways.
+    """
+
+    contexts: NDArray[np.int64]
+    closer: NDArray[np.float64]
+
+
 def align_left_out(
     parts: Sequence[Sequence[ContextSums]],
     bases_of: Callable[[list[ContextMoments]], list[Basis]],
     **how: Any,
-) -> list[Alignment]:
+) -> list[LeftOut]:
     """As :func:`align_left_out_each`, of one fit alone."""
     return align_left_out_each(parts, lambda moments: [bases_of(moments)], **how)[0]
 
@@ -79,7 +96,7 @@ def align_left_out_each(
     folds: Sequence[int] | None = None,
     permute: bool = False,
     seed: int = 0,
-) -> list[list[Alignment]]:
+) -> list[list[LeftOut]]:
     """Fit on all folds but one, align the contexts of that one; each in turn, in several ways.
 
     Parameters
@@ -104,9 +121,9 @@ def align_left_out_each(
 
     Returns
     -------
-    For each way one alignment per fold; a fold of fewer than three contexts has none.
+    For each way the contexts of each fold; one of fewer than three is passed over.
     """
-    found: list[list[Alignment]] = []
+    found: list[list[LeftOut]] = []
     for left in range(len(parts[0])) if folds is None else folds:
         rest = [[p for number, p in enumerate(each) if number != left] for each in parts]
         moments = [added(each).moments() for each in rest]
@@ -125,10 +142,11 @@ def align_left_out_each(
             sides.append([pair[0][0][test], pair[1][0][test]])
         ways = [(fit,) for fit in range(len(sides))] if together is None else together
         found = found or [[] for _ in ways]
-        if len(sides[0][0]) >= 3:
+        here = np.flatnonzero(test)
+        if len(here) >= 3:
             for way, members in enumerate(ways):
                 a, b = (np.hstack([sides[fit][side] for fit in members]) for side in (0, 1))
-                found[way].append(align(a, b))
+                found[way].append(LeftOut(here, align(a, b).closer.mean(axis=0)))
     return found
 
 
@@ -140,9 +158,24 @@ def _permuted(bases: list[Basis], blocks: NDArray | None, seed: int) -> list[Bas
     return [first, replace(second, means=second.means[order], counts=second.counts[order])]
 
 
-def missed(found: Sequence[Alignment]) -> NDArray[np.float64]:
-    """FOSCTTM of every left-out context, in one way."""
-    return np.concatenate([one.closer.mean(axis=0) for one in found] or [np.zeros(0)])
+def missed(found: Sequence[LeftOut], labels: NDArray | None = None) -> NDArray[np.float64]:
+    """FOSCTTM of what was left out, in one way.
+
+    Parameters
+    ----------
+    found
+        Contexts left out.
+    labels
+        Label of every context: what is left out together (the guides of a target, the tiles of a
+        section) is one number, the mean of its contexts, since they err together. None: one number
+        of each context.
+    """
+    closer = np.concatenate([one.closer for one in found] or [np.zeros(0)])
+    if labels is None or not len(closer):
+        return closer
+    here = labels[np.concatenate([one.contexts for one in found])]
+    _, code = np.unique(here.astype(str), return_inverse=True)
+    return np.bincount(code, closer) / np.bincount(code)
 
 
 @dataclass(frozen=True)
@@ -157,30 +190,32 @@ class Chosen:
     axes
         The one in which shared axes are counted: the fewest that find left-out contexts as well as
         the best, within its error.
-    alignments
-        Of the contexts left out, side by side.
+    left_out
+        The contexts left out, side by side.
     """
 
     joint: tuple[int, ...]
     axes: int
-    alignments: list[Alignment]
+    left_out: list[LeftOut]
 
 
 def choose_n_comps(
     parts: Sequence[Sequence[ContextSums]],
     bases_of: Callable[[list[ContextMoments], Sequence[int]], list[list[Basis]]],
+    *,
+    labels: NDArray | None = None,
     **how: Any,
 ) -> Chosen:
     """Choose among `N_COMPS`, as far as there are so many features.
 
-    `bases_of` gives coordinates for each of several numbers; the rest as in
-    :func:`align_left_out_each`.
+    `bases_of` gives coordinates for each of several numbers; `labels` as in :func:`missed`, the
+    rest as in :func:`align_left_out_each`.
     """
     most = max(each[0].n_features for each in parts)
     numbers = [n for n, fewer in zip(N_COMPS, (*N_COMPS[1:], 0), strict=True) if fewer < most]
     sets = all_sets(len(numbers))
     found = align_left_out_each(parts, lambda given: bases_of(given, numbers), together=sets, **how)
-    miss = [missed(each) for each in found]
+    miss = [missed(each, labels) for each in found]
     best = better_beyond_error(miss.__getitem__, 0, range(1, len(sets)))
     axes = numbers[simplest_within_error(miss[-len(numbers) :])]
     return Chosen(tuple(numbers[member] for member in sets[best]), axes, found[best])

@@ -166,8 +166,8 @@ def shared_axes_test(
     for name, permute in (("foscttm_permuted", True), ("foscttm", False)):
         how: dict[str, Any] = {"blocks": blocks, "permute": permute, "seed": seed}
         if chooses:
-            chosen = choose_n_comps(sums, bases_of, **how)
-            n_axes_in, aligned = chosen.axes, chosen.alignments
+            chosen = choose_n_comps(sums, bases_of, labels=labels, **how)
+            n_axes_in, aligned = chosen.axes, chosen.left_out
         else:
             (aligned,) = align_left_out_each(sums, one, **how)
         held[name] = float(np.mean([fold.closer.mean() for fold in aligned] or [np.nan]))

@@ -92,8 +92,7 @@ def membership(contexts: Contexts, role: str) -> sp.csr_matrix:
 
 def sum_contexts(blocks: Blocks, contexts: Contexts, role: str) -> ContextMoments:
     """Moments of a role's features within and between contexts, in one pass."""
-    every, half = np.zeros(len(contexts), np.int64), np.zeros(contexts.n_rows[role], np.int64)
-    return sum_parts(blocks, contexts, role, fold=every, half=half)[0][0].moments()
+    return sum_parts(blocks, contexts, role)[0][0].moments()
 
 
 def fit_ridge(
@@ -123,7 +122,12 @@ def fit_ridge(
 
 
 def sum_parts(
-    blocks: Blocks, contexts: Contexts, role: str, *, fold: NDArray, half: NDArray
+    blocks: Blocks,
+    contexts: Contexts,
+    role: str,
+    *,
+    fold: NDArray | None = None,
+    half: NDArray | None = None,
 ) -> list[list[ContextSums]]:
     """Sums of a role's features, in one pass.
 
@@ -134,15 +138,17 @@ def sum_parts(
     contexts, role
         Whose cells they are.
     fold
-        Fold of each context.
+        Fold of each context; None: all are of one.
     half
-        Half of each cell, 0 or 1; all 0 for one whole.
+        Half of each cell, 0 or 1; None: one whole.
 
     Returns
     -------
     For each half its folds' sums.
     """
     members = membership(contexts, role)
+    fold = np.zeros(len(contexts), np.int64) if fold is None else fold
+    n_halves = 1 if half is None else 2
     of_fold = [sp.diags((fold == k).astype(np.float32)) for k in range(fold.max() + 1)]
     found: list[list[ContextSums]] = []
     for rows, features, nuisances in blocks:
@@ -150,11 +156,9 @@ def sum_parts(
         if not found:
             shift = np.hstack([z, features]).mean(axis=0, dtype=np.float64).astype(np.float32)
             sizes = features.shape[1], len(contexts), z.shape[1]
-            found = [
-                [ContextSums(*sizes, shift=shift) for _ in of_fold] for _ in range(half.max() + 1)
-            ]
+            found = [[ContextSums(*sizes, shift=shift) for _ in of_fold] for _ in range(n_halves)]
         for number, sums in enumerate(found):
-            mine = half[rows] == number
+            mine = np.ones(len(rows), bool) if half is None else half[rows] == number
             for one, chosen in zip(sums, of_fold, strict=True):
                 part = members[rows] @ chosen
                 here = mine & (np.asarray(part.sum(axis=1)).ravel() > 0)
@@ -191,8 +195,8 @@ def fit_joint_space(
     contexts
         Who shares a context; held-out cells are in none.
     n_comps
-        Components of each modality. None: where there are two modalities, joint spaces of several
-        numbers of them side by side, see :func:`cellfuse.kernels.left_out.choose_n_comps`.
+        Components of each modality. None: joint spaces of several numbers of them side by side, see
+        :func:`cellfuse.kernels.left_out.choose_n_comps`.
     method, n_draws, seed
         As in :func:`cellfuse.kernels.context_bases.fit_bases`.
     powers
@@ -223,14 +227,14 @@ def fit_joint_space(
     """
     labels = next(x for x in (left_out, blocks, np.arange(len(contexts))) if x is not None)
     chooses = bool(n_learnt) and weight is None
-    chooses_n = n_comps is None and len(cells) == 2 and len(contexts) <= MANY_CONTEXTS
+    chooses_n = n_comps is None and len(contexts) <= MANY_CONTEXTS
     fold = folds_of(labels, N_FOLDS if chooses or chooses_n else 1, seed)
     # One modality alone: its contexts are found again in other cells of it.
-    n_halves = 2 if chooses and len(cells) == 1 else 1
+    halved = (chooses or chooses_n) and len(cells) == 1
     rng = np.random.default_rng(seed)
     halves = {}
     for role, read in cells.items():
-        half = rng.integers(0, n_halves, contexts.n_rows[role])
+        half = rng.integers(0, 2, contexts.n_rows[role]) if halved else None
         halves[role] = sum_parts(read(), contexts, role, fold=fold, half=half)
     parts = [[added(both) for both in zip(*each, strict=True)] for each in halves.values()]
     moments = {role: added(p).moments() for role, p in zip(cells, parts, strict=True)}
@@ -242,25 +246,22 @@ def fit_joint_space(
         options: dict[str, Any] = {"method": method, "n_one_scale": n_learnt, "weight": weight}
         return bases_of_sides(given, numbers, powers=[powers[role] for role in cells], **options)
 
+    how: dict[str, Any] = {"labels": labels, "blocks": blocks, "seed": seed}
+    how["profiles"] = next(iter(halves.values())) if halved else None
     n_axes = n_comps or N_COMPS[0]
     numbers: tuple[int, ...] = (n_axes,)
     if chooses_n:
         begun = 0.0 if chooses else 1.0 if weight is None else weight
         chosen = choose_n_comps(
-            parts,
-            lambda given, numbers: bases_of_each(given, begun, numbers),
-            blocks=blocks,
-            seed=seed,
+            parts, lambda given, numbers: bases_of_each(given, begun, numbers), **how
         )
         numbers, n_axes = chosen.joint, chosen.axes
     if chooses:
         weight = _choose_weight(
             parts,
             lambda given, weight: bases_of_each(given, weight, numbers),
-            profiles=next(iter(halves.values())) if n_halves == 2 else None,
             together=[range(len(numbers))],
-            blocks=blocks,
-            seed=seed,
+            **how,
         )
     weight = 1.0 if weight is None else weight
     _put(space.learnt_weight, np.asarray(weight))
@@ -292,13 +293,18 @@ def fit_joint_space(
 def _choose_weight(
     parts: list[list[ContextSums]],
     bases_of: Callable[[list[ContextMoments], float], list[list[Basis]]],
-    **options: Any,
+    *,
+    labels: NDArray,
+    **how: Any,
 ) -> float:
-    """Weight by which left-out contexts are found best; above 0 where that is beyond its error."""
+    """Weight by which left-out contexts are found best; above 0 where that is beyond its error.
+
+    Contexts of one of the `labels` are left out together and are one piece of evidence together.
+    """
 
     def closer(weight: float) -> NDArray[np.float64]:
-        (found,) = align_left_out_each(parts, lambda given: bases_of(given, weight), **options)
-        return missed(found)
+        (found,) = align_left_out_each(parts, lambda given: bases_of(given, weight), **how)
+        return missed(found, labels)
 
     return better_beyond_error(closer, WEIGHTS[0], WEIGHTS[1:])
 

@@ -13,7 +13,7 @@ from cellfuse.data.readers import read_dense
 from cellfuse.data.splits import rank_within, sample_rows
 from cellfuse.kernels.context_bases import Basis, fit_basis
 from cellfuse.kernels.context_sums import ContextMoments
-from cellfuse.kernels.left_out import added, align_left_out
+from cellfuse.kernels.left_out import added, align_left_out, missed
 from cellfuse.model.base.choosing import choose_share
 from cellfuse.model.base.joint import Blocks, fit_joint_space, sum_parts
 from cellfuse.model.tide.images import ImageReading
@@ -139,8 +139,7 @@ def _weight(
     """
     counts, of_row = conditions.members["image"].counts, conditions.of_row("image")
     asked = is_judge & (counts > 1)
-    names, of_asked = np.unique(drug[asked].astype(str), return_inverse=True)
-    if len(names) < LEAST_JUDGES:
+    if len(np.unique(drug[asked].astype(str))) < LEAST_JUDGES:
         return 0.0
     order = np.random.default_rng([seed, 15_487_469]).permutation(len(of_row))
     half = np.where(of_row >= 0, rank_within(of_row, order) % 2, 0)
@@ -149,14 +148,14 @@ def _weight(
     )
     parts = [added(both) for both in zip(*halves, strict=True)]
 
-    def missed(weight: float) -> NDArray[np.float64]:
-        (found,) = align_left_out(
+    def missed_by_drug(weight: float) -> NDArray[np.float64]:
+        found = align_left_out(
             [parts],
             lambda moments: basis_of(moments, weight),
             profiles=halves,
             folds=[1],
             seed=seed,
         )
-        return np.bincount(of_asked, found.closer.mean(axis=0)) / np.bincount(of_asked)
+        return missed(found, drug)
 
-    return choose_share(missed)
+    return choose_share(missed_by_drug)
