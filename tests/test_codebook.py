@@ -146,12 +146,12 @@ def test_the_losses_are_those_of_the_predictions():
     losses = net(basal, treated, drug, dose, shown=shown, shown_dose=other)
     for name, effect in (
         ("drug_loss", net.effect_of_drug(drug)),
-        ("profile_loss", net.effect_of_profile(shown, basal, other)),
+        ("profile_loss", net.effect_and_state(shown, basal, other)[0]),
     ):
         error = (net.predict(basal, effect, dose) - treated) / net.unit
         torch.testing.assert_close(losses[name], error.square().mean(), rtol=1e-4, atol=1e-5)
     again = net(basal, treated, drug, dose)["profile_loss"]
-    effect = net.effect_of_profile(treated, basal, dose)
+    effect, _ = net.effect_and_state(treated, basal, dose)
     error = (net.predict(basal, effect, dose) - treated) / net.unit
     torch.testing.assert_close(again, error.square().mean(), rtol=1e-4, atol=1e-5)
 
@@ -159,11 +159,13 @@ def test_the_losses_are_those_of_the_predictions():
 def test_state_knows_no_treatment_and_effects_know_no_fingerprint():
     net = moved(response())
     basal, treated, dose = drawn(3, 10), drawn(3, 10, seed=1), torch.ones(3)
-    assert net.state(basal).shape == net.effect_of_profile(treated, basal, dose).shape == (3, 16)
+    effect, state = net.effect_and_state(treated, basal, dose)
+    assert effect.shape == state.shape == (3, 16)
+    torch.testing.assert_close(net.effect_and_state(2 * treated, basal, dose)[1], state)
+    assert not torch.allclose(net.effect_and_state(treated, 2 * basal, dose)[1], state)
     without = net.predict(basal, net.effect_of_drug(drawn(3, 12)), None)
     assert not torch.allclose(without, net.predict(basal, net.effect_of_drug(drawn(3, 12)), dose))
-    loss = net.effect_of_profile(treated, basal, dose).square().sum()
-    loss.backward()
+    effect.square().sum().backward()
     assert all(p.grad is None for p in net.from_drug.parameters())
 
 
@@ -204,8 +206,8 @@ def test_an_effect_read_at_one_dose_foretells_another(trained):
     net, direction, _ = trained
     basal = torch.zeros(6, 10)
     with torch.no_grad():
-        low = net.effect_of_profile(0.4 * direction, basal, torch.full((6,), 0.1))
-        high = net.effect_of_profile(1.2 * direction, basal, torch.full((6,), 10.0))
+        low, _ = net.effect_and_state(0.4 * direction, basal, torch.full((6,), 0.1))
+        high, _ = net.effect_and_state(1.2 * direction, basal, torch.full((6,), 10.0))
         found = net.predict(basal, low, torch.full((6,), 10.0))
     assert (found - 1.2 * direction).square().mean() < 0.1 * (1.2 * direction).square().mean()
     # The effect hangs on the drug, hardly on the dose it was read at.

@@ -50,8 +50,7 @@ def test_the_loss_is_the_one_worked_out_by_hand():
     h = net.image.mlp(given["images"])
     gamma, beta = net.dose.mlp((given["image_dose"] + 1e-3).log10()[:, None]).chunk(2, 1)
     h_i = h * (1 + gamma) + beta
-    h_r = net.response.effect_of_profile(given["rna"], given["basal"], given["rna_dose"])
-    h_c = net.response.state(given["basal"])
+    h_r, h_c = net.response.effect_and_state(given["rna"], given["basal"], given["rna_dose"])
     parts = [F.layer_norm(x, x.shape[1:]) for x in (h_i, h_r, h_c)]
     h_t = net.fuse[2](F.gelu(net.fuse[0](torch.cat(parts, 1))))
     h_s = net.student[2](F.gelu(net.student[0](h)))

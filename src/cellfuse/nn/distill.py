@@ -26,7 +26,7 @@ __all__ = ["Adapter", "Distillation", "Objective", "collapse", "perturb_embeddin
 
 Objective = Literal["clip", "sigmoid", "vicreg", "kd", "mse"]
 #: Rows on which the effective rank of a batch is taken: enough to tell a collapse.
-MAX_RANK_ROWS = 256
+MAX_RANK_ROWS = 64
 
 
 class Adapter(nn.Sequential):
@@ -81,7 +81,7 @@ def collapse(z: Tensor) -> dict[str, Tensor]:
     -------
     ``spread``: root mean squared distance of the unit vectors from their mean, 0 where all are the
     same and near 1 where they point everywhere. ``effective_rank``: exponential of the entropy of
-    the covariance's eigenvalues, 1 where all lie on one line.
+    the eigenvalues of the covariance of the first `MAX_RANK_ROWS` rows, 1 where all lie on one line.
     """
     unit = F.normalize(z.detach().float(), dim=1)
     centred = unit - unit.mean(dim=0)

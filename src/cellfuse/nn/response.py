@@ -128,16 +128,14 @@ class ResponseNetwork(Standardise):
         values = self.scale(expression)
         return self.encoder(values) + self.direct(values)[:, None]
 
-    def state(self, basal: Tensor) -> Tensor:
-        """Embedding of the basal state, `h_C`, ``(N, width)``."""
-        return self.encode(basal).mean(dim=1)
-
     def effect_of_drug(self, fingerprint: Tensor) -> Tensor:
         """Effect that chemistry foretells, ``(N, width)``."""
         return self.from_drug(fingerprint.float())
 
-    def effect_of_profile(self, treated: Tensor, basal: Tensor, dose: Tensor | None) -> Tensor:
-        """Effect seen in treated profiles, their dose taken off: `h_R`, ``(N, width)``.
+    def effect_and_state(
+        self, treated: Tensor, basal: Tensor, dose: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Effect seen in treated profiles, their dose taken off, and the state before it.
 
         Parameters
         ----------
@@ -145,8 +143,13 @@ class ResponseNetwork(Standardise):
             ``(N, n_genes)``.
         dose
             Dose of `treated` in uM, ``(N,)``; None does not take it off.
+
+        Returns
+        -------
+        `h_R` and `h_C`, ``(N, width)`` each.
         """
-        return self._effect(self.encode(treated), self.encode(basal), dose)
+        after, before = self.encode(torch.cat([treated, basal])).chunk(2)
+        return self._effect(after, before, dose), before.mean(dim=1)
 
     def _effect(self, treated: Tensor, basal: Tensor, dose: Tensor | None) -> Tensor:
         both = torch.cat([treated.mean(dim=1), basal.mean(dim=1)], dim=1)

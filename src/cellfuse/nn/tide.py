@@ -165,7 +165,7 @@ class TideNetwork(Standardise):
         # It is trained no further: what it does in training (dropout) is over.
         self.response.eval()
         dose = dose if self.use_dose else None
-        return self.response.effect_of_profile(rna, basal, dose), self.response.state(basal)
+        return self.response.effect_and_state(rna, basal, dose)
 
     def condition(self, features: Tensor, dose: Tensor | None) -> Tensor:
         """`h_I`: image features from which their dose is peeled."""

@@ -77,25 +77,31 @@ class History(L.Callback):
         """Add the batch's losses up."""
         epoch = self.first_epoch + trainer.current_epoch
         if epoch != self._epoch:  # a checkpoint at an epoch's last step: its end was not reached
-            self._take_means()
+            self.take_means()
             self._epoch = epoch
         losses, n = module.latest  # type: ignore[misc]
         for name, value in losses.items():  # type: ignore[union-attr]
             term = torch.stack([value.float() * n, value.new_tensor(n, dtype=torch.float32)])
             self._sums[name] = self._sums[name] + term if name in self._sums else term
 
+    def means(self) -> L.Callback:
+        """What logs the epoch's means before any other callback looks at what is logged."""
+        return _Means(self)
+
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Take down the epoch's means (validation runs before this)."""
+        """Take down all that is logged (validation runs before this)."""
         epoch = self.first_epoch + trainer.current_epoch
         for name, value in trainer.callback_metrics.items():
             self.rows.setdefault(name, {})[epoch] = float(value)
-        self._take_means()
 
-    def _take_means(self) -> None:
+    def take_means(self) -> dict[str, float]:
+        """Take down the epoch's means over all devices, and begin anew."""
+        found = {}
         for name, (total, n) in self._totals().items():
-            mean = float(np.float32(total) / np.float32(n))
+            mean = found[f"train_{name}_epoch"] = float(np.float32(total) / np.float32(n))
             self.rows.setdefault(f"train_{name}_epoch", {})[self._epoch] = mean
         self._sums, self._held = {}, {}
+        return found
 
     def _totals(self) -> dict[str, list[float]]:
         """Sum and number of documents of each mean, over all devices."""
@@ -111,7 +117,7 @@ class History(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Hand the rows to the process that will go on without this one."""
-        self._take_means()
+        self.take_means()
         if self._file is not None and os.getpid() != self._home and trainer.is_global_zero:
             self._file.write_text(json.dumps({n: list(r.items()) for n, r in self.rows.items()}))
 
@@ -139,3 +145,16 @@ class History(L.Callback):
         return {
             name: pd.DataFrame({name: values}).rename_axis("epoch") for name, values in rows.items()
         }
+
+
+class _Means(L.Callback):
+    """Logs what the history has of an epoch's training, for whoever stops or keeps by it."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Log the means, which are of all devices already."""
+        for name, mean in self._history.take_means().items():
+            shown = name == "train_loss_epoch"
+            module.log(name, mean, prog_bar=shown, batch_size=1, sync_dist=True)
