@@ -81,7 +81,7 @@ def collapse(z: Tensor) -> dict[str, Tensor]:
     -------
     ``spread``: root mean squared distance of the unit vectors from their mean, 0 where all are the
     same and near 1 where they point everywhere. ``effective_rank``: exponential of the entropy of
-    the eigenvalues of the covariance of the first `MAX_RANK_ROWS` rows, 1 where all lie on one line.
+    the covariance's eigenvalues, over `MAX_RANK_ROWS` rows; 1 where all lie on one line.
     """
     unit = F.normalize(z.detach().float(), dim=1)
     centred = unit - unit.mean(dim=0)
