@@ -180,17 +180,12 @@ def one_side(mdata: md.MuData, **arguments) -> cf.SharedAxes:
     return model
 
 
-def test_one_modality_alone_stands_side_by_side_too_and_chooses_by_halves_of_its_cells(caplog):
+def test_one_modality_alone_has_fifty_components():
     mdata = two_sides(n_shared=20, width=60, n_cells=20, n_contexts=200)
-    with caplog.at_level("INFO", "cellfuse"):
-        model = one_side(mdata)
-    numbers = [int(n) for n in re.findall(r"\d+", caplog.messages[-1].split("principal")[0])]
-    assert numbers == [5, 10, 20, 50]
-    z = model.get_latent_representation(modality="image")
-    members = np.hstack([one_side(mdata, n_comps=n).get_latent_representation() for n in numbers])
-    expected = members @ members.T
-    np.testing.assert_allclose(z @ z.T, expected, atol=1e-4 * np.abs(expected).max())
-    assert z.shape[1] == 50
+    usual, fifty = one_side(mdata), one_side(mdata, n_comps=50)
+    np.testing.assert_array_equal(
+        usual.get_latent_representation(), fifty.get_latent_representation()
+    )
 
 
 @pytest.mark.parametrize("method", ["within", "cca", "ibfa"])

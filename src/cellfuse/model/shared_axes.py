@@ -50,10 +50,9 @@ class SharedAxes(JointModel):
         Principal components of each modality's (standardised) features. None: the joint spaces of
         50, 20, 10 and 5 stand side by side, which errs less than any one of them; fewer of these
         where contexts that are left out of the fit in turn are found better with those, beyond the
-        error of the comparison (in the other modality; with one alone, in other cells of it).
-        Contexts that are left out together count once in that error. Shared axes are counted in the
-        fewest components that find left-out contexts as well as the best. A line of the log says
-        what was chosen.
+        error of the comparison. Contexts that are left out together count once in that error.
+        Shared axes are counted in the fewest components that find left-out contexts as well as the
+        best. A line of the log says what was chosen. One modality alone has 50.
     method
         ``"within"``: whitened within contexts, as above. ``"cca"``: by the covariance of context
         means (canonical correlations of group means). ``"ibfa"``: not whitened (Tucker's
