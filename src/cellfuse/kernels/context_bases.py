@@ -7,7 +7,7 @@ add to that is effect.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +18,9 @@ from cellfuse.kernels.context_sums import ContextMoments
 __all__ = [
     "Basis",
     "Method",
+    "View",
     "bases_of_sides",
+    "bases_of_views",
     "fit_bases",
     "fit_basis",
     "positive_part",
@@ -53,6 +55,22 @@ class Basis:
     counts: Floats
     noise: Floats
     between: Floats
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at the cells: which features of each modality, and in which scale.
+
+    Attributes
+    ----------
+    columns
+        Features of each modality that take part.
+    powers
+        Of each modality's features, as `power` of :func:`fit_bases`.
+    """
+
+    columns: tuple[NDArray[np.int64], ...]
+    powers: tuple[float, ...]
 
 
 def _symmetric_power(matrix: Floats, power: float, *, rank: float = RANK) -> Floats:
@@ -125,6 +143,29 @@ def bases_of_sides(
         for each, power in zip(moments, powers, strict=True)
     ]
     return [list(bases) for bases in zip(*sides, strict=True)]
+
+
+def bases_of_views(
+    moments: Sequence[ContextMoments], n_comps: Sequence[int], views: Sequence[View], **how: Any
+) -> list[list[Basis]]:
+    """As :func:`bases_of_sides`, for each view all numbers; other features' coordinates are 0."""
+    found = []
+    for view in views:
+        given = [each.of_features(of) for each, of in zip(moments, view.columns, strict=True)]
+        for bases in bases_of_sides(given, n_comps, powers=view.powers, **how):
+            sizes = [len(each.offset) for each in moments]
+            wide = zip(bases, view.columns, sizes, strict=True)
+            found.append([_widened(basis, columns, size) for basis, columns, size in wide])
+    return found
+
+
+def _widened(basis: Basis, columns: NDArray[np.int64], n_features: int) -> Basis:
+    """Coordinates of some features as coordinates of all."""
+    if len(columns) == n_features:
+        return basis
+    project = np.zeros((n_features, basis.project.shape[1]))
+    project[columns] = basis.project
+    return replace(basis, project=project)
 
 
 def _components(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -53,6 +53,19 @@ class ContextMoments:
     def profiles(self) -> Floats:
         """Means of the contexts as the features are, ``(contexts, d)``."""
         return self.means + self.offset
+
+    def of_features(self, columns: NDArray[np.int64]) -> ContextMoments:
+        """Moments of some features alone."""
+        if np.array_equal(columns, np.arange(len(self.offset))):
+            return self
+        return replace(
+            self,
+            means=self.means[:, columns],
+            within=self.within[np.ix_(columns, columns)],
+            total=self.total[np.ix_(columns, columns)],
+            offset=self.offset[columns],
+            coefficients=self.coefficients[:, columns],
+        )
 
     def center(self, x: NDArray, nuisances: NDArray | None = None) -> Floats:
         """Take the mean and the nuisances out of cells ``(n, features)``."""

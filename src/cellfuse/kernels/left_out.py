@@ -203,18 +203,21 @@ def choose_n_comps(
     parts: Sequence[Sequence[ContextSums]],
     bases_of: Callable[[list[ContextMoments], Sequence[int]], list[list[Basis]]],
     *,
+    n_views: int = 1,
     labels: NDArray | None = None,
     **how: Any,
 ) -> Chosen:
     """Choose among `N_COMPS`, as far as there are so many features.
 
-    `bases_of` gives coordinates for each of several numbers; `labels` as in :func:`missed`, the
-    rest as in :func:`align_left_out_each`.
+    `bases_of` gives coordinates for each of several numbers, in each of `n_views` ways to look at
+    the cells, the numbers of the first way first: all ways of a number stand or fall together.
+    `labels` as in :func:`missed`, the rest as in :func:`align_left_out_each`.
     """
     most = max(each[0].n_features for each in parts)
     numbers = [n for n, fewer in zip(N_COMPS, (*N_COMPS[1:], 0), strict=True) if fewer < most]
     sets = all_sets(len(numbers))
-    found = align_left_out_each(parts, lambda given: bases_of(given, numbers), together=sets, **how)
+    fits = [[n + k * len(numbers) for k in range(n_views) for n in some] for some in sets]
+    found = align_left_out_each(parts, lambda given: bases_of(given, numbers), together=fits, **how)
     miss = [missed(each, labels) for each in found]
     best = better_beyond_error(miss.__getitem__, 0, range(1, len(sets)))
     axes = numbers[simplest_within_error(miss[-len(numbers) :])]

@@ -29,6 +29,7 @@ class _Network(nn.Module):
     def __init__(self, features: Mapping[str, PlainFeatures], space: JointSpace) -> None:
         super().__init__()
         self.features, self.space = nn.ModuleDict(features), space
+        self.n_factors = {role: each.n_factors for role, each in features.items()}
 
 
 class SharedAxes(JointModel):
@@ -124,15 +125,18 @@ class SharedAxes(JointModel):
         one_of("method", method, ("within", "cca", "ibfa"))
         self.n_comps, self.method, self.n_draws = n_comps, method, n_draws
         self.target_key, self.left_out_by = target_key, left_out_by
-        features = {
-            role: PlainFeatures(i.kind, i.shape, crop=crop) for role, i in self.inputs.items()
-        }
+        features = self._plain_features(crop)
         space = JointSpace(
             {role: each.n_features for role, each in features.items()},
             n_comps=n_comps or N_COMPS[0],
+            n_factors={role: each.n_factors for role, each in features.items()},
             n_nuisances=self._n_nuisances,
         )
         self.module = _Network(features, space)
+
+    @property
+    def _n_factors(self) -> dict[str, int]:
+        return self.module.n_factors
 
     @property
     def _space(self) -> JointSpace:

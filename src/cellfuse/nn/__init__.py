@@ -20,6 +20,7 @@ from cellfuse.nn.contrastive import (
     sigmoid_loss,
     vicreg_loss,
 )
+from cellfuse.nn.count_factors import CountFactors
 from cellfuse.nn.crops import CropSettings, multi_crop, random_crops
 from cellfuse.nn.cross_modal import CrossModalAutoencoder, VariationalCell, reverse_gradient
 from cellfuse.nn.dino import (
@@ -71,6 +72,7 @@ __all__ = [
     "VIT_PRESETS",
     "Adapter",
     "BatchTopK",
+    "CountFactors",
     "Block",
     "CellAutoencoder",
     "ChannelViT",

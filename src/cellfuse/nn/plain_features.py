@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cellfuse.nn.augment import center_crop
+from cellfuse.nn.count_factors import CountFactors
 from cellfuse.nn.image_statistics import image_statistics, n_image_statistics
 
 __all__ = ["PlainFeatures", "power_of"]
@@ -35,6 +36,9 @@ class PlainFeatures(nn.Module):
         Shape of a cell.
     crop
         Side in pixels of the centre that is looked at; None for all.
+    n_factors
+        Of counts: factors that are read beside, the last features, see
+        :class:`cellfuse.nn.CountFactors`. At most half as many as genes.
 
     Notes
     -----
@@ -44,7 +48,9 @@ class PlainFeatures(nn.Module):
     chosen: Tensor
     depth: Tensor
 
-    def __init__(self, kind: str, shape: tuple[int, ...], *, crop: int | None = None) -> None:
+    def __init__(
+        self, kind: str, shape: tuple[int, ...], *, crop: int | None = None, n_factors: int = 0
+    ) -> None:
         super().__init__()
         self.kind, self.crop = kind, crop
         #: Power of the standard deviation by which features are divided before they are joined.
@@ -54,6 +60,9 @@ class PlainFeatures(nn.Module):
         else:
             self.n_features = min(shape[-1], MAX_FEATURES)
         n_chosen = 0 if kind == "pixels" else self.n_features
+        self.n_factors = min(n_factors, n_chosen // 2) if kind == "counts" else 0
+        self.factors = CountFactors(n_chosen, self.n_factors) if self.n_factors else None
+        self.n_features += self.n_factors
         self.register_buffer("chosen", torch.arange(n_chosen))
         self.register_buffer("depth", torch.ones(()))
 
@@ -65,14 +74,19 @@ class PlainFeatures(nn.Module):
             depth = cells.float().sum(dim=1)
             self.depth.copy_(depth[depth > 0].median() if (depth > 0).any() else torch.ones(()))
         variance = self._all(cells).var(dim=0)
-        top = variance.argsort(descending=True, stable=True)[: self.n_features]
+        top = variance.argsort(descending=True, stable=True)[: len(self.chosen)]
         self.chosen.copy_(top.sort().values)
+        if self.factors is not None:
+            self.factors.fit(cells[:, self.chosen])
 
     def forward(self, x: Tensor) -> Tensor:
         """Cells ``(N, ...)`` to ``(N, n_features)``."""
         if self.kind == "pixels":
             return image_statistics(x if self.crop is None else center_crop(x, self.crop))
-        return self._all(x)[:, self.chosen]
+        plain = self._all(x)[:, self.chosen]
+        if self.factors is None:
+            return plain
+        return torch.cat([plain, self.factors(x[:, self.chosen])], dim=1)
 
     def _all(self, x: Tensor) -> Tensor:
         x = x.float()

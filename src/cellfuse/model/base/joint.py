@@ -15,7 +15,7 @@ from cellfuse.data import Contexts, Reader
 from cellfuse.data.readers import read_dense
 from cellfuse.kernels.alignment import Alignment, align
 from cellfuse.kernels.choosing import better_beyond_error
-from cellfuse.kernels.context_bases import Basis, Method, bases_of_sides, tells_noise
+from cellfuse.kernels.context_bases import Basis, Method, View, bases_of_views, tells_noise
 from cellfuse.kernels.context_sums import ContextMoments, ContextSums
 from cellfuse.kernels.left_out import (
     MANY_CONTEXTS,
@@ -177,6 +177,7 @@ def fit_joint_space(
     n_comps: int | None,
     powers: Mapping[str, float],
     method: Method = "within",
+    n_factors: Mapping[str, int] | None = None,
     n_learnt: int = 0,
     weight: float | None = None,
     blocks: NDArray | None = None,
@@ -203,6 +204,10 @@ def fit_joint_space(
         As in :func:`cellfuse.kernels.context_bases.fit_bases`.
     powers
         Of each role's plain features, see :func:`cellfuse.nn.plain_features.power_of`.
+    n_factors
+        Features of each role, after the plain ones, that stand in their place in a second view of
+        the cells (:class:`cellfuse.nn.CountFactors`), whose joint spaces stand beside those of the
+        first. Shared axes are those of the first.
     n_learnt
         Features of each role, the last ones, that a network has learnt.
     weight
@@ -241,12 +246,13 @@ def fit_joint_space(
     parts = [[added(both) for both in zip(*each, strict=True)] for each in halves.values()]
     moments = {role: added(p).moments() for role, p in zip(cells, parts, strict=True)}
     _check(moments)
+    views = _views(moments, powers, n_factors or {}, n_learnt)
 
     def bases_of_each(
         given: list[ContextMoments], weight: float, numbers: Sequence[int]
     ) -> list[list[Basis]]:
         options: dict[str, Any] = {"method": method, "n_one_scale": n_learnt, "weight": weight}
-        return bases_of_sides(given, numbers, powers=[powers[role] for role in cells], **options)
+        return bases_of_views(given, numbers, views, **options)
 
     how: dict[str, Any] = {"labels": labels, "blocks": blocks, "seed": seed}
     how["profiles"] = next(iter(halves.values())) if halved else None
@@ -255,14 +261,17 @@ def fit_joint_space(
     if chooses_n:
         begun = 0.0 if chooses else 1.0 if weight is None else weight
         chosen = choose_n_comps(
-            parts, lambda given, numbers: bases_of_each(given, begun, numbers), **how
+            parts,
+            lambda given, numbers: bases_of_each(given, begun, numbers),
+            n_views=len(views),
+            **how,
         )
         numbers, n_axes = chosen.joint, chosen.axes
     if chooses:
         weight = _choose_weight(
             parts,
             lambda given, weight: bases_of_each(given, weight, numbers),
-            together=[range(len(numbers))],
+            together=[range(len(numbers) * len(views))],
             **how,
         )
     weight = 1.0 if weight is None else weight
@@ -270,13 +279,15 @@ def fit_joint_space(
     given = list(moments.values())
     every = tuple(dict.fromkeys((*numbers, n_axes)))
     maps = []
-    for number, bases in zip(every, bases_of_each(given, weight, every), strict=True):
+    for fitted, bases in enumerate(bases_of_each(given, weight, every)):
+        number, is_first = every[fitted % len(every)], fitted < len(every)
+        counts_axes = is_first and number == n_axes
         # Axes are counted and tested once; what permuted contexts reach takes few draws.
-        tested = {"n_draws": n_draws} if number == n_axes else {"n_draws": N_DRAWS, "max_axes": 0}
+        tested = {"n_draws": n_draws} if counts_axes else {"n_draws": N_DRAWS, "max_axes": 0}
         fit = fit_shared_axes(bases, blocks=blocks, seed=seed, **tested)
         if number in numbers:
             maps.append([b.project @ turn for b, turn in zip(bases, fit.joint, strict=True)])
-        if number == n_axes:
+        if counts_axes:
             shared = [b.project @ turn for b, turn in zip(bases, fit.shared, strict=True)]
             if fit.test is not None:
                 axes = np.stack([fit.test.values, fit.test.null_mean, fit.test.pvalue])
@@ -290,6 +301,25 @@ def fit_joint_space(
             _put(getattr(target, name), to)
             _put(getattr(target, f"nuisance_{name}"), each.coefficients @ to)
     return numbers
+
+
+def _views(
+    moments: Mapping[str, ContextMoments],
+    powers: Mapping[str, float],
+    n_factors: Mapping[str, int],
+    n_learnt: int,
+) -> list[View]:
+    """Plain features; and, where there are factors, these in the place of plain ones."""
+    plain, factors = [], []
+    for role, each in moments.items():
+        every = np.arange(len(each.offset))
+        learnt, n = every[len(every) - n_learnt :], n_factors.get(role, 0)
+        before = every[: len(every) - n_learnt]
+        first, second = before[: len(before) - n], before[len(before) - n :] if n else before
+        plain.append((np.r_[first, learnt], powers[role]))
+        factors.append((np.r_[second, learnt], 1.0 if n else powers[role]))
+    sides = [plain, factors] if any(n_factors.values()) else [plain]
+    return [View(*(tuple(each) for each in zip(*side, strict=True))) for side in sides]
 
 
 def _choose_weight(

@@ -26,7 +26,8 @@ from cellfuse.model.base.checks import check_whole
 from cellfuse.model.base.document_model import DocumentModel
 from cellfuse.model.base.embedding import embed, identity_of_embedding
 from cellfuse.model.base.joint import Blocks, alignment_of, fit_joint_space, read_blocks
-from cellfuse.nn import JointSpace
+from cellfuse.nn import JointSpace, PlainFeatures
+from cellfuse.nn.count_factors import N_FACTORS
 from cellfuse.nn.plain_features import power_of
 
 __all__ = ["JointModel"]
@@ -128,6 +129,20 @@ class JointModel(DocumentModel):
         return {role: sum(n.width for n in found) for role, found in self.nuisances.items()}
 
     @property
+    def _n_factors(self) -> dict[str, int]:
+        """Factors of counts among the features of each role."""
+        raise NotImplementedError
+
+    def _plain_features(self, crop: int | None) -> dict[str, PlainFeatures]:
+        """Plain features of each role; beside another modality counts are read as factors too."""
+        # Of expression alone nothing is joined: there factors lose what is of one gene.
+        n = N_FACTORS if len(self.inputs) == 2 else 0
+        return {
+            role: PlainFeatures(i.kind, i.shape, crop=crop, n_factors=n)
+            for role, i in self.inputs.items()
+        }
+
+    @property
     def _space(self) -> JointSpace:
         """The joint space of the network."""
         raise NotImplementedError
@@ -151,6 +166,7 @@ class JointModel(DocumentModel):
             n_comps=self.n_comps,
             powers={role: power_of(i.kind) for role, i in self.inputs.items()},
             method=self.method,
+            n_factors=self._n_factors,
             n_learnt=self.n_learnt,
             blocks=labels["target_key"],
             left_out=labels["left_out_by"],

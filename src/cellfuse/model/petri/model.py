@@ -21,7 +21,7 @@ from cellfuse.model.base import Recipe
 from cellfuse.model.base.joint_model import JointModel
 from cellfuse.model.base.sizes import default_weights, input_specs, sizes_of
 from cellfuse.model.petri.evidence import CrossModalEvidence
-from cellfuse.nn import JointFeatures, JointMaskedAutoencoder, JointSpace, PlainFeatures
+from cellfuse.nn import JointFeatures, JointMaskedAutoencoder, JointSpace
 
 __all__ = ["PETRI"]
 
@@ -159,10 +159,7 @@ class PETRI(CrossModalEvidence, JointModel):
         )
         if self.begin == "linear":
             self.module.joint = JointFeatures(
-                {
-                    role: PlainFeatures(i.kind, i.shape, crop=crop)
-                    for role, i in self.inputs.items()
-                },
+                self._plain_features(crop),
                 n_learnt=self.sizes.width,
                 n_comps=self.n_comps or N_COMPS[0],
                 n_nuisances=self._n_nuisances,
@@ -182,6 +179,11 @@ class PETRI(CrossModalEvidence, JointModel):
             cells = read_dense(reader, sample_rows(train_rows[role], seed=self.seed))
             self.module.cell(role).begin_at(cells)  # type: ignore[operator]  # linear first
             self.module.joint.fit_plain(role, cells)
+
+    @property
+    def _n_factors(self) -> dict[str, int]:
+        assert self.module.joint is not None
+        return self.module.joint.n_factors
 
     @property
     def _space(self) -> JointSpace:
