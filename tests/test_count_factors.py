@@ -137,14 +137,13 @@ def joined(mdata: md.MuData, rna_rep: str | None = None, **arguments) -> cf.Shar
     return model
 
 
-def test_both_ways_to_read_counts_stand_side_by_side(monkeypatch):
+def test_both_ways_to_read_counts_stand_side_by_side():
     mdata = screen()
     model = joined(mdata)
     factors = model.module.features["rna"].factors
     mdata["rna"].obsm["factors"] = factors(torch.as_tensor(mdata["rna"].X)).numpy()
     by_factors = joined(mdata, "factors")
-    monkeypatch.setattr("cellfuse.model.base.joint_model.N_FACTORS", 0)
-    plain = joined(mdata)
+    plain = joined(mdata, n_factors=0)
     assert plain.module.features["rna"].factors is None
     z, one, two = (
         {m: each.get_latent_representation(modality=m) for m in ("image", "rna")}
@@ -170,6 +169,13 @@ def test_factors_are_kept_with_the_model_and_belong_to_two_modalities(tmp_path):
     )
     cf.SharedAxes.setup_mudata(mdata, context_keys="guide", modalities={"rna": "rna"})
     assert cf.SharedAxes(mdata).module.features["rna"].factors is None
+
+
+@pytest.mark.parametrize("wrong", [-1, 2.5, True, "many"])
+def test_a_number_of_factors_is_a_whole_number(wrong):
+    mdata = screen()
+    with pytest.raises((TypeError, ValueError), match="n_factors"):
+        joined(mdata, n_factors=wrong)
 
 
 def test_petri_reads_the_same_counts_the_same_way():

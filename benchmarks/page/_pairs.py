@@ -24,11 +24,11 @@ form, chooses likewise, and is level with it.
 
 """
 SIDE_BY_SIDE = """
-**Side by side.** Each number of components errs in its own way. SharedAxes with joint spaces of several numbers
-side by side, less the one number that left-out contexts choose, and each number alone
-(`benchmarks/evidence/side_by_side.py`; FOSCTTM as they come, mean over folds; the difference with a 95% interval over
-folds, which are not independent). That spaces stand side by side was decided on other deals of the same data (seeds
-100 to 111) and on simulated screens of seeds 10 to 14:
+**Side by side.** Each number of components errs in its own way, and so do two ways to read counts. SharedAxes with all
+of these side by side, without the factors of counts, with the one number that left-out contexts choose, and with
+each number alone (`benchmarks/evidence/side_by_side.py`; FOSCTTM, mean over folds; differences with a 95% interval
+over folds, which are not independent). That spaces stand side by side was decided on other deals of the same data
+(seeds 100 to 111) and on simulated screens of seeds 10 to 14:
 
 """
 #: Of each configuration its name and the ways in which it is asked, by the metric's name.
@@ -65,23 +65,29 @@ def _side_by_side() -> str:
     table = read("side_by_side")
     if table is None:
         return ""
-    titles = {name: title for name, (title, _) in DATA.items()}
-    ways = list(dict.fromkeys(table["way"]))
-    lines = [
-        "| data | folds | " + " | ".join(ways) + " | side by side less chosen |",
-        "|---|---|" + "---|" * (len(ways) + 1),
-    ]
-    for name, part in table.groupby("data", sort=False):
-        wide = part.pivot_table(index="seed", columns="way", values="foscttm")
-        gain = wide["side by side"] - wide["one number, chosen"]
-        half = stats.t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / len(gain) ** 0.5
-        cells = [f"{wide[way].mean():.3f}" for way in ways]
-        lines.append(
-            f"| {titles[str(name)]} | {len(gain)} | "
-            + " | ".join(cells)
-            + f" | {gain.mean():+.3f} ± {half:.3f} |"
-        )
+    table["metric"] = table.get("metric", pd.Series(index=table.index, dtype=object))
+    table["metric"] = table["metric"].fillna("alignment")
+    first = "side by side"
+    ways = [first, *dict.fromkeys(way for way in table["way"] if way != first)]
+    against = ["one number, chosen", "without factors of counts"]
+    against = [way for way in against if way in ways]
+    head = [*ways, *(f"less {way}" for way in against)]
+    lines = ["| data | folds | " + " | ".join(head) + " |", "|---|---|" + "---|" * len(head)]
+    for name, (title, asked) in DATA.items():
+        for metric, words in asked.items():
+            part = table[(table["data"] == name) & (table["metric"] == metric)]
+            if part.empty:
+                continue
+            wide = part.pivot_table(index="seed", columns="way", values="foscttm")
+            cells = [f"{wide[way].mean():.3f}" if way in wide else "–" for way in ways]
+            cells += [_paired(wide[first] - wide[way]) if way in wide else "–" for way in against]
+            lines.append(f"| {title}, {words} | {len(wide)} | " + " | ".join(cells) + " |")
     return SIDE_BY_SIDE + "\n".join(lines) + "\n"
+
+
+def _paired(gain: pd.Series) -> str:
+    half = stats.t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / len(gain) ** 0.5
+    return f"{gain.mean():+.3f} ± {half:.3f}"
 
 
 def _table(name: str, title: str, asked: dict[str, str]) -> str:

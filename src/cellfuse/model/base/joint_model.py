@@ -41,6 +41,8 @@ class JointModel(DocumentModel):
     method: Method = "within"
     #: Components of each modality at most; None: chosen by contexts left out of the fit.
     n_comps: int | None = None
+    #: Factors by which counts are read beside another modality.
+    n_factors: int = N_FACTORS
     n_draws: int = 200
     target_key: str | None = None
     #: obs column whose contexts are left out together where left-out contexts choose.
@@ -136,7 +138,7 @@ class JointModel(DocumentModel):
     def _plain_features(self, crop: int | None) -> dict[str, PlainFeatures]:
         """Plain features of each role; beside another modality counts are read as factors too."""
         # Of expression alone nothing is joined: there factors lose what is of one gene.
-        n = N_FACTORS if len(self.inputs) == 2 else 0
+        n = self.n_factors if len(self.inputs) == 2 else 0
         return {
             role: PlainFeatures(i.kind, i.shape, crop=crop, n_factors=n)
             for role, i in self.inputs.items()
