@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from cellfuse.kernels.left_out import (
 from cellfuse.kernels.shared_axes import fit_shared_axes
 from cellfuse.kernels.side_by_side import side_by_side
 from cellfuse.nn import JointSpace, RidgeMap
+from cellfuse.nn.joint_space import LinearMap
 
 __all__ = [
     "Blocks",
@@ -279,10 +281,10 @@ def fit_joint_space(
     given = list(moments.values())
     every = tuple(dict.fromkeys((*numbers, n_axes)))
     maps = []
-    for fitted, bases in enumerate(bases_of_each(given, weight, every)):
-        number, is_first = every[fitted % len(every)], fitted < len(every)
-        counts_axes = is_first and number == n_axes
+    fits = product(range(len(views)), every)
+    for (view, number), bases in zip(fits, bases_of_each(given, weight, every), strict=True):
         # Axes are counted and tested once; what permuted contexts reach takes few draws.
+        counts_axes = view == 0 and number == n_axes
         tested = {"n_draws": n_draws} if counts_axes else {"n_draws": N_DRAWS, "max_axes": 0}
         fit = fit_shared_axes(bases, blocks=blocks, seed=seed, **tested)
         if number in numbers:
@@ -293,13 +295,8 @@ def fit_joint_space(
                 axes = np.stack([fit.test.values, fit.test.null_mean, fit.test.pvalue])
                 _put(space.axes, axes)
     joint = side_by_side(maps, [each.total for each in given], width=space.width)
-    for role, *both in zip(cells, joint, shared, strict=True):
-        target, each = space.cell(role), moments[role]
-        _put(target.offset, each.offset)
-        _put(target.nuisance_mean, each.nuisance_means)
-        for name, to in zip(("joint", "shared"), both, strict=True):
-            _put(getattr(target, name), to)
-            _put(getattr(target, f"nuisance_{name}"), each.coefficients @ to)
+    for (role, each), *both in zip(moments.items(), joint, shared, strict=True):
+        _write(space.cell(role), each, *both)
     return numbers
 
 
@@ -395,6 +392,15 @@ def _check(moments: Mapping[str, ContextMoments]) -> None:
             f"{n_shared} contexts have cells of both modalities; shared axes need three at least, "
             "and some tens to say anything."
         )
+
+
+def _write(target: LinearMap, of: ContextMoments, joint: NDArray, shared: NDArray) -> None:
+    """Keep a modality's maps, and what they take out."""
+    _put(target.offset, of.offset)
+    _put(target.nuisance_mean, of.nuisance_means)
+    for name, to in (("joint", joint), ("shared", shared)):
+        _put(getattr(target, name), to)
+        _put(getattr(target, f"nuisance_{name}"), of.coefficients @ to)
 
 
 def _put(buffer: torch.Tensor, values: NDArray) -> None:
