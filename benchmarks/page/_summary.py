@@ -105,6 +105,37 @@ def _twin(name: str, method: str, view: str, column: str) -> float:
     return float(table.loc[twins & here, column].dropna().iloc[-1])
 
 
+def _factors() -> Iterator[Line]:
+    """Counts read by learnt factors too, beside their logarithms alone, in the same closed form."""
+    method, closed = "SharedAxes, factors of counts", "SharedAxes, logarithms of counts alone"
+    unseen = "{} that were never seen, across modalities"
+    for score, question, view, column in (
+        ("auc", "pairs of one complex", "average", "edges_auc"),
+        ("foscttm", unseen.format("targets"), "both", "alignment_foscttm"),
+    ):
+        found = _of("headroom", ("SharedAxes", view), (closed, view), score)
+        if found is not None:
+            yield Line(
+                method, question, "simulated with headroom", score.upper(), *found,
+                "logarithms alone", _twin("headroom", "SharedAxes", view, column),
+                score == "foscttm",
+            )  # fmt: skip
+    frame = read("side_by_side")
+    if frame is None or "metric" not in frame:
+        return
+    for metric in ("spots", "spots, depth and darkness out"):
+        part = frame[(frame["data"] == "her2st") & (frame["metric"] == metric)]
+        wide = part.pivot_table(index="seed", columns="way", values="foscttm")
+        twin = by_seed("her2st", "foscttm", "both", metric=metric)
+        if "without factors of counts" in wide and twin is not None:
+            question = unseen.format(metric.replace("spots", "spots of tissue sections", 1))
+            yield Line(
+                method, question, "her2st", "FOSCTTM", wide["side by side"],
+                wide["without factors of counts"], "logarithms alone",
+                float(twin["SharedAxes permuted"].mean()), True, "folds",
+            )  # fmt: skip
+
+
 def _petri() -> Iterator[Line]:
     pairs, unseen = "pairs of one complex", "targets that were never seen, across modalities"
     compounds = "compounds that were never seen, across modalities"
@@ -248,6 +279,7 @@ def _tide() -> Iterator[Line]:
 
 
 PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
+    _factors,
     _petri,
     _sections,
     _expression,

@@ -34,7 +34,7 @@ class _Network(nn.Module):
 
 
 class SharedAxes(JointModel):
-    """Shared and private axes of two modalities in closed form: seconds, and no training.
+    """Shared and private axes of two modalities in closed form: seconds, and no network.
 
     Noise within a context is independent between the modalities, so that the cross-covariance of
     their context means is free of it. Each modality's features are whitened by their covariance
