@@ -105,6 +105,29 @@ def test_learning_hangs_on_the_cells_alone_and_takes_what_is_odd():
     assert torch.isfinite(learnt(counts[:4], 20)(counts)).all()
 
 
+ODD = {
+    "deep": lambda rng: rng.poisson(1e5 * np.exp(rng.normal(size=(10, 200)))),
+    "bulk": lambda rng: rng.poisson(1e7 * rng.dirichlet(np.full(500, 0.1), size=60)),
+    "alike": lambda rng: np.tile(rng.poisson(50, size=(1, 200)), (50, 1)),
+    "empty": lambda rng: np.zeros((50, 200)),
+    "sparse": lambda rng: rng.poisson(0.001, size=(500, 500)),
+    "one cell of a million": lambda rng: np.vstack(
+        [rng.poisson(1, size=(500, 100)), np.full((1, 100), 10**6)]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", list(ODD))
+def test_counts_of_any_kind_are_read(kind):
+    counts = torch.as_tensor(ODD[kind](np.random.default_rng(0))).float()
+    factors = learnt(counts, 20)
+    scores = factors(counts)
+    assert torch.isfinite(scores).all() and torch.isfinite(factors.loadings).all()
+    assert scores.abs().max() < 10  # what a standard normal prior lets through
+    if kind in ("alike", "empty"):
+        assert not scores.any()
+
+
 def test_plain_features_end_with_the_factors_of_counts_and_of_nothing_else():
     counts, _ = drawn(300)
     plain, both = PlainFeatures("counts", (100,)), PlainFeatures("counts", (100,), n_factors=5)
