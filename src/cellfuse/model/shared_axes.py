@@ -103,10 +103,10 @@ class SharedAxes(JointModel):
     >>> import cellfuse as cf
     >>> mdata = cf.datasets.simulated_screen(100, n_targets=12, cells_per_guide=8, seed=0)
     >>> cf.SharedAxes.setup_mudata(mdata, context_keys="guide", image_rep="crops")
-    >>> model = cf.SharedAxes(mdata, n_comps=10, n_draws=20)
+    >>> model = cf.SharedAxes(mdata, n_comps=10, n_factors=5, n_draws=20)
     >>> model.train()
     >>> model.get_latent_representation(modality="image").shape[1]
-    20
+    25
     >>> list(model.axes)
     ['value', 'null_mean', 'pvalue', 'weight']
     """
