@@ -28,7 +28,8 @@ kept by as much as held-out contexts are found better with. So a method is level
 below it, by less than .01) or
 ahead of it, and **ahead of the ridge regression that is usual** (standardised features, means of contexts) on
 CPJUMP1: Semi-Clipped on each question, PhenoSeq on held-out plates and compounds; and of expression alone, ahead of principal
-components of the counts. What networks add *beyond* the closed
+components of the counts. **Factors of counts, learnt on the cells by their own law, are ahead of their logarithms
+alone** (first rows); they are part of `SharedAxes`, and so of PETRI. What networks add *beyond* the closed
 form that they begin at is little at the sizes that two cores train on, and they say so (`learnt_weight`). Each
 model's guide page says when to prefer the closed form alone; in short: up to some tens of cells per guide,
 first.
@@ -109,16 +110,18 @@ def _factors() -> Iterator[Line]:
     """Counts read by learnt factors too, beside their logarithms alone, in the same closed form."""
     method, closed = "SharedAxes, factors of counts", "SharedAxes, logarithms of counts alone"
     unseen = "{} that were never seen, across modalities"
-    for score, question, view, column in (
-        ("auc", "pairs of one complex", "average", "edges_auc"),
-        ("foscttm", unseen.format("targets"), "both", "alignment_foscttm"),
-    ):
+    asked = {
+        "consistent": ("share of targets", "guides of a target agree", "guide_consistency"),
+        "auc": ("AUC", "pairs of one complex", "edges_auc"),
+        "foscttm": ("FOSCTTM", unseen.format("targets"), "alignment_foscttm"),
+    }
+    for score, (name, question, column) in asked.items():
+        view = "both" if score == "foscttm" else "average"
         found = _of("headroom", ("SharedAxes", view), (closed, view), score)
         if found is not None:
             yield Line(
-                method, question, "simulated with headroom", score.upper(), *found,
-                "logarithms alone", _twin("headroom", "SharedAxes", view, column),
-                score == "foscttm",
+                method, question, "simulated with headroom", name, *found, "logarithms alone",
+                _twin("headroom", "SharedAxes", view, column), score == "foscttm",
             )  # fmt: skip
     frame = read("side_by_side")
     if frame is None or "metric" not in frame:
@@ -128,7 +131,7 @@ def _factors() -> Iterator[Line]:
         wide = part.pivot_table(index="seed", columns="way", values="foscttm")
         twin = by_seed("her2st", "foscttm", "both", metric=metric)
         if "without factors of counts" in wide and twin is not None:
-            question = unseen.format(metric.replace("spots", "spots of tissue sections", 1))
+            question = unseen.format("spots of tissue sections") + metric.removeprefix("spots")
             yield Line(
                 method, question, "her2st", "FOSCTTM", wide["side by side"],
                 wide["without factors of counts"], "logarithms alone",
