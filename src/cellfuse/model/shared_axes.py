@@ -147,7 +147,7 @@ class SharedAxes(JointModel):
         self.module = _Network(features, space)
 
     @property
-    def _n_factors(self) -> dict[str, int]:
+    def _factors_by_role(self) -> dict[str, int]:
         return self.module.n_factors
 
     @property

@@ -18,8 +18,8 @@ N_ROUNDS, DISPERSION_AFTER = 10, (2, 5, 8)
 N_STEPS = 6
 #: Longest change of a loading or level, and of a score, in one step.
 STEP, SCORE_STEP = 0.5, 2.0
-#: Bounds of the logarithm of a mean, and of the inverse of the inverse dispersion.
-LOG_MEAN, DISPERSION = (-12.0, 8.0), (0.02, 5.0)
+#: Bounds of the logarithm of a share, and of a dispersion.
+LOG_SHARE, DISPERSION = (-20.0, 2.0), (0.02, 5.0)
 
 
 class CountFactors(nn.Module):
@@ -60,7 +60,7 @@ class CountFactors(nn.Module):
         spread cells are taken where there are more than 8,192.
         """
         every = max(1, -(-len(counts) // MAX_CELLS))
-        counts = counts[::every].float()
+        counts = counts[::every].to(self.level.device, torch.float32)
         depth = _depth(counts)
         self.level.copy_(((counts.sum(dim=0) + 0.5) / depth.sum()).log())
         self.inverse_dispersion.fill_(4.0)
@@ -93,7 +93,7 @@ class CountFactors(nn.Module):
         return z
 
     def _mean(self, depth: Tensor, z: Tensor) -> Tensor:
-        return depth * (self.level + z @ self.loadings).clamp(*LOG_MEAN).exp()
+        return depth * (self.level + z @ self.loadings).clamp(*LOG_SHARE).exp()
 
     def _towards(self, counts: Tensor, depth: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Information on the logarithm of every mean, and the slope of the likelihood along it."""

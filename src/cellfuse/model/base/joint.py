@@ -201,7 +201,7 @@ def fit_joint_space(
         Components of each modality. None: where there are two modalities, joint spaces of several
         numbers of them side by side, see :func:`cellfuse.kernels.left_out.choose_n_comps`. One
         alone has no cross-covariance whose error would average: side by side would but weigh its
-        strongest axes more, which cost ECCITE-seq 3 of 18 consistent targets.
+        strongest axes more, which cost ECCITE-seq 4 of 19 consistent targets.
     method, n_draws, seed
         As in :func:`cellfuse.kernels.context_bases.fit_bases`.
     powers

@@ -131,7 +131,7 @@ class JointModel(DocumentModel):
         return {role: sum(n.width for n in found) for role, found in self.nuisances.items()}
 
     @property
-    def _n_factors(self) -> dict[str, int]:
+    def _factors_by_role(self) -> dict[str, int]:
         """Factors of counts among the features of each role."""
         raise NotImplementedError
 
@@ -168,7 +168,7 @@ class JointModel(DocumentModel):
             n_comps=self.n_comps,
             powers={role: power_of(i.kind) for role, i in self.inputs.items()},
             method=self.method,
-            n_factors=self._n_factors,
+            n_factors=self._factors_by_role,
             n_learnt=self.n_learnt,
             blocks=labels["target_key"],
             left_out=labels["left_out_by"],

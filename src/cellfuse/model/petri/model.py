@@ -181,7 +181,7 @@ class PETRI(CrossModalEvidence, JointModel):
             self.module.joint.fit_plain(role, cells)
 
     @property
-    def _n_factors(self) -> dict[str, int]:
+    def _factors_by_role(self) -> dict[str, int]:
         assert self.module.joint is not None
         return self.module.joint.n_factors
 
