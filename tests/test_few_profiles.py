@@ -129,6 +129,20 @@ def test_all_numbers_stand_unless_some_are_better_beyond_the_error(monkeypatch):
     assert chosen({(1,): [0.3, 0.1, 0.2, 0.2]}).axes == 20
 
 
+def test_all_ways_to_look_at_a_number_stand_or_fall_together(monkeypatch):
+    fits = []
+
+    def noted(*_, together, **__):
+        fits.extend(together)
+        return left_out(*[[0.3, 0.3]] * len(together))
+
+    monkeypatch.setattr(kernel, "align_left_out_each", noted)
+    sums = [[ContextSums(60, 30, 0, shift=np.zeros(60, "f4"))]]
+    kernel.choose_n_comps(sums, None, n_views=2)
+    assert sorted(fits[0]) == list(range(8))  # four numbers of the first way, then of the second
+    assert [sorted(each) for each in fits[-4:]] == [[0, 4], [1, 5], [2, 6], [3, 7]]
+
+
 def test_what_is_left_out_together_is_one_piece_of_evidence():
     fold = LeftOut(np.array([0, 2, 3]), np.array([0.1, 0.3, 0.5]))
     other = LeftOut(np.array([1, 4, 5]), np.array([0.6, 0.0, 0.2]))
