@@ -48,7 +48,7 @@ def test_scores_are_the_likeliest_ones():
     factors = learnt(counts)
     z = factors(counts).requires_grad_()
     mean = counts.sum(dim=1, keepdim=True) * (factors.level + z @ factors.loadings).exp()
-    size = factors.inverse_dispersion
+    size = factors.dispersion
     law = NegativeBinomial(size, logits=(mean / size).log())
     total = law.log_prob(counts).sum() - z.square().sum() / 2
     (slope,) = torch.autograd.grad(total, z)
@@ -90,7 +90,7 @@ def test_a_cell_of_few_counts_stays_near_the_mean():
 @pytest.mark.parametrize(("size", "low", "high"), [(1.0, 0.6, 1.6), (5.0, 3.0, 8.0), (1e6, 15, 51)])
 def test_dispersions_are_those_drawn_from(size, low, high):
     counts, _ = drawn(3_000, depth=400.0, size=size)
-    assert low < float(learnt(counts).inverse_dispersion.median()) < high
+    assert low < float(learnt(counts).dispersion.median()) < high
 
 
 def test_learning_hangs_on_the_cells_alone_and_takes_what_is_odd():

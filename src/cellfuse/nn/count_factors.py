@@ -6,6 +6,8 @@ import torch
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 
+from cellfuse.nn.losses import moment_dispersion
+
 __all__ = ["N_FACTORS", "CountFactors"]
 
 #: Factors; their standard normal prior takes back those that the counts do not need.
@@ -18,8 +20,8 @@ N_ROUNDS, DISPERSION_AFTER = 10, (2, 5, 8)
 N_STEPS = 6
 #: Longest change of a loading or level, and of a score, in one step.
 STEP, SCORE_STEP = 0.5, 2.0
-#: Bounds of the logarithm of a share, and of a dispersion.
-LOG_SHARE, DISPERSION = (-20.0, 2.0), (0.02, 5.0)
+#: Bounds of the logarithm of a share, and of a dispersion (infinite of Poisson counts).
+LOG_SHARE, DISPERSION = (-20.0, 2.0), (0.2, 50.0)
 
 
 class CountFactors(nn.Module):
@@ -41,14 +43,14 @@ class CountFactors(nn.Module):
 
     loadings: Tensor
     level: Tensor
-    inverse_dispersion: Tensor
+    dispersion: Tensor
 
     def __init__(self, n_genes: int, n_factors: int = N_FACTORS) -> None:
         super().__init__()
         self.n_factors = n_factors
         self.register_buffer("loadings", torch.zeros(n_factors, n_genes))
         self.register_buffer("level", torch.zeros(n_genes))
-        self.register_buffer("inverse_dispersion", torch.ones(n_genes))
+        self.register_buffer("dispersion", torch.ones(n_genes))
         first, second = torch.triu_indices(n_factors, n_factors)
         self._first, self._second = first.tolist(), second.tolist()
 
@@ -63,7 +65,7 @@ class CountFactors(nn.Module):
         counts = counts[::every].to(self.level.device, torch.float32)
         depth = _depth(counts)
         self.level.copy_(((counts.sum(dim=0) + 0.5) / depth.sum()).log())
-        self.inverse_dispersion.fill_(4.0)
+        self.dispersion.fill_(4.0)
         self.loadings.zero_()
         z = _first_scores(counts / depth, self.n_factors)
         for number in range(N_ROUNDS):
@@ -74,10 +76,7 @@ class CountFactors(nn.Module):
             weight, slope = self._towards(counts, depth, z)
             self.level += (slope.sum(dim=0) / (weight.sum(dim=0) + 1)).clamp(-STEP, STEP)
             if number in DISPERSION_AFTER:
-                mean = self._mean(depth, z)
-                excess = (counts - mean).square().sum(dim=0) - mean.sum(dim=0)
-                share = excess / mean.square().sum(dim=0).clamp_min(1e-12)
-                self.inverse_dispersion.copy_(1 / share.clamp(*DISPERSION))
+                self.dispersion.copy_(moment_dispersion(counts, self._mean(depth, z), DISPERSION))
             z, fisher = self._scored(counts, depth, z)
             z = self._standardised(z, fisher)
 
@@ -97,7 +96,7 @@ class CountFactors(nn.Module):
 
     def _towards(self, counts: Tensor, depth: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Information on the logarithm of every mean, and the slope of the likelihood along it."""
-        mean, size = self._mean(depth, z), self.inverse_dispersion
+        mean, size = self._mean(depth, z), self.dispersion
         weight = size / (mean + size)
         return mean * weight, (counts - mean) * weight
 
@@ -140,6 +139,8 @@ def _first_scores(shares: Tensor, n: int) -> Tensor:
     features = features - features.mean(dim=0)
     features /= features.std(dim=0).clamp_min(1e-3).sqrt()
     k = min(n, *features.shape)
+    # Not by `linear_first.principal_components`: of few cells the factors hang on where they begin
+    # (FOSCTTM of one section .04 apart), and results are of this beginning.
     left, values, _ = randomized_svd(features.cpu().numpy(), k, random_state=0)
     out = features.new_zeros(len(features), n)
     out[:, :k] = torch.as_tensor(left * values, device=out.device)

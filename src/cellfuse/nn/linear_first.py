@@ -21,6 +21,7 @@ from cellfuse.nn.autoencoders import (
     Sizes,
     TokenAutoencoder,
 )
+from cellfuse.nn.losses import moment_dispersion
 from cellfuse.nn.masking import random_mask
 
 __all__ = ["LinearFirst", "build_linear_first"]
@@ -247,9 +248,7 @@ class LinearFirstGenes(LinearFirst, GeneAutoencoder):
         # d log(mean share) / dz, to first order: what a softmax of logits then gives.
         self.out.weight[:, : z.shape[1]] = _slopes(shares - mean, z, mask) / mean[:, None]
         self.out.bias.copy_(mean.log())
-        expected = total * mean
-        excess = ((prepared - expected).square() - expected).sum(dim=0).clamp_min(1e-6)
-        self.log_dispersion.copy_((expected.square().sum(dim=0) / excess).clamp(*DISPERSION).log())
+        self.log_dispersion.copy_(moment_dispersion(prepared, total * mean, DISPERSION).log())
         return None
 
 

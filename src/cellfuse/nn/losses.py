@@ -6,7 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["masked_mean_squared_error", "masked_nb_loss", "masked_squared_error", "nb_log_prob"]
+__all__ = [
+    "masked_mean_squared_error",
+    "masked_nb_loss",
+    "masked_squared_error",
+    "moment_dispersion",
+    "nb_log_prob",
+]
 
 
 #: Above this dispersion the ratio of gamma functions is taken from Stirling's series.
@@ -49,6 +55,21 @@ def nb_log_prob(counts: Tensor, log_mean: Tensor, log_dispersion: Tensor) -> Ten
         + (counts + log_dispersion.exp()) * log_rest
         + counts * log_mean
     )
+
+
+def moment_dispersion(counts: Tensor, mean: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Dispersions of genes by moments, ``(n_genes,)``; the upper bound of Poisson counts.
+
+    Parameters
+    ----------
+    counts, mean
+        Counts of cells and what is expected of them, ``(N, n_genes)``.
+    bounds
+        Between which they stay.
+    """
+    excess = ((counts - mean).square() - mean).sum(dim=0)
+    found = mean.square().sum(dim=0) / excess
+    return torch.where(excess > 0, found, torch.inf).clamp(*bounds)
 
 
 def masked_nb_loss(counts: Tensor, logits: Tensor, log_dispersion: Tensor, mask: Tensor) -> Tensor:
