@@ -19,7 +19,6 @@ import cellfuse.kernels.left_out as kernel
 from cellfuse.kernels.context_bases import _drawn_to, fit_bases, fit_basis
 from cellfuse.kernels.context_sums import ContextSums
 from cellfuse.kernels.left_out import N_DRAWS, LeftOut
-from cellfuse.kernels.side_by_side import all_sets
 
 # -- how many components ---------------------------------------------------------------------------
 
@@ -47,7 +46,7 @@ def found_again(mdata: md.MuData, seed: int = 0, **arguments) -> float:
 @pytest.mark.filterwarnings("ignore:no context has two different cells")
 def test_of_few_profiles_numbers_side_by_side_find_contexts_that_fifty_miss(caplog):
     chosen, fifty, twin = [], [], []
-    for seed in range(4):
+    for seed in range(8):
         mdata = profiles(100, seed=seed)
         with caplog.at_level("INFO", "cellfuse"):
             chosen.append(found_again(mdata, seed))
@@ -55,7 +54,7 @@ def test_of_few_profiles_numbers_side_by_side_find_contexts_that_fifty_miss(capl
         twin.append(found_again(mdata, seed, permute_contexts=True))
     assert np.mean(chosen) < np.mean(fifty) - 0.1
     assert np.mean(twin) == pytest.approx(0.5, abs=0.1)
-    assert "SharedAxes: 5 principal components of each modality find contexts" in caplog.text
+    assert "SharedAxes: 5, 10, 20, 50 principal components of each modality" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore:no context has two different cells")
@@ -111,36 +110,54 @@ def left_out(*missed: list[float]) -> list[list[LeftOut]]:
     return [[LeftOut(np.arange(len(m)), np.array(m))] for m in missed]
 
 
-def test_all_numbers_stand_unless_some_are_better_beyond_the_error(monkeypatch):
-    sets = all_sets(4)
-    assert sets[0] == (0, 1, 2, 3) and sets[-4:] == [(0,), (1,), (2,), (3,)] and len(sets) == 15
+#: Ways that are compared: numbers side by side, fewer of them each time, then each alone.
+WAYS = [(50, 20, 10, 5), (50, 20, 10), (50, 20), (50,), "50", "20", "10", "5"]
+
+
+def test_all_numbers_stand_unless_fewer_are_better_beyond_the_error(monkeypatch):
     sums = [[ContextSums(60, 30, 0, shift=np.zeros(60, "f4"))]]
 
-    def chosen(better: dict[tuple[int, ...], list[float]]):
-        ways = [better.get(each, [0.4, 0.2, 0.3, 0.3]) for each in sets]
+    def chosen(better: dict[object, list[float]]):
+        ways = [better.get(each, [0.4, 0.2, 0.3, 0.3]) for each in WAYS]
         monkeypatch.setattr(kernel, "align_left_out_each", lambda *_, **__: left_out(*ways))
         return kernel.choose_n_comps(sums, None)
 
     assert chosen({}).joint == (50, 20, 10, 5)
-    assert chosen({(0, 2): [0.1, 0.5, 0.1, 0.4]}).joint == (50, 20, 10, 5)  # .025 +- .1
-    found = chosen({(0, 2): [0.3, 0.1, 0.2, 0.2]})
-    assert found.joint == (50, 10) and found.left_out[0].closer.mean() == pytest.approx(0.2)
+    assert chosen({(50, 20): [0.1, 0.5, 0.1, 0.4]}).joint == (50, 20, 10, 5)  # .025 +- .1
+    found = chosen({(50, 20): [0.3, 0.1, 0.2, 0.2]})
+    assert found.joint == (50, 20) and found.left_out[0].closer.mean() == pytest.approx(0.2)
     assert found.axes == 5  # single numbers are alike: the fewest
-    assert chosen({(1,): [0.3, 0.1, 0.2, 0.2]}).axes == 20
+    found = chosen({"20": [0.3, 0.1, 0.2, 0.2]})
+    assert found.axes == 20 and found.joint == (50, 20, 10, 5)
 
 
 def test_all_ways_to_look_at_a_number_stand_or_fall_together(monkeypatch):
     fits = []
 
     def noted(*_, together, **__):
-        fits.extend(together)
+        fits.extend(sorted(each) for each in together)
         return left_out(*[[0.3, 0.3]] * len(together))
 
     monkeypatch.setattr(kernel, "align_left_out_each", noted)
     sums = [[ContextSums(60, 30, 0, shift=np.zeros(60, "f4"))]]
     kernel.choose_n_comps(sums, None, n_views=2)
-    assert sorted(fits[0]) == list(range(8))  # four numbers of the first way, then of the second
-    assert [sorted(each) for each in fits[-4:]] == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    # Four numbers of the first way, then of the second.
+    assert fits[:4] == [[*range(8)], [0, 1, 2, 4, 5, 6], [0, 1, 4, 5], [0, 4]]
+    assert fits[4:] == [[0, 4], [1, 5], [2, 6], [3, 7]]
+
+
+def test_chance_does_not_choose_among_the_numbers(monkeypatch):
+    """Where no number is better than another, all of them stand as a rule."""
+    sums = [[ContextSums(60, 100, 0, shift=np.zeros(60, "f4"))]]
+    rng, stood = np.random.default_rng(0), 0
+    for _ in range(200):
+        # What each number errs by; side by side their errors average.
+        of = dict(zip((50, 20, 10, 5), rng.normal(0.4, 0.2, (4, 100)), strict=True))
+        ways = [list(np.mean([of[n] for n in some], axis=0)) for some in WAYS[:4]]
+        ways += [list(of[n]) for n in of]
+        monkeypatch.setattr(kernel, "align_left_out_each", lambda *_, w=ways, **__: left_out(*w))
+        stood += len(kernel.choose_n_comps(sums, None).joint) == 4
+    assert stood > 120  # of all fifteen sets another one would be taken three times in four
 
 
 def test_what_is_left_out_together_is_one_piece_of_evidence():
@@ -152,15 +169,15 @@ def test_what_is_left_out_together_is_one_piece_of_evidence():
     assert len(kernel.missed([], labels)) == 0
 
 
-def test_a_section_of_many_contexts_chooses_no_number_alone(monkeypatch):
-    sets, n = all_sets(4), 60
+def test_a_section_of_many_contexts_chooses_no_numbers_alone(monkeypatch):
+    n = 60
     sums = [[ContextSums(60, n, 0, shift=np.zeros(60, "f4"))]]
     labels = np.repeat(["a", "b", "c"], n // 3)
-    # One section is found better with ten components, by far; the two others a little worse.
-    ten = np.where(labels == "a", 0.2, 0.31)
-    ways = [list(ten) if each == (2,) else [0.3] * n for each in sets]
+    # One section is found better without the smaller ones, by far; the two others a little worse.
+    without = np.where(labels == "a", 0.2, 0.31)
+    ways = [list(without) if each == (50,) else [0.3] * n for each in WAYS]
     monkeypatch.setattr(kernel, "align_left_out_each", lambda *_, **__: left_out(*ways))
-    assert kernel.choose_n_comps(sums, None).joint == (10,)
+    assert kernel.choose_n_comps(sums, None).joint == (50,)
     assert kernel.choose_n_comps(sums, None, labels=labels).joint == (50, 20, 10, 5)
 
 
@@ -308,10 +325,18 @@ def test_a_new_donor_is_asked_for_fewer_components_than_new_contexts_of_the_same
 
 
 @pytest.mark.filterwarnings("ignore:no context has two different cells")
-def test_the_model_chooses_by_what_is_left_out_together(caplog):
-    with caplog.at_level("INFO", "cellfuse"):
-        fitted(donors(), left_out_by="donor")
-    assert "50" not in caplog.messages[-1] and "side by side" in caplog.messages[-1]
+def test_the_model_chooses_by_what_is_left_out_together(monkeypatch):
+    chosen = []
+
+    def noted(*args, **how):
+        chosen.append(kernel.choose_n_comps(*args, **how))
+        return chosen[-1]
+
+    monkeypatch.setattr("cellfuse.model.base.joint.choose_n_comps", noted)
+    for by in (None, "donor"):
+        fitted(donors(), left_out_by=by)
+    same, new = chosen
+    assert new.axes < same.axes  # what one donor has does not help with the next
 
 
 @pytest.mark.filterwarnings("ignore:no context has two different cells")

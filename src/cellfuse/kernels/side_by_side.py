@@ -9,19 +9,13 @@ the one that would have been chosen (`benchmarks/evidence/side_by_side.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["all_sets", "side_by_side"]
+__all__ = ["side_by_side"]
 
 Floats = NDArray[np.float64]
-
-
-def all_sets(n: int) -> list[tuple[int, ...]]:
-    """Every choice of some of `n` members: all of them first, single ones last and in order."""
-    return [chosen for size in range(n, 0, -1) for chosen in combinations(range(n), size)]
 
 
 def side_by_side(

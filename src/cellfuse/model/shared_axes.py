@@ -50,9 +50,10 @@ class SharedAxes(JointModel):
         MuData on which :meth:`setup_mudata` was called.
     n_comps
         Principal components of each modality's (standardised) features. None: the joint spaces of
-        50, 20, 10 and 5 stand side by side, which errs less than any one of them; fewer of these
-        where contexts that are left out of the fit in turn are found better with those, beyond the
-        error of the comparison. Contexts that are left out together count once in that error.
+        50, 20, 10 and 5 stand side by side, which errs less than any one of them; the smallest of
+        these are left out where contexts that are left out of the fit in turn are found better
+        without them, beyond the error of the comparison. Contexts that are left out together count
+        once in that error.
         Shared axes are counted in the fewest components that find left-out contexts as well as the
         best. A line of the log says what was chosen. One modality alone has 50.
     n_factors

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 
+from cellfuse.nn.linear_first import principal_components
 from cellfuse.nn.losses import moment_dispersion
 
 __all__ = ["N_FACTORS", "CountFactors"]
@@ -138,10 +138,7 @@ def _first_scores(shares: Tensor, n: int) -> Tensor:
     features = (shares / shares.mean(dim=1, keepdim=True).mean().clamp_min(1e-12)).log1p()
     features = features - features.mean(dim=0)
     features /= features.std(dim=0).clamp_min(1e-3).sqrt()
-    k = min(n, *features.shape)
-    # Not by `linear_first.principal_components`: of few cells the factors hang on where they begin
-    # (FOSCTTM of one section .04 apart), and results are of this beginning.
-    left, values, _ = randomized_svd(features.cpu().numpy(), k, random_state=0)
+    _, directions = principal_components(features, n)
     out = features.new_zeros(len(features), n)
-    out[:, :k] = torch.as_tensor(left * values, device=out.device)
+    out[:, : directions.shape[1]] = features @ directions
     return out / out.std(dim=0).clamp_min(1e-6)
