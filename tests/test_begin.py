@@ -267,6 +267,29 @@ def test_layers_that_find_held_out_contexts_no_better_are_left_out_and_ridge_tak
     assert missed[0] < missed[1]  # of contexts that one of them was not fitted on
 
 
+def test_contexts_of_a_donor_that_is_held_out_choose_together(monkeypatch):
+    mdata = linked()
+    names = sorted(mdata["rna"].obs["sample"].unique())
+    donor = {name: f"d{k % 8}" for k, name in enumerate(names)}
+    for m in ("image", "rna"):
+        mdata[m].obs["donor"] = mdata[m].obs["sample"].map(donor).astype(str)
+    cf.SemiClipped.setup_mudata(mdata, context_keys="sample", image_rep="z", rna_rep="z")
+    asked = []
+
+    def noted(missed, together=None):
+        asked.append((missed(0.0), together))
+        return 0.0
+
+    monkeypatch.setattr("cellfuse.model.semi_clipped.closed_form.choose_share", noted)
+    for by, held in ((None, names[:20]), ("donor", ["d1", "d4"])):
+        model = cf.SemiClipped(mdata, pea=("none",), image_correction="none", hidden=(8,), seed=0)
+        model.train(1, validation_contexts=held, validation_by=by, enable_progress_bar=False)
+    (alone, none), (missed, together) = asked
+    assert none is None and len(alone) == 20
+    assert list(together) == [donor[name] for name in names if donor[name] in ("d1", "d4")]
+    assert len(missed) == len(together)
+
+
 @pytest.mark.parametrize(
     ("name", "best"),
     [("validation_foscttm", 1), ("validation_loss", 1), ("validation_gap", 0)],

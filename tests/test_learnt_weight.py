@@ -174,8 +174,9 @@ def test_training_judges_what_was_learnt_by_treatments_that_it_did_not_see(monke
     rna = pd.DataFrame(mdata["rna"].obsm["X_rna"], index=mdata["rna"].obs["sample"])
     seen = []
 
-    def noted(ridge, whole, measured):
+    def noted(ridge, whole, measured, together):
         seen.append((ridge, whole, measured))
+        assert (together is None) == (knows == "ridge")
         return 0.5
 
     monkeypatch.setattr("cellfuse.model.phenoseq.closed_form.weight_of", noted)

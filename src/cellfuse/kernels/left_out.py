@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellfuse.kernels.alignment import align
-from cellfuse.kernels.choosing import better_beyond_error, simplest_within_error
+from cellfuse.kernels.choosing import better_beyond_error, mean_of_each, simplest_within_error
 from cellfuse.kernels.context_bases import Basis
 from cellfuse.kernels.context_sums import ContextMoments, ContextSums
 from cellfuse.kernels.shared_axes import fit_shared_axes, permuted_orders
@@ -172,9 +172,7 @@ def missed(found: Sequence[LeftOut], labels: NDArray | None = None) -> NDArray[n
     closer = np.concatenate([one.closer for one in found] or [np.zeros(0)])
     if labels is None or not len(closer):
         return closer
-    here = labels[np.concatenate([one.contexts for one in found])]
-    _, code = np.unique(here.astype(str), return_inverse=True)
-    return np.bincount(code, closer) / np.bincount(code)
+    return mean_of_each(closer, labels[np.concatenate([one.contexts for one in found])])
 
 
 @dataclass(frozen=True)

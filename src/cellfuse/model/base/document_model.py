@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cellfuse._access import Data
 from cellfuse.data import Contexts, DocumentDataModule
-from cellfuse.data.splits import Held, HeldContexts, Rows, rows_of_contexts
+from cellfuse.data.splits import Held, HeldContexts, Rows, rows_of_contexts, values_of_contexts
 from cellfuse.model.base.fitting import Losses, method_callbacks
 from cellfuse.model.base.history import n_epochs
 from cellfuse.model.base.method import Method
@@ -200,6 +200,13 @@ class DocumentModel(Method):
         if self.permute_contexts and held.contexts is not None:
             contexts = contexts.permuted(self.seed, among=rows.train)
         return contexts, rows
+
+    def _labels_of_contexts(self, key: str, name: str) -> NDArray:
+        """Value of an obs column in each context, by which contexts are taken together."""
+        # By name of the context: where contexts are permuted, cells carry others' values.
+        true = self._contexts(None, list(self.inputs))
+        adatas = {role: self._modality(None, role) for role in self.inputs}
+        return values_of_contexts(true, adatas, key, name=name)
 
     def _refuse(self, given: Mapping[str, Any], trainer_kwargs: Mapping[str, Any]) -> None:
         """Refuse arguments of :meth:`train` that mean nothing here."""

@@ -19,7 +19,6 @@ from cellfuse._access import Data
 from cellfuse.data import Contexts, Source
 from cellfuse.data.nuisances import Keys, Nuisance, find_nuisances, nuisance_matrix
 from cellfuse.data.readers import read_dense
-from cellfuse.data.splits import values_of_contexts
 from cellfuse.kernels.context_bases import Method
 from cellfuse.kernels.left_out import N_COMPS
 from cellfuse.model.base.checks import check_whole
@@ -183,13 +182,6 @@ class JointModel(DocumentModel):
                 ", ".join(map(str, sorted(numbers))),
                 ", in joint spaces side by side," if len(numbers) > 1 else "",
             )
-
-    def _labels_of_contexts(self, key: str, name: str) -> NDArray:
-        """Value of an obs column in each context, by which contexts are taken together."""
-        # By name of the context: where contexts are permuted, cells carry others' values.
-        true = self._contexts(None, list(self.inputs))
-        adatas = {role: self._modality(None, role) for role in self.inputs}
-        return values_of_contexts(true, adatas, key, name=name)
 
     def _blocks(self, source: Source, role: str, contexts: Contexts) -> Blocks:
         """Rows, features and nuisances of the cells that have a context, in blocks."""

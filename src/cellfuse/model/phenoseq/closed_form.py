@@ -69,7 +69,9 @@ class BeginsAtRidge(PhenoSeqInference):
             drawn = network.generate(cells, None, sampler=sampler, n_samples=2, seed=self.seed)
             whole.append(network.rna.scale(drawn.mean(dim=1)).cpu().double().numpy())
             ridge.append(network.expected(cells).cpu().double().numpy())
-        weight = weight_of(np.concatenate(ridge), np.concatenate(whole), rna)
+        by = held_out.by
+        together = None if by is None else self._labels_of_contexts(by, "validation_by")[both]
+        weight = weight_of(np.concatenate(ridge), np.concatenate(whole), rna, together)
         network.learnt_weight.fill_(weight)
         logger.info("held-out contexts leave %d%% of the diffusion's mean", 100 * weight)
 
@@ -102,7 +104,9 @@ def begin_at_ridge(
     network.rest.set_statistics(torch.zeros_like(sd), sd)
 
 
-def weight_of(ridge: NDArray, whole: NDArray, rna: NDArray) -> float:
+def weight_of(
+    ridge: NDArray, whole: NDArray, rna: NDArray, together: NDArray | None = None
+) -> float:
     """How much of what was learnt is kept: what finds held-out contexts best, 0 within its error.
 
     Parameters
@@ -112,9 +116,12 @@ def weight_of(ridge: NDArray, whole: NDArray, rna: NDArray) -> float:
         average, ``(contexts, features)``.
     rna
         The same as measured.
+    together
+        What each context was held out together with, see
+        :func:`cellfuse.model.base.choosing.choose_share`.
     """
 
     def missed(share: float) -> NDArray[np.float64]:
         return align(ridge + share * (whole - ridge), rna).closer.mean(axis=0)
 
-    return choose_share(missed)
+    return choose_share(missed, together)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellfuse.data import Contexts, Source
+from cellfuse.data.splits import Held
 from cellfuse.model.base.choosing import choose_share
 from cellfuse.model.base.joint import (
     Blocks,
@@ -73,10 +74,14 @@ class BeginsAtRidge(ClippedInference):
         )
 
     @torch.inference_mode()
-    def _weigh_layers(self, held: Contexts | None) -> None:
+    def _weigh_layers(self, held_out: Held) -> None:
         """Let the layers add to ridge only what held-out contexts are found better with."""
+        held, by = self._judged(*self._dealt(held_out)), held_out.by
         if held is None:
             return
+        together = None
+        if by is not None:
+            together = self._labels_of_contexts(by, "validation_by")[held.shared()]
         source = self._source()
         gate: Tensor = self.module.adapter.gate  # type: ignore[assignment]
         trained = gate.clone()
@@ -86,7 +91,7 @@ class BeginsAtRidge(ClippedInference):
             found = compared(held, {r: self._compared(source, r, held) for r in self.inputs})
             return found.closer.mean(axis=0)
 
-        share = choose_share(closer)
+        share = choose_share(closer, together)
         gate.copy_(share * trained)
         logger.info("held-out contexts leave %d%% of the trained layers beside ridge", 100 * share)
 

@@ -224,7 +224,7 @@ class SemiClipped(BeginsAtRidge):
         super().train(max_epochs, **training)
         if self.begin == "linear" and held:
             cells, by = training.get("validation_size", 0.0), training.get("validation_by")
-            self._weigh_layers(self._judged(*self._dealt(Held(cells, held, by))))
+            self._weigh_layers(Held(cells, held, by))
             if ours and not begun:  # nobody asked for them to stay unseen
                 contexts, rows = self._dealt(Held(cells))
                 self._begin_at(self._source(), rows.train, contexts.restricted(rows.train))
