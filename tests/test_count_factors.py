@@ -136,9 +136,9 @@ def test_plain_features_end_with_the_factors_of_counts_and_of_nothing_else():
     assert both.n_features == 105 == both(counts).shape[1]
     assert torch.equal(both(counts)[:, :100], plain(counts))
     torch.testing.assert_close(both(counts)[:, 100:], learnt(counts)(counts))
-    assert PlainFeatures("counts", (12,), n_factors=20).n_factors == 6
+    assert PlainFeatures("counts", (12,), n_factors=20).n_second == 6
     assert PlainFeatures("values", (100,), n_factors=5).n_features == 100
-    assert PlainFeatures("pixels", (4, 16, 16), n_factors=5).n_factors == 0
+    assert PlainFeatures("pixels", (4, 16, 16), n_factors=5).n_second == 0
 
 
 def screen(seed: int = 0) -> md.MuData:
@@ -209,5 +209,5 @@ def test_petri_reads_the_same_counts_the_same_way():
     model = cf.PETRI(mdata, **sizes)
     model.train(max_epochs=1, documents_per_context=1, enable_progress_bar=False)
     features = model.module.joint
-    assert features.n_factors == {"image": 0, "rna": 20}
+    assert features.n_second == {"image": 0, "rna": 20}
     torch.testing.assert_close(features.plain["rna"].factors.loadings, closed.loadings)

@@ -3,9 +3,10 @@
     python benchmarks/evidence/side_by_side.py [her2st cdrp jump] [--seeds 20] [--tiny]
 
 `her2st.toml`, `cdrp.toml` and `jump.toml` with SharedAxes alone: as it chooses, without factors of
-counts, with the one number of components in which it counts axes (the fewest within the error of
-the best), and with each number. Writes `results/side_by_side.csv`: FOSCTTM of what was left out, by
-the first and the last of `METRICS` that a configuration has; other data sets' rows stay.
+counts, without patches of images, with the one number of components in which it counts axes (the
+fewest within the error of the best), and with each number. Writes `results/side_by_side.csv`:
+FOSCTTM of what was left out, by the first and the last of `METRICS` that a configuration has; other
+data sets' rows stay.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ METRICS = ("spots", "alignment", "spots, depth and darkness out")
 WAYS: dict[str, dict[str, int]] = {"side by side": {}, "one number, chosen": {}}
 WAYS |= {f"{n} alone": {"n_comps": n} for n in N_COMPS}
 WAYS["without factors of counts"] = {"n_factors": 0}
+WAYS["without patches of images"] = {"n_patches": 0}
 choose = left_out.choose_n_comps
 
 
@@ -63,8 +65,8 @@ def main() -> None:
     file, tables = HERE / "results" / "side_by_side.csv", []
     for name, config in configs(given.names):
         for way in WAYS:
-            if "n_factors" in WAYS[way] and config.arguments.get("rna_rep"):
-                continue  # no counts
+            if way.startswith("without") and config.arguments.get("rna_likelihood") == "mse":
+                continue  # neither counts nor pixels
             found = scores_of(config, way, 2 if given.tiny else given.seeds)
             tables.append(found.assign(data=name, way=way))
             print(

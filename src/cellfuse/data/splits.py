@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from numbers import Real
 from typing import Any
 
@@ -41,6 +42,8 @@ Masks = dict[str, NDArray[np.bool_]]
 HeldContexts = float | str | Sequence[str]
 #: Beside the seed, so that what is held out is no echo of what is drawn.
 SALT = 104_729
+#: Numbers of the cells that are looked at before anything is fitted, at most.
+SAMPLED_NUMBERS = 2**29
 
 
 @dataclass(frozen=True)
@@ -321,8 +324,14 @@ def share_of_rows(
     return ~is_held, is_held
 
 
-def sample_rows(mask: NDArray[np.bool_], *, seed: int, n: int = 20_000) -> NDArray[np.int64]:
-    """Rows where `mask` is True, in order; `n` of them drawn where there are more."""
+def sample_rows(
+    mask: NDArray[np.bool_], *, seed: int, shape: Sequence[int] = ()
+) -> NDArray[np.int64]:
+    """Rows where `mask` is True, in order, some of them drawn where there are many.
+
+    20,000 of cells of `shape`, or fewer large ones, half a gigabyte of bytes; 1,000 at least.
+    """
+    n = int(np.clip(SAMPLED_NUMBERS // max(prod(shape), 1), 1_000, 20_000))
     rows = np.flatnonzero(mask)
     if len(rows) > n:
         rows = np.sort(np.random.default_rng([seed, SALT]).choice(rows, n, replace=False))

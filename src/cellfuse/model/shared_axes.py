@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from cellfuse.model.base.checks import check_whole, one_of
 from cellfuse.model.base.joint_model import JointModel
 from cellfuse.nn import JointSpace, PlainFeatures
 from cellfuse.nn.count_factors import N_FACTORS
+from cellfuse.nn.patch_dictionary import N_PATCHES
 
 __all__ = ["SharedAxes"]
 
@@ -30,7 +31,7 @@ class _Network(nn.Module):
     def __init__(self, features: Mapping[str, PlainFeatures], space: JointSpace) -> None:
         super().__init__()
         self.features, self.space = nn.ModuleDict(features), space
-        self.n_factors = {role: each.n_factors for role, each in features.items()}
+        self.n_second = {role: each.n_second for role, each in features.items()}
 
 
 class SharedAxes(JointModel):
@@ -121,6 +122,7 @@ class SharedAxes(JointModel):
         *,
         n_comps: int | None = None,
         n_factors: int = N_FACTORS,
+        n_patches: int = N_PATCHES,
         method: Method = "within",
         target_key: str | None = None,
         left_out_by: str | None = None,
@@ -135,21 +137,22 @@ class SharedAxes(JointModel):
         check_whole("n_draws", n_draws)
         one_of("method", method, ("within", "cca", "ibfa"))
         check_whole("n_factors", n_factors, least=0)
+        check_whole("n_patches", n_patches, least=0)
         self.n_comps, self.method, self.n_draws = n_comps, method, n_draws
-        self.n_factors = n_factors
+        self.n_factors, self.n_patches = n_factors, n_patches
         self.target_key, self.left_out_by = target_key, left_out_by
         features = self._plain_features(crop)
         space = JointSpace(
             {role: each.n_features for role, each in features.items()},
             n_comps=n_comps or N_COMPS[0],
-            n_factors={role: each.n_factors for role, each in features.items()},
+            n_second={role: each.n_second for role, each in features.items()},
             n_nuisances=self._n_nuisances,
         )
         self.module = _Network(features, space)
 
     @property
-    def _factors_by_role(self) -> dict[str, int]:
-        return self.module.n_factors
+    def _second_by_role(self) -> dict[str, int]:
+        return self.module.n_second
 
     @property
     def _space(self) -> JointSpace:
@@ -188,9 +191,10 @@ class SharedAxes(JointModel):
         contexts, rows = self._dealt(Held(0.0, validation_contexts, validation_by))
         source, trained = self._source(), contexts.restricted(rows.train)
         for role, reader in source.readers.items():
-            if self.inputs[role].kind != "pixels":
-                chosen = sample_rows(rows.train[role], seed=self.seed)
-                self.module.features[role].fit(read_dense(reader, chosen))  # type: ignore[operator]
+            features = cast("PlainFeatures", self.module.features[role])
+            if features.looks_first:
+                chosen = sample_rows(rows.train[role], seed=self.seed, shape=reader.shape[1:])
+                features.fit(read_dense(reader, chosen))
         self.history_ = None
         held = self._judged(contexts, rows)
         if held is None:

@@ -48,6 +48,7 @@ from cellfuse.nn.losses import (
 )
 from cellfuse.nn.mae import ImageMAE, normalize_patches
 from cellfuse.nn.masking import random_mask
+from cellfuse.nn.patch_dictionary import PatchDictionary
 from cellfuse.nn.plain_features import PlainFeatures
 from cellfuse.nn.repeated import repeated_layers
 from cellfuse.nn.response import RESPONSE_PRESETS, ResponseNetwork, ResponseSizes
@@ -93,6 +94,7 @@ __all__ = [
     "JointFeatures",
     "JointMaskedAutoencoder",
     "JointSpace",
+    "PatchDictionary",
     "PlainFeatures",
     "PlainViT",
     "ResponseNetwork",

@@ -56,9 +56,9 @@ class JointSpace(nn.Module):
         Features of each modality.
     n_comps
         Directions that are kept of each at most; the joint space has as many as all together.
-    n_factors
-        Features of each that stand in the place of the others in a second view of the cells, and
-        bring as many directions more; default none.
+    n_second
+        Features of each, the last ones, that stand in the place of the others in a second view of
+        the cells, and bring as many directions more; default none.
     n_nuisances
         Columns that are regressed out of each; default none.
 
@@ -73,11 +73,11 @@ class JointSpace(nn.Module):
         n_features: Mapping[str, int],
         *,
         n_comps: int,
-        n_factors: Mapping[str, int] | None = None,
+        n_second: Mapping[str, int] | None = None,
         n_nuisances: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
-        beside = n_factors or {}
+        beside = n_second or {}
         kept = [min(n - beside.get(role, 0), n_comps) for role, n in n_features.items()]
         self.n_shared = min(kept)
         self.width = sum(kept) + sum(min(n, n_comps) for n in beside.values())
@@ -128,12 +128,12 @@ class JointFeatures(nn.Module):
     ) -> None:
         super().__init__()
         self.plain = nn.ModuleDict(plain)
-        #: Factors of counts among the plain features of each modality.
-        self.n_factors = {role: each.n_factors for role, each in plain.items()}
+        #: Features of the second reading among the plain ones of each modality.
+        self.n_second = {role: each.n_second for role, each in plain.items()}
         self.space = JointSpace(
             {role: each.n_features + n_learnt for role, each in plain.items()},
             n_comps=n_comps,
-            n_factors=self.n_factors,
+            n_second=self.n_second,
             n_nuisances=n_nuisances,
         )
 

@@ -179,7 +179,7 @@ def fit_joint_space(
     n_comps: int | None,
     powers: Mapping[str, float],
     method: Method = "within",
-    n_factors: Mapping[str, int] | None = None,
+    n_second: Mapping[str, int] | None = None,
     n_learnt: int = 0,
     weight: float | None = None,
     blocks: NDArray | None = None,
@@ -206,9 +206,9 @@ def fit_joint_space(
         As in :func:`cellfuse.kernels.context_bases.fit_bases`.
     powers
         Of each role's plain features, see :func:`cellfuse.nn.plain_features.power_of`.
-    n_factors
+    n_second
         Features of each role, after the plain ones, that stand in their place in a second view of
-        the cells (:class:`cellfuse.nn.CountFactors`), whose joint spaces stand beside those of the
+        the cells (:class:`cellfuse.nn.PlainFeatures`), whose joint spaces stand beside those of the
         first. Shared axes are those of the first.
     n_learnt
         Features of each role, the last ones, that a network has learnt.
@@ -248,7 +248,7 @@ def fit_joint_space(
     parts = [[added(both) for both in zip(*each, strict=True)] for each in halves.values()]
     moments = {role: added(p).moments() for role, p in zip(cells, parts, strict=True)}
     _check(moments)
-    views = _views(moments, powers, n_factors or {}, n_learnt)
+    views = _views(moments, powers, n_second or {}, n_learnt)
 
     def bases_of_each(
         given: list[ContextMoments], weight: float, numbers: Sequence[int]
@@ -303,19 +303,19 @@ def fit_joint_space(
 def _views(
     moments: Mapping[str, ContextMoments],
     powers: Mapping[str, float],
-    n_factors: Mapping[str, int],
+    n_second: Mapping[str, int],
     n_learnt: int,
 ) -> list[View]:
-    """Plain features; and, where there are factors, these in the place of plain ones."""
-    plain, factors = [], []
+    """Plain features; and, where cells are read twice, the second reading in their place."""
+    plain, again = [], []
     for role, each in moments.items():
         every = np.arange(len(each.offset))
-        learnt, n = every[len(every) - n_learnt :], n_factors.get(role, 0)
+        learnt, n = every[len(every) - n_learnt :], n_second.get(role, 0)
         before = every[: len(every) - n_learnt]
         first, second = before[: len(before) - n], before[len(before) - n :] if n else before
         plain.append((np.r_[first, learnt], powers[role]))
-        factors.append((np.r_[second, learnt], 1.0 if n else powers[role]))
-    sides = [plain, factors] if any(n_factors.values()) else [plain]
+        again.append((np.r_[second, learnt], 1.0 if n else powers[role]))
+    sides = [plain, again] if any(n_second.values()) else [plain]
     return [View(*(tuple(each) for each in zip(*side, strict=True))) for side in sides]
 
 

@@ -27,6 +27,7 @@ from cellfuse.model.base.embedding import embed, identity_of_embedding
 from cellfuse.model.base.joint import Blocks, alignment_of, fit_joint_space, read_blocks
 from cellfuse.nn import JointSpace, PlainFeatures
 from cellfuse.nn.count_factors import N_FACTORS
+from cellfuse.nn.patch_dictionary import N_PATCHES
 from cellfuse.nn.plain_features import power_of
 
 __all__ = ["JointModel"]
@@ -42,6 +43,8 @@ class JointModel(DocumentModel):
     n_comps: int | None = None
     #: Factors by which counts are read beside another modality.
     n_factors: int = N_FACTORS
+    #: Patches by which pixels are read beside another modality.
+    n_patches: int = N_PATCHES
     n_draws: int = 200
     target_key: str | None = None
     #: obs column whose contexts are left out together where left-out contexts choose.
@@ -130,16 +133,17 @@ class JointModel(DocumentModel):
         return {role: sum(n.width for n in found) for role, found in self.nuisances.items()}
 
     @property
-    def _factors_by_role(self) -> dict[str, int]:
-        """Factors of counts among the features of each role."""
+    def _second_by_role(self) -> dict[str, int]:
+        """Features of the second reading among those of each role."""
         raise NotImplementedError
 
     def _plain_features(self, crop: int | None) -> dict[str, PlainFeatures]:
-        """Plain features of each role; beside another modality counts are read as factors too."""
+        """Plain features of each role; beside another modality counts and pixels are read twice."""
         # Of expression alone nothing is joined: there factors lose what is of one gene.
-        n = self.n_factors if len(self.inputs) == 2 else 0
+        joined = len(self.inputs) == 2
+        twice = {"n_factors": self.n_factors, "n_patches": self.n_patches} if joined else {}
         return {
-            role: PlainFeatures(i.kind, i.shape, crop=crop, n_factors=n)
+            role: PlainFeatures(i.kind, i.shape, crop=crop, **twice)
             for role, i in self.inputs.items()
         }
 
@@ -167,7 +171,7 @@ class JointModel(DocumentModel):
             n_comps=self.n_comps,
             powers={role: power_of(i.kind) for role, i in self.inputs.items()},
             method=self.method,
-            n_factors=self._factors_by_role,
+            n_second=self._second_by_role,
             n_learnt=self.n_learnt,
             blocks=labels["target_key"],
             left_out=labels["left_out_by"],

@@ -176,14 +176,15 @@ class PETRI(CrossModalEvidence, JointModel):
                 "begin='random'."
             )
         for role, reader in source.readers.items():
-            cells = read_dense(reader, sample_rows(train_rows[role], seed=self.seed))
+            rows = sample_rows(train_rows[role], seed=self.seed, shape=reader.shape[1:])
+            cells = read_dense(reader, rows)
             self.module.cell(role).begin_at(cells)  # type: ignore[operator]  # linear first
             self.module.joint.fit_plain(role, cells)
 
     @property
-    def _factors_by_role(self) -> dict[str, int]:
+    def _second_by_role(self) -> dict[str, int]:
         assert self.module.joint is not None
-        return self.module.joint.n_factors
+        return self.module.joint.n_second
 
     @property
     def _space(self) -> JointSpace:
@@ -227,7 +228,7 @@ class PETRI(CrossModalEvidence, JointModel):
         cells = []
         for contexts in (trained, held):
             rows = contexts.of_row(role) >= 0
-            chosen = sample_rows(rows, seed=self.seed)
+            chosen = sample_rows(rows, seed=self.seed, shape=source.readers[role].shape[1:])
             if contexts is held:
                 chosen = chosen[:N_REBUILT]
             cells.append(read_dense(source.readers[role], chosen, device=self.device))

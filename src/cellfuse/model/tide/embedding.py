@@ -46,7 +46,7 @@ def begin_plain(net: TideNetwork, reader: Reader, rows: NDArray[np.bool_], *, se
     """Let plain features look at images of `rows`, and take their scales."""
     assert net.joint is not None
     assert net.plain_scale is not None
-    images = read_dense(reader, sample_rows(rows, seed=seed))
+    images = read_dense(reader, sample_rows(rows, seed=seed, shape=reader.shape[1:]))
     net.joint.fit_plain("image", images)
     plain = net.joint.plain["image"](images)
     net.plain_scale.set_statistics(plain.mean(dim=0), plain.std(dim=0, correction=0))
