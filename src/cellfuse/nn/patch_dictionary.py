@@ -87,12 +87,14 @@ class _Dictionary(nn.Module):
         unit = patches.std(dim=(0, 2, 3), keepdim=True)
         # A channel of one value has nothing to be learnt of, and is left as dark as it is.
         unit = torch.where(unit > 0, unit, torch.inf)
-        patches = _turned(patches / unit, generator)
         shape, n = patches.shape[1:], patches[0].numel()
-        x = patches.reshape(len(patches), n)
-        center = x.mean(dim=0)
+        x = (patches / unit).reshape(len(patches), n)
+        # Mean and covariance over all turns of the patches: images have no upper side.
+        turn = _turns(torch.arange(n, device=x.device).reshape(1, *shape)).reshape(8, n)
+        center = x.mean(dim=0)[turn].mean(dim=0)
         x = x - center
-        values, vectors = torch.linalg.eigh((x.T @ x).double() / len(x))
+        square = (x.T @ x).double() / len(x)
+        values, vectors = torch.linalg.eigh(square[turn[:, :, None], turn[:, None, :]].mean(dim=0))
         ridge = RIDGE * values.clamp_min(0).mean()
         length = torch.where(ridge > 0, (values.clamp_min(0) + ridge) ** -0.5, 0.0)
         whiten = ((vectors * length) @ vectors.T).float()
@@ -137,13 +139,6 @@ def _turns(patches: Tensor) -> Tensor:
     """All eight turns and mirrorings of ``(n, C, side, side)``, ``(8, n, C, side, side)``."""
     turned = [patches.rot90(k, (2, 3)) for k in range(4)]
     return torch.stack([*turned, *(each.flip(3) for each in turned)])
-
-
-def _turned(patches: Tensor, generator: torch.Generator) -> Tensor:
-    """Each patch in a random turn: images have no upper side."""
-    turn = torch.randint(8, (len(patches),), generator=generator).to(patches.device)
-    every = torch.arange(len(patches), device=patches.device)
-    return _turns(patches)[turn, every]
 
 
 def _back(turns: Tensor) -> Tensor:
