@@ -64,6 +64,13 @@ class SharedAxes(JointModel):
         logarithms, which are noise where counts are few; shared axes stay those of the logarithms.
         20 of 5, 10 and 20, on sections and simulated screens that are not reported. 0: logarithms
         alone, as with one modality alone.
+    n_patches
+        Patches of 6 x 6 pixels by which images are read a second time
+        (:class:`cellfuse.nn.PatchDictionary`): how much there is of each, in any turn, in the
+        images and in these shrunk twofold; learnt on the training cells in some seconds. They stand
+        in the place of the statistics in the second set of joint spaces, as factors do. 24 of 24,
+        32, 64 and 100, which are alike on the same sections and screens. 0: statistics alone, as
+        with one modality alone.
     method
         ``"within"``: whitened within contexts, as above. ``"cca"``: by the covariance of context
         means (canonical correlations of group means). ``"ibfa"``: not whitened (Tucker's
@@ -93,7 +100,8 @@ class SharedAxes(JointModel):
     -----
     Features: counts as logarithms of their shares (the 2,000 most variable genes), and as scores on
     factors of these genes; pixels as plain statistics (intensities, rings, textures, extents,
-    correlations of channels: :func:`cellfuse.nn.image_statistics`); embeddings as they are. One
+    correlations of channels: :func:`cellfuse.nn.image_statistics`), and as what there is of which
+    patch; embeddings as they are. One
     pass over the cells after a look at 20,000 of them; memory is one block of cells and a row per
     context.
 
@@ -105,7 +113,7 @@ class SharedAxes(JointModel):
     >>> import cellfuse as cf
     >>> mdata = cf.datasets.simulated_screen(100, n_targets=12, cells_per_guide=8, seed=0)
     >>> cf.SharedAxes.setup_mudata(mdata, context_keys="guide", image_rep="crops")
-    >>> model = cf.SharedAxes(mdata, n_comps=10, n_factors=5, n_draws=20)
+    >>> model = cf.SharedAxes(mdata, n_comps=10, n_factors=5, n_patches=4, n_draws=20)
     >>> model.train()
     >>> model.get_latent_representation(modality="image").shape[1]
     25
