@@ -61,8 +61,9 @@ def shared_axes_test(
     """Test how many axes the two modalities of a screen share, and whether new contexts follow.
 
     The closed form of :class:`cellfuse.SharedAxes`, with nothing trained (counts are read as
-    logarithms and pixels as statistics, without the factors and patches that a model learns): two passes over the cells. Five times a
-    fifth of the contexts (or targets) is left out of the fit and aligned.
+    logarithms and pixels as statistics, without the factors and patches that a model learns): two
+    passes over the cells. Five times a fifth of the contexts (or targets) is left out of the fit
+    and aligned.
 
     Parameters
     ----------
