@@ -24,13 +24,14 @@ of targets of one complex, TPR at 5% false positives and AUC; *alignment* is of 
 out: share of other guides whose profile in the other modality is closer than the own one (FOSCTTM,
 chance .50), and own less others' cosine (gap, chance 0). The ceiling compares two halves of the data,
 which have half of the cells each. Joint spaces of 50, 20, 10 and 5 components stand side
-by side in SharedAxes and PETRI, or those of them that find guides better that they leave out; and counts are read as
-logarithms and by factors of their own law (but in the row that says *alone*).
+by side in SharedAxes and PETRI, or the largest of them where these find guides better that they leave out; and cells
+are read twice, counts as logarithms and by factors of their own law, pixels by statistics and by the patches of a
+dictionary (but in the rows that say *alone*).
 
 """
 READING = """
-**Read as:** whitening within guides, plain statistics of pixels, factors of counts and shrinkage (`SharedAxes`, some
-ten seconds) find more known pairs than concatenated principal components, and align targets that were
+**Read as:** whitening within guides, statistics and patches of pixels, logarithms and factors of counts, and shrinkage (`SharedAxes`, half
+a minute) find more known pairs than concatenated principal components, and align targets that were
 never seen; permuted twins are at chance of alignment. PETRI begins there and weighs what it learnt by
 guides that are left out of the closed form (`model.learnt_weight`): **it is level with the closed form,
 not ahead of it**: {petri}. In minutes on two cores its latents added nothing to plain features here, and
@@ -60,7 +61,8 @@ SCORES = (
 )  # fmt: skip
 ROWS = [
     ("PCA", "concat"), ("features", "concat"), ("SharedAxes", "average"),
-    ("SharedAxes, logarithms of counts alone", "average"), ("SharedAxes, shared axes", "average"),
+    ("SharedAxes, logarithms of counts alone", "average"),
+    ("SharedAxes, statistics of images alone", "average"), ("SharedAxes, shared axes", "average"),
     ("SharedAxes@permuted", "average"), ("PETRI", "average"),
     ("SharedAxes permuted", "average"), ("PETRI@permuted", "average"), ("PETRI permuted", "average"),
     ("PETRI untrained", "average"), ("truth", "average"), ("random", "average"), ("position", "average"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -106,9 +107,10 @@ def _twin(name: str, method: str, view: str, column: str) -> float:
     return float(table.loc[twins & here, column].dropna().iloc[-1])
 
 
-def _factors() -> Iterator[Line]:
-    """Counts read by learnt factors too, beside their logarithms alone, in the same closed form."""
-    method, closed = "SharedAxes, factors of counts", "SharedAxes, logarithms of counts alone"
+def _second(what: str, alone: str) -> Iterator[Line]:
+    """Cells read a second time by what is learnt of them, in the same closed form without it."""
+    method, closed = f"SharedAxes, {what}", f"SharedAxes, {alone} alone"
+    less = f"{alone} alone"
     unseen = "{} that were never seen, across modalities"
     asked = {
         "consistent": ("share of targets", "guides of a target agree", "guide_consistency"),
@@ -120,7 +122,7 @@ def _factors() -> Iterator[Line]:
         found = _of("headroom", ("SharedAxes", view), (closed, view), score)
         if found is not None:
             yield Line(
-                method, question, "simulated with headroom", name, *found, "logarithms alone",
+                method, question, "simulated with headroom", name, *found, less,
                 _twin("headroom", "SharedAxes", view, column), score == "foscttm",
             )  # fmt: skip
     frame = read("side_by_side")
@@ -130,11 +132,11 @@ def _factors() -> Iterator[Line]:
         part = frame[(frame["data"] == "her2st") & (frame["metric"] == metric)]
         wide = part.pivot_table(index="seed", columns="way", values="foscttm")
         twin = by_seed("her2st", "foscttm", "both", metric=metric)
-        if "without factors of counts" in wide and twin is not None:
+        if f"without {what}" in wide and twin is not None:
             question = unseen.format("spots of tissue sections") + metric.removeprefix("spots")
             yield Line(
                 method, question, "her2st", "FOSCTTM", wide["side by side"],
-                wide["without factors of counts"], "logarithms alone",
+                wide[f"without {what}"], less,
                 float(twin["SharedAxes permuted"].mean()), True, "folds",
             )  # fmt: skip
 
@@ -282,7 +284,8 @@ def _tide() -> Iterator[Line]:
 
 
 PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
-    _factors,
+    partial(_second, "factors of counts", "logarithms of counts"),
+    partial(_second, "patches of images", "statistics of images"),
     _petri,
     _sections,
     _expression,
