@@ -14,8 +14,8 @@ __all__ = ["N_PATCHES", "PatchDictionary"]
 N_PATCHES = 24
 #: Side of a patch in pixels, and by how much an image is shrunk before patches are looked for.
 SIDE, SCALES = 6, (1, 2)
-#: Patches of images that a dictionary is learnt on, and rounds of learning.
-N_SAMPLES, N_ROUNDS = 40_000, 12
+#: Patches that a dictionary is learnt on at most, of one image and of all; rounds of learning.
+N_OF_IMAGE, N_SAMPLES, N_ROUNDS = 160, 40_000, 12
 #: Share of their mean that is added to the variances of patches before these are whitened.
 RIDGE = 0.1
 #: Response from which on a patch is there, in units of its standard deviation over images.
@@ -124,10 +124,10 @@ def _shrunk(images: Tensor, scale: int) -> Tensor:
 def _some_patches(images: Tensor, scale: int, generator: torch.Generator) -> Tensor:
     """Patches from random places of random images, ``(n, C, side, side)``."""
     height, width = (size // scale * scale for size in images.shape[2:])
-    wide = SIDE * scale
+    wide, n_drawn = SIDE * scale, min(N_SAMPLES, N_OF_IMAGE * len(images))
 
     def drawn(n: int) -> Tensor:
-        return torch.randint(n, (N_SAMPLES, 1, 1), generator=generator).to(images.device)
+        return torch.randint(n, (n_drawn, 1, 1), generator=generator).to(images.device)
 
     image, top, left = drawn(len(images)), drawn(height - wide + 1), drawn(width - wide + 1)
     across = torch.arange(wide, device=images.device)
