@@ -113,5 +113,11 @@ def _devices(found: dict[str, Any], table: Table) -> str:
         "`python benchmarks/speed/devices.py`: a step of a small PETRI (256 cells) takes "
         f"{one:.0f} ms in one process of one thread and {two:.0f} ms in two, {ratio:.2f} times as "
         f"fast (aimed at: {target}, {_met(ratio >= target)}): what is not shared out, AdamW, the "
-        "sum of gradients and Python, weighs as much in a small batch.\n"
+        "sum of gradients and Python, weighs as much in a small batch."
+        + (
+            f" Two processes at once with half of a batch each and nothing to tell each other are "
+            f"{found['ratio_allowed']:.2f} times as fast: so much the two cores allow.\n"
+            if "ratio_allowed" in found
+            else "\n"
+        )
     )

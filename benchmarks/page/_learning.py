@@ -53,8 +53,8 @@ and 11, on which settings were chosen; held-out targets for FOSCTTM; 300 targets
 simulation drew its pixels from, and *their own law* are the latents at which a cell's counts are most likely,
 told the programs, levels, depths and dispersions that they were drawn from: no user can know either, so that what
 these win is what *any* encoder could win. The rest, down to the true latents, is the noise of the cells and of their
-counts, which no encoder takes away. {reading} Run before joint spaces stood side by side and counts were read by
-learnt factors, which is why they are: the second row promised it.
+counts, which no encoder takes away. {reading} Run before joint spaces stood side by side and cells were read twice,
+by learnt factors and patches, which is why they are: these rows promised it.
 """
 SCORES = (
     "guide_consistency", "edges_tpr", "edges_auc", "alignment_foscttm", "alignment_gap",
