@@ -175,25 +175,29 @@ def test_training_judges_what_was_learnt_by_treatments_that_it_did_not_see(monke
     seen = []
 
     def noted(ridge, whole, measured, together):
-        seen.append((ridge, whole, measured))
-        assert (together is None) == (knows == "ridge")
+        seen.append((ridge, whole, measured, together))
         return 0.5
 
     monkeypatch.setattr("cellfuse.model.phenoseq.closed_form.weight_of", noted)
     held = [f"s{i}" for i in range(6)]
+    part = dict(zip(held, "aababb", strict=True))
     given = {"validation_contexts": held}
     if knows == "diffusion":  # held out by another column
         for adata in mdata.mod.values():
-            adata.obs["half"] = adata.obs["sample"].isin(held).map({True: "a", False: "b"})
-        given = {"validation_contexts": ["a"], "validation_by": "half"}
+            adata.obs["part"] = adata.obs["sample"].map(lambda name: part.get(name, "c"))
+        given = {"validation_contexts": ["a", "b"], "validation_by": "part"}
     model.train(1, enable_progress_bar=False, **given)
-    ((ridge, whole, measured),) = seen
+    ((ridge, whole, measured, together),) = seen
     assert model.learnt_weight == 0.5
     wanted = rna.groupby(level=0).mean().loc[held].to_numpy("f4")
     scaled = model.module.rna.scale(torch.as_tensor(wanted)).numpy()
     order = [np.abs(measured - row).sum(axis=1).argmin() for row in scaled]
     assert sorted(order) == list(range(6)) and len(measured) == 6
     assert np.allclose(measured[order], scaled, atol=1e-4)
+    if knows == "ridge":
+        assert together is None
+    else:
+        assert list(together[order]) == list(part.values())
     assert ridge.shape == whole.shape == measured.shape and not np.allclose(ridge, whole)
 
 

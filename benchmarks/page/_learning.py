@@ -42,7 +42,8 @@ ENOUGH = """
 
 `benchmarks/evidence/enough_cells.toml`: 48 targets, a hundred cells of each guide and modality, five seeds, a
 fifth of the targets seen by no model; set up as the screens with headroom. *truth* are the simulated effects of the
-cells. The 36 held-out guides are of nine targets, so that a permuted twin's FOSCTTM scatters widely around .50.
+cells. The 36 held-out guides are of nine targets, so that a permuted twin's FOSCTTM scatters widely around .50. Run
+before images were read by patches too, and with any set of numbers of components where it found left-out guides better.
 
 """
 ORACLE = """

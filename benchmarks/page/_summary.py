@@ -29,8 +29,9 @@ kept by as much as held-out contexts are found better with. So a method is level
 below it, by less than .01) or
 ahead of it, and **ahead of the ridge regression that is usual** (standardised features, means of contexts) on
 CPJUMP1: Semi-Clipped on each question, PhenoSeq on held-out plates and compounds; and of expression alone, ahead of principal
-components of the counts. **Factors of counts, learnt on the cells by their own law, are ahead of their logarithms
-alone** (first rows); they are part of `SharedAxes`, and so of PETRI. What networks add *beyond* the closed
+components of the counts. **Factors of counts and patches of images, both learnt on the cells, find what logarithms and statistics
+alone do not where pixels and counts are real** (first rows; simulated cells hold little that statistics do not); they
+are part of `SharedAxes`, and so of PETRI. What networks add *beyond* the closed
 form that they begin at is little at the sizes that two cores train on, and they say so (`learnt_weight`). Each
 model's guide page says when to prefer the closed form alone; in short: up to some tens of cells per guide,
 first.
