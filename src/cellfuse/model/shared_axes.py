@@ -116,7 +116,7 @@ class SharedAxes(JointModel):
     >>> model = cf.SharedAxes(mdata, n_comps=10, n_factors=5, n_patches=4, n_draws=20)
     >>> model.train()
     >>> model.get_latent_representation(modality="image").shape[1]
-    25
+    33
     >>> list(model.axes)
     ['value', 'null_mean', 'pvalue', 'weight']
     """
