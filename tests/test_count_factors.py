@@ -160,6 +160,20 @@ def joined(mdata: md.MuData, rna_rep: str | None = None, **arguments) -> cf.Shar
     return model
 
 
+def side_by_side(
+    model: cf.SharedAxes, one: cf.SharedAxes, two: cf.SharedAxes
+) -> dict[str, np.ndarray]:
+    """Embeddings of a model whose similarities are those of two others added."""
+    z, first, second = (
+        {m: each.get_latent_representation(modality=m) for m in ("image", "rna")}
+        for each in (model, one, two)
+    )
+    for a, b in (("image", "image"), ("image", "rna"), ("rna", "rna")):
+        expected = first[a] @ first[b].T + second[a] @ second[b].T
+        np.testing.assert_allclose(z[a] @ z[b].T, expected, atol=1e-3 * np.abs(expected).max())
+    return z
+
+
 def test_both_ways_to_read_counts_stand_side_by_side():
     mdata = screen()
     model = joined(mdata)
@@ -168,14 +182,7 @@ def test_both_ways_to_read_counts_stand_side_by_side():
     by_factors = joined(mdata, "factors")
     plain = joined(mdata, n_factors=0)
     assert plain.module.features["rna"].factors is None
-    z, one, two = (
-        {m: each.get_latent_representation(modality=m) for m in ("image", "rna")}
-        for each in (model, plain, by_factors)
-    )
-    for a, b in (("image", "image"), ("image", "rna"), ("rna", "rna")):
-        expected = one[a] @ one[b].T + two[a] @ two[b].T
-        atol = 1e-3 * np.abs(expected).max()
-        np.testing.assert_allclose(z[a] @ z[b].T, expected, atol=atol)
+    z = side_by_side(model, plain, by_factors)
     assert z["rna"].shape[1] == 30  # ten of each modality, and ten factors more
     # Shared axes are counted in plain features.
     pd.testing.assert_frame_equal(model.axes, plain.axes, atol=1e-5)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_count_factors import side_by_side
 from torch.nn import functional
 
 import cellfuse as cf
@@ -186,7 +187,10 @@ def test_plain_features_end_with_the_patches_of_pixels_and_of_nothing_else():
     assert torch.equal(both(images)[:, :n], image_statistics(images))
     torch.testing.assert_close(both(images)[:, n:], learnt(images)(images))
     assert PlainFeatures("counts", (100,), n_patches=8).n_second == 0
-    assert PlainFeatures("pixels", (2, 6, 6), n_patches=8).n_second == 0  # too small for any
+    small = PlainFeatures("pixels", (2, 6, 6), n_patches=8)  # too small for any
+    assert small.n_second == 0 and not small.looks_first
+    small.fit(images[..., :6, :6])
+    assert torch.equal(small(images[..., :6, :6]), image_statistics(images[..., :6, :6]))
     centre = PlainFeatures("pixels", (2, 32, 32), crop=20, n_patches=8)
     centre.fit(images)
     inner = images[..., 6:26, 6:26]
@@ -226,13 +230,7 @@ def test_both_readings_of_images_stand_side_by_side():
     mdata["image"].obsm["patches"] = patches(torch.as_tensor(mdata["image"].obsm["crops"])).numpy()
     by_patches, plain = joined(mdata, "patches"), joined(mdata, n_patches=0)
     assert plain.module.features["image"].patches is None
-    z, one, two = (
-        {m: each.get_latent_representation(modality=m) for m in ("image", "rna")}
-        for each in (model, plain, by_patches)
-    )
-    for a, b in (("image", "image"), ("image", "rna"), ("rna", "rna")):
-        expected = one[a] @ one[b].T + two[a] @ two[b].T
-        np.testing.assert_allclose(z[a] @ z[b].T, expected, atol=1e-3 * np.abs(expected).max())
+    z = side_by_side(model, plain, by_patches)
     assert z["rna"].shape[1] == 30  # ten of each modality, and ten of patches
     pd.testing.assert_frame_equal(model.axes, plain.axes, atol=1e-5)
 

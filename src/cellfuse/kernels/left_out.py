@@ -213,7 +213,7 @@ def choose_n_comps(
     most = max(each[0].n_features for each in parts)
     numbers = [n for n, fewer in zip(N_COMPS, (*N_COMPS[1:], 0), strict=True) if fewer < most]
     # Few ways, each within the last: among all fifteen sets of four numbers one is better beyond
-    # its error three times in four where none is, and new compounds are found worse with it.
+    # its error three times in four where none is, and new compounds are found a little worse.
     nested = [range(n) for n in range(len(numbers), 0, -1)]
     alone = [[n] for n in range(len(numbers))]
     views = [len(numbers) * view for view in range(n_views)]

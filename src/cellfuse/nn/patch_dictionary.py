@@ -18,7 +18,7 @@ SIDE, SCALES = 6, (1, 2)
 N_OF_IMAGE, N_SAMPLES, N_ROUNDS = 160, 40_000, 12
 #: Share of their mean that is added to the variances of patches before these are whitened.
 RIDGE = 0.1
-#: Response from which on a patch is there, in units of its standard deviation over images.
+#: Response from which on a patch is there; of whitened patches a standard deviation is about 1.
 THRESHOLD = 1.5
 #: Pixels between the places that are looked at, at least; larger images are looked at as often.
 STRIDE, N_PLACES = 2, 32

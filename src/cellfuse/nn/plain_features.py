@@ -78,7 +78,8 @@ class PlainFeatures(nn.Module):
         self.patches = None
         if kind == "pixels" and n_patches:
             side = min(shape[1:]) if crop is None else crop
-            self.patches = PatchDictionary(shape[0], side, n_patches)
+            patches = PatchDictionary(shape[0], side, n_patches)
+            self.patches = patches if patches.n_features else None
         #: Features of the second reading, the last ones.
         self.n_second = n_factors if self.patches is None else self.patches.n_features
         self.n_features += self.n_second
