@@ -187,6 +187,13 @@ def test_the_sum_over_modalities_is_the_posterior_mean():
         sums.add(mdata[m].obsm["flat"], members_of(code, 150))
         bases.append(fit_basis(sums.moments(), n_comps=5))
     fit = fit_shared_axes(bases, n_draws=20)
+    # Permutations that several fits share are those that each would draw.
+    orders = permuted_orders(np.ones(150, bool), None, n_draws=20, seed=0)
+    again = fit_shared_axes(bases, orders=orders)
+    np.testing.assert_array_equal(again.test.null_mean, fit.test.null_mean)
+    np.testing.assert_array_equal(again.test.pvalue, fit.test.pvalue)
+    fewer = fit_shared_axes(bases, orders=orders[:5])
+    assert not np.array_equal(fewer.test.null_mean, fit.test.null_mean)
 
     cross, weight = pairing(*bases)
     left, values, right = np.linalg.svd(cross)

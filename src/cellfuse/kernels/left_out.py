@@ -127,11 +127,13 @@ def align_left_out_each(
         rest = [[p for number, p in enumerate(each) if number != left] for each in parts]
         moments = [added(each).moments() for each in rest]
         sides: list[list[NDArray]] = []  # of each fit, both profiles of the contexts left out
+        seen = np.logical_and.reduce([each.counts > 0 for each in moments])
+        orders = permuted_orders(seen, blocks, n_draws=N_DRAWS, seed=seed)
         for bases in bases_of(moments):
             if permute:
                 bases = _permuted(bases, blocks, seed + left)
             # What permuted axes reach is asked, but no p-value.
-            fit = fit_shared_axes(bases, blocks=blocks, n_draws=N_DRAWS, max_axes=0, seed=seed)
+            fit = fit_shared_axes(bases, orders=orders, max_axes=0)
             pair = []
             for number, each in enumerate(parts if profiles is None else profiles):
                 of = number if profiles is None else 0

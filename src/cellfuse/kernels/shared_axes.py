@@ -127,8 +127,9 @@ def permuted_orders(
     for _ in range(n_draws):
         order = np.arange(len(seen))
         for here, there in zip(members, rng.permutation(len(members)), strict=True):
+            drawn = rng.permutation(members[there])
             # A block of another size is gone through in cycles.
-            order[here] = np.resize(rng.permutation(members[there]), len(here))
+            order[here] = drawn if len(drawn) == len(here) else np.resize(drawn, len(here))
         orders.append(order)
     return orders
 
@@ -140,29 +141,29 @@ def axes_test(
     blocks: NDArray | None = None,
     n_draws: int = 200,
     max_axes: int = 20,
+    orders: Sequence[Ints] | None = None,
     seed: int = 0,
 ) -> AxesTest:
     """Test how many axes two modalities share, against permuted contexts.
 
     The k-th singular value is compared with the largest of permuted contexts once the k - 1 axes
     before it are taken off both sides: comparing it with the k-th permuted one would find axes in
-    noise whenever a strong axis stands before it.
+    noise whenever a strong axis stands before it. `orders` as in :func:`fit_shared_axes`.
     """
-    use = (first.counts > 0) & (second.counts > 0)
+    if orders is None:
+        seen = (first.counts > 0) & (second.counts > 0)
+        orders = permuted_orders(seen, blocks, n_draws=n_draws, seed=seed)
     cross, _ = pairing(first, second)
     left, values, right = np.linalg.svd(cross)
     k = len(values)
-    nulls = [
-        pairing(first, second, order)[0]
-        for order in permuted_orders(use, blocks, n_draws=n_draws, seed=seed)
-    ]
+    nulls = [pairing(first, second, order)[0] for order in orders]
     null_mean = np.mean([np.linalg.svd(null, compute_uv=False) for null in nulls], axis=0)
     pvalue = np.ones(k)
     worst = 0.0
     for axis in range(min(k, max_axes)):
         a, b = left[:, axis:], right[axis:].T
         above = sum(np.linalg.norm(a.T @ null @ b, 2) >= values[axis] for null in nulls)
-        worst = max(worst, (above + 1) / (n_draws + 1))
+        worst = max(worst, (above + 1) / (len(nulls) + 1))
         pvalue[axis] = worst
     return AxesTest(values, null_mean, pvalue)
 
@@ -174,6 +175,7 @@ def fit_shared_axes(
     n_draws: int = 200,
     max_axes: int = 20,
     cells_per_context: float | None = None,
+    orders: Sequence[Ints] | None = None,
     seed: int = 0,
 ) -> SharedFit:
     """Join one or two modalities.
@@ -188,6 +190,9 @@ def fit_shared_axes(
         Permutations, and axes that are tested; the p-values of further ones are 1.
     cells_per_context
         Number of cells of the profile that the joint space shrinks for. Default: the median.
+    orders
+        The permutations, of :func:`permuted_orders`, where several fits of the same contexts share
+        them. None: they are drawn.
     seed
         Seed of the permutations.
     """
@@ -198,7 +203,13 @@ def fit_shared_axes(
     if len(bases) == 2:
         first, second = bases
         test = axes_test(
-            first, second, blocks=blocks, n_draws=n_draws, max_axes=max_axes, seed=seed
+            first,
+            second,
+            blocks=blocks,
+            n_draws=n_draws,
+            max_axes=max_axes,
+            orders=orders,
+            seed=seed,
         )
         cross, weight = pairing(first, second)
         left, values, right = np.linalg.svd(cross, full_matrices=False)

@@ -285,7 +285,9 @@ def fit_joint_space(
     for (view, number), bases in zip(fits, bases_of_each(given, weight, every), strict=True):
         # Axes are counted and tested once; what permuted contexts reach takes few draws.
         counts_axes = view == 0 and number == n_axes
-        tested = {"n_draws": n_draws} if counts_axes else {"n_draws": N_DRAWS, "max_axes": 0}
+        tested: dict[str, Any] = {"n_draws": n_draws}
+        if not counts_axes:
+            tested = {"n_draws": N_DRAWS, "max_axes": 0}
         fit = fit_shared_axes(bases, blocks=blocks, seed=seed, **tested)
         if number in numbers:
             maps.append([b.project @ turn for b, turn in zip(bases, fit.joint, strict=True)])
