@@ -312,7 +312,7 @@ def test_the_epoch_that_is_kept_is_the_best_of_its_kind(name, best):
 
 def test_the_share_of_the_linear_autoencoder_is_one_at_first_and_grows():
     mdata = cf.datasets.simulated_screen(
-        200, n_targets=60, guides_per_target=1, cells_per_guide=30, effect_size=2, seed=0
+        200, n_targets=60, guides_per_target=1, cells_per_guide=20, effect_size=2, seed=0
     )
     cf.PETRI.setup_mudata(mdata, context_keys="guide", image_rep="crops")
     model = cf.PETRI(mdata, **TINY)
